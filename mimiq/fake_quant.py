@@ -1,0 +1,255 @@
+"""Fake quantisation: one custom operator, its gradients, and the modules that carry its scales.
+
+``mimiq::fake_quantize`` rounds to the integer grid and back. It is the only quantisation operator
+in the simulated network, and the exporter translates each of its calls into one
+QuantizeLinear/DequantizeLinear pair, so that what was tuned is what is deployed.
+
+Rounding is to nearest, ties to even, as in ONNX. The zero point is 0 everywhere (TensorRT takes no
+other); a grid of fewer bits than its carrier is a window ``[qmin, qmax]`` of integers, which need
+not be symmetric.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from mimiq.precision import Block, Granularity, PerChannel, PerTensor
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The integers ``qmin … qmax`` a tensor is rounded to."""
+
+    qmin: int
+    qmax: int
+
+    @staticmethod
+    def signed(bits: int) -> Grid:
+        """``[-2^(b-1), 2^(b-1) - 1]``: INT8, INT4."""
+        return Grid(-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
+
+    @staticmethod
+    def symmetric(bits: int) -> Grid:
+        """``[-(2^(b-1) - 1), 2^(b-1) - 1]``: for 8-bit weights, whose products then never saturate."""
+        return Grid(-(2 ** (bits - 1) - 1), 2 ** (bits - 1) - 1)
+
+    @staticmethod
+    def shifted(bits: int, low: int) -> Grid:
+        """``2^b`` integers from ``low`` on, cut to what an INT8 carrier holds."""
+        return Grid(max(low, -128), min(low + 2**bits - 1, 127))
+
+
+@torch.library.custom_op("mimiq::fake_quantize", mutates_args=())
+def fake_quantize(
+    x: torch.Tensor, scale: torch.Tensor, qmin: int, qmax: int, axis: int, block_size: int
+) -> torch.Tensor:
+    """``clamp(round(x / scale), qmin, qmax) * scale``.
+
+    Args:
+        x: any floating-point tensor.
+        scale: fp32. Shape () per tensor; (x.shape[axis],) per channel; for blocks (two-dimensional
+            ``x`` and ``axis`` 1) (x.shape[0], x.shape[1] / block_size).
+        qmin, qmax: the grid.
+        axis: the channel's or the block's axis; -1 for per tensor.
+        block_size: 0 unless block-wise.
+
+    Returns:
+        Same shape and dtype as ``x``.
+    """
+    spread = _spread(scale, x, axis, block_size)
+    steps = x.float().div(spread).round_().clamp_(qmin, qmax)
+    return steps.mul_(spread).to(x.dtype)
+
+
+@fake_quantize.register_fake
+def _(
+    x: torch.Tensor, scale: torch.Tensor, qmin: int, qmax: int, axis: int, block_size: int
+) -> torch.Tensor:
+    return torch.empty_like(x)
+
+
+def _spread(scale: torch.Tensor, x: torch.Tensor, axis: int, block_size: int) -> torch.Tensor:
+    """The scale in a shape that broadcasts against ``x``."""
+    if axis < 0:
+        return scale
+    if block_size:
+        return scale.repeat_interleave(block_size, dim=axis)
+    shape = [1] * x.ndim
+    shape[axis] = -1
+    return scale.reshape(shape)
+
+
+def _sum_to_scale(grad: torch.Tensor, axis: int, block_size: int) -> torch.Tensor:
+    """Sum an elementwise gradient over the elements that share a scale."""
+    if axis < 0:
+        return grad.sum()
+    if block_size:
+        return grad.unflatten(axis, (-1, block_size)).sum(axis + 1)
+    return grad.sum([dim for dim in range(grad.ndim) if dim != axis])
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
+    x, scale, ctx.qmin, ctx.qmax, ctx.axis, ctx.block_size = inputs
+    ctx.save_for_backward(x, scale)
+
+
+def _gradients(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    """Straight through inside the grid for x; the LSQ gradient for the scale.
+
+    d/ds is ``round(x/s) - x/s`` inside the grid and ``qmin`` or ``qmax`` outside, scaled by
+    ``1 / sqrt(n · qmax)`` for n elements a scale (Esser et al., LSQ, ICLR 2020, sections 2.1, 2.2).
+    """
+    x, scale = ctx.saved_tensors
+    ratio = x.float().div(_spread(scale, x, ctx.axis, ctx.block_size))
+    steps = ratio.clamp(ctx.qmin, ctx.qmax)
+    inside = steps == ratio
+    grad_x = grad * inside if ctx.needs_input_grad[0] else None
+    grad_scale = None
+    if ctx.needs_input_grad[1]:
+        # Outside the grid ``steps`` is an integer already, and ``ratio`` no longer counts.
+        slope = steps.round_().sub_(ratio.mul_(inside)).mul_(grad)
+        elements_per_scale = x.numel() / scale.numel()
+        grad_scale = _sum_to_scale(slope, ctx.axis, ctx.block_size)
+        grad_scale = grad_scale / math.sqrt(elements_per_scale * max(ctx.qmax, 1))
+    return grad_x, grad_scale, None, None, None, None
+
+
+fake_quantize.register_autograd(_gradients, setup_context=_save)
+
+
+class Quantizer(nn.Module):
+    """Fake-quantises its input with a positive scale, learned through its logarithm.
+
+    The logarithm keeps the scale positive and makes one learning rate fit scales that differ by
+    orders of magnitude.
+
+    Attributes:
+        grid: the integers it rounds to.
+        axis, block_size: as in :func:`fake_quantize`.
+        log_scale: fp32 parameter of the scale's shape.
+    """
+
+    def __init__(self, scale: torch.Tensor, grid: Grid, axis: int = -1, block_size: int = 0) -> None:
+        super().__init__()
+        self.grid = grid
+        self.axis = axis
+        self.block_size = block_size
+        self.log_scale = nn.Parameter(scale.detach().float().log())
+
+    @property
+    def scale(self) -> torch.Tensor:
+        return self.log_scale.exp()
+
+    def set_scale(self, scale: torch.Tensor) -> None:
+        with torch.no_grad():
+            self.log_scale.copy_(scale.log())
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = fake_quantize(
+            x, self.scale, self.grid.qmin, self.grid.qmax, self.axis, self.block_size
+        )
+        return out
+
+    def extra_repr(self) -> str:
+        return f"[{self.grid.qmin}, {self.grid.qmax}], axis={self.axis}, block={self.block_size}"
+
+
+class FrozenQuantizer(nn.Module):
+    """A quantiser whose scale is a constant: the form that is exported."""
+
+    scale: torch.Tensor
+
+    def __init__(self, quantizer: Quantizer) -> None:
+        super().__init__()
+        self.grid = quantizer.grid
+        self.axis = quantizer.axis
+        self.block_size = quantizer.block_size
+        self.register_buffer("scale", quantizer.scale.detach().clone())
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = fake_quantize(
+            x, self.scale, self.grid.qmin, self.grid.qmax, self.axis, self.block_size
+        )
+        return out
+
+
+def weight_axis(granularity: Granularity) -> tuple[int, int]:
+    """(axis, block_size) of a weight of shape (out, in, …) for :func:`fake_quantize`."""
+    match granularity:
+        case PerTensor():
+            return -1, 0
+        case PerChannel():
+            return 0, 0
+        case Block(size):
+            return 1, size
+
+
+class QuantLinear(nn.Module):
+    """A Linear whose weight, and perhaps input, pass through quantisers.
+
+    ``input_quantizer`` is an identity for floating-point activations.
+    """
+
+    def __init__(self, linear: nn.Linear, weight_quantizer: nn.Module) -> None:
+        super().__init__()
+        self.in_features = linear.in_features
+        self.out_features = linear.out_features
+        self.weight = linear.weight
+        self.bias = linear.bias
+        self.input_quantizer: nn.Module = nn.Identity()
+        self.weight_quantizer = weight_quantizer
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        weight = self.weight_quantizer(self.weight)
+        return nn.functional.linear(self.input_quantizer(x), weight, self.bias)
+
+
+class QuantConv2d(nn.Module):
+    """A convolution whose weight, and perhaps input, pass through quantisers."""
+
+    def __init__(self, conv: nn.Conv2d, weight_quantizer: nn.Module) -> None:
+        super().__init__()
+        self.stride, self.padding = conv.stride, conv.padding
+        self.dilation, self.groups = conv.dilation, conv.groups
+        self.weight = conv.weight
+        self.bias = conv.bias
+        self.input_quantizer: nn.Module = nn.Identity()
+        self.weight_quantizer = weight_quantizer
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return nn.functional.conv2d(
+            self.input_quantizer(x),
+            self.weight_quantizer(self.weight),
+            self.bias,
+            self.stride,
+            self.padding,
+            self.dilation,
+            self.groups,
+        )
+
+
+QuantLayer = QuantLinear | QuantConv2d
+
+
+def quant_layers(module: nn.Module) -> dict[str, QuantLayer]:
+    """Every quantised Linear and convolution by module name."""
+    return {
+        name: layer
+        for name, layer in module.named_modules()
+        if isinstance(layer, QuantLinear | QuantConv2d)
+    }
+
+
+def freeze(module: nn.Module) -> nn.Module:
+    """Replace every :class:`Quantizer` in place by its frozen form, for export."""
+    for child_name, child in module.named_children():
+        if isinstance(child, Quantizer):
+            setattr(module, child_name, FrozenQuantizer(child))
+        else:
+            freeze(child)
+    return module

@@ -1,0 +1,90 @@
+"""The ViT/DeiT family: timm's ``VisionTransformer`` and its distilled form."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from mimiq.errors import UnsupportedModel
+from mimiq.models.attention import ExplicitAttention
+from mimiq.models.family import Migration
+
+
+class ViTFamily:
+    """timm's ViT and DeiT: pre-norm blocks with fused-qkv attention and a two-layer MLP."""
+
+    name = "vit"
+
+    def matches(self, module: nn.Module) -> bool:
+        from timm.models.vision_transformer import VisionTransformer
+
+        return isinstance(module, VisionTransformer)
+
+    def rewrite(self, module: nn.Module) -> nn.Module:
+        from timm.layers.attention import Attention
+        from timm.models.vision_transformer import Block
+
+        rewritten: Any = copy.deepcopy(module).eval()
+        for index, block in enumerate(rewritten.blocks):
+            attention = getattr(block, "attn", None)
+            if type(block) is not Block or type(attention) is not Attention:
+                raise UnsupportedModel(
+                    f"blocks.{index} is a {type(block).__name__} with {type(attention).__name__}, "
+                    "which is not the plain pre-norm ViT block.",
+                    "Choose a ViT or DeiT with standard blocks, such as deit_s or vit_b.",
+                )
+            if getattr(attention, "gate", None) is not None:
+                raise UnsupportedModel(
+                    f"blocks.{index}.attn gates its output.",
+                    "Gated attention is not supported; choose a plain ViT or DeiT.",
+                )
+            block.attn = ExplicitAttention(
+                attention.qkv,
+                attention.proj,
+                num_heads=attention.num_heads,
+                head_dim=attention.head_dim,
+                num_prefix_tokens=rewritten.num_prefix_tokens,
+                q_norm=attention.q_norm,
+                k_norm=attention.k_norm,
+                norm=getattr(attention, "norm", None),
+            )
+        return nn.Module.requires_grad_(rewritten, False)
+
+    def blocks(self, module: nn.Module) -> list[nn.Module]:
+        blocks: Any = module.blocks
+        return list(blocks)
+
+    def attentions(self, module: nn.Module) -> list[ExplicitAttention]:
+        found = [getattr(block, "attn", None) for block in self.blocks(module)]
+        return [attention for attention in found if isinstance(attention, ExplicitAttention)]
+
+    def migrations(self, module: nn.Module) -> list[Migration]:
+        places: list[Migration] = []
+        for block in self.blocks(module):
+            parts: Any = block
+            attention: ExplicitAttention = parts.attn
+            if isinstance(parts.norm1, nn.LayerNorm):
+                places.append(Migration(parts.norm1, attention.qkv))
+            if isinstance(attention.norm, nn.Identity):
+                width = attention.num_heads * attention.head_dim
+                # softmax·v is linear in v, so a channel's factor passes through to ``proj``.
+                places.append(
+                    Migration(attention.qkv, attention.proj, (2 * width, 3 * width))
+                )
+            if isinstance(parts.norm2, nn.LayerNorm):
+                places.append(Migration(parts.norm2, parts.mlp.fc1))
+        return places
+
+    def embed(self, module: nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
+        network: Any = module
+
+        def tokens(images: torch.Tensor) -> torch.Tensor:
+            x = network._pos_embed(network.patch_embed(images))
+            out: torch.Tensor = network.norm_pre(network.patch_drop(x))
+            return out
+
+        return tokens

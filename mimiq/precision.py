@@ -1,0 +1,212 @@
+"""What precision is wanted, as values: built once by the command line, read by every stage."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
+from typing import Any
+
+from mimiq.errors import BadInput
+
+
+@dataclass(frozen=True)
+class PerTensor:
+    """One scale for the whole weight."""
+
+
+@dataclass(frozen=True)
+class PerChannel:
+    """One scale per output channel."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """One scale per output channel and run of ``size`` input channels."""
+
+    size: int
+
+
+Granularity = PerTensor | PerChannel | Block
+
+BLOCK_SIZES = (128, 64, 32)  # what every target that takes blocked INT4 weights accepts
+_BITS = range(2, 9)
+
+
+@dataclass(frozen=True)
+class LayerPrecision:
+    """Precision of one Linear or convolution.
+
+    Attributes:
+        weight_bits: 2–8, or None for floating-point weights.
+        granularity: how many weight scales there are.
+        activation_bits: 2–8 for the layer's input, or None for a floating-point input.
+    """
+
+    weight_bits: int | None = 8
+    granularity: Granularity = PerChannel()
+    activation_bits: int | None = 8
+
+    def __post_init__(self) -> None:
+        for what, bits in (("weight", self.weight_bits), ("activation", self.activation_bits)):
+            if bits is not None and bits not in _BITS:
+                raise BadInput(
+                    f"{bits} {what} bits are not supported.", "Choose 2 to 8 bits, e.g. --bits w4a8."
+                )
+        if isinstance(self.granularity, Block) and self.activation_bits is not None:
+            raise BadInput(
+                "Block-wise weight scales with quantised activations run on no target.",
+                "Use per-channel weights, or --weight-only for blocks.",
+            )
+
+    @property
+    def is_float(self) -> bool:
+        return self.weight_bits is None and self.activation_bits is None
+
+
+FLOAT = LayerPrecision(weight_bits=None, activation_bits=None)
+
+
+@dataclass(frozen=True)
+class Precision:
+    """Precision of a whole network.
+
+    Attributes:
+        linear: every Linear, unless an override matches its name.
+        attention_bits: bits of q, k, v and the softmax output, or None for floating-point attention.
+        overrides: ``(pattern, precision)`` pairs, shell-style patterns over module names
+            (``blocks.*.mlp.fc2``, ``patch_embed.proj``, ``head``); the first match wins.
+    """
+
+    linear: LayerPrecision = field(default_factory=LayerPrecision)
+    attention_bits: int | None = 8
+    overrides: tuple[tuple[str, LayerPrecision], ...] = ()
+
+    def of(self, layer: str) -> LayerPrecision:
+        """The precision of the layer with this module name."""
+        for pattern, precision in self.overrides:
+            if fnmatchcase(layer, pattern):
+                return precision
+        return self.linear
+
+    def with_override(self, pattern: str, precision: LayerPrecision) -> Precision:
+        """A copy in which layers matching ``pattern`` get ``precision`` before any other rule."""
+        return replace(self, overrides=((pattern, precision), *self.overrides))
+
+    @property
+    def label(self) -> str:
+        """Short name for tables and file names: ``fp32``, ``w8a8``, ``w4a8``, ``w4a16-b64``."""
+        linear = self.linear
+        if linear.is_float:
+            return "fp32"
+        weights = linear.weight_bits or 16
+        label = f"w{weights}a{linear.activation_bits or 16}"
+        if isinstance(linear.granularity, Block):
+            label += f"-b{linear.granularity.size}"
+        return label
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "label": self.label,
+            "linear": _layer_to_json(self.linear),
+            "attention_bits": self.attention_bits,
+            "overrides": [[p, _layer_to_json(layer)] for p, layer in self.overrides],
+        }
+
+    @staticmethod
+    def from_json(data: dict[str, Any]) -> Precision:
+        return Precision(
+            linear=_layer_from_json(data["linear"]),
+            attention_bits=data["attention_bits"],
+            overrides=tuple((p, _layer_from_json(layer)) for p, layer in data["overrides"]),
+        )
+
+
+# The first layer sees the image itself. Its weights stay at 8 bits at least, its input in floating
+# point, as in the paper (its "first layer: weights only"); INT4 exists for Linears alone.
+_PATCH_EMBED = ("patch_embed.proj", LayerPrecision(8, PerChannel(), None))
+
+FP32 = Precision(linear=FLOAT, attention_bits=None, overrides=())
+
+
+def int8() -> Precision:
+    """W8A8, attention included."""
+    return from_bits(8, 8)
+
+
+def int4() -> Precision:
+    """W4A8: per-channel INT4 weights, INT8 activations and attention."""
+    return from_bits(4, 8)
+
+
+def weight_only(bits: int, block_size: int) -> Precision:
+    """Block-wise INT weights, floating-point activations."""
+    return Precision(
+        LayerPrecision(bits, Block(block_size), None), attention_bits=None, overrides=(_PATCH_EMBED,)
+    )
+
+
+def from_bits(weight_bits: int, activation_bits: int | None) -> Precision:
+    """Uniform wXaY; ``activation_bits=None`` means floating-point activations."""
+    return Precision(
+        LayerPrecision(weight_bits, PerChannel(), activation_bits),
+        attention_bits=activation_bits,
+        overrides=(_PATCH_EMBED,),
+    )
+
+
+def parse_bits(text: str) -> tuple[int, int | None]:
+    """``w4a8`` → (4, 8); ``w4a16`` → (4, None).
+
+    Raises:
+        BadInput: when the text has another form, or a width is not supported.
+    """
+    match = re.fullmatch(r"w(\d+)a(\d+)", text.strip().lower())
+    if not match:
+        raise BadInput(f"--bits {text!r} is not of the form wXaY.", "Write for example --bits w4a8.")
+    weight_bits, activation_bits = int(match[1]), int(match[2])
+    LayerPrecision(weight_bits, PerChannel(), None if activation_bits == 16 else activation_bits)
+    return weight_bits, None if activation_bits == 16 else activation_bits
+
+
+def largest_block(input_sizes: Iterable[int]) -> int:
+    """The largest block size that divides every Linear's input size.
+
+    Raises:
+        BadInput: when none does.
+    """
+    sizes = sorted(set(input_sizes))
+    for block in BLOCK_SIZES:
+        if all(size % block == 0 for size in sizes):
+            return block
+    raise BadInput(
+        f"No block size of {BLOCK_SIZES} divides every Linear's input size {tuple(sizes)}.",
+        "Use per-channel weights (--bits w4a16).",
+    )
+
+
+def _layer_to_json(layer: LayerPrecision) -> dict[str, Any]:
+    granularity: str | int
+    match layer.granularity:
+        case PerTensor():
+            granularity = "per-tensor"
+        case PerChannel():
+            granularity = "per-channel"
+        case Block(size):
+            granularity = size
+    return {
+        "weight_bits": layer.weight_bits,
+        "granularity": granularity,
+        "activation_bits": layer.activation_bits,
+    }
+
+
+def _layer_from_json(data: dict[str, Any]) -> LayerPrecision:
+    granularities: dict[str, Granularity] = {
+        "per-tensor": PerTensor(),
+        "per-channel": PerChannel(),
+    }
+    raw = data["granularity"]
+    granularity = Block(raw) if isinstance(raw, int) else granularities[raw]
+    return LayerPrecision(data["weight_bits"], granularity, data["activation_bits"])
