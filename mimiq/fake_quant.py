@@ -34,9 +34,9 @@ class Grid:
         return Grid(-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
 
     @staticmethod
-    def symmetric(bits: int) -> Grid:
-        """``[-(2^(b-1) - 1), 2^(b-1) - 1]``: for 8-bit weights, whose products then never saturate."""
-        return Grid(-(2 ** (bits - 1) - 1), 2 ** (bits - 1) - 1)
+    def weight(bits: int) -> Grid:
+        """For weights: as signed, but 8 bits leave out −128, whose products saturate AVX2 kernels."""
+        return Grid(-127, 127) if bits == 8 else Grid.signed(bits)
 
     @staticmethod
     def shifted(bits: int, low: int) -> Grid:

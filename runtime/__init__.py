@@ -1,0 +1,91 @@
+"""Open a compiled bundle, run it, and measure what it does. Needs neither torch nor timm.
+
+Example::
+
+    import mimiq.runtime
+
+    with mimiq.runtime.open_bundle("deit_t.int8.mimiq") as session:
+        logits = session.run(images)
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mimiq.runtime.accuracy import Accuracy, Comparison, compare, evaluate
+    from mimiq.runtime.bundle import Bundle, add_files, write_bundle
+    from mimiq.runtime.datasets import InMemoryImages, LabelledImages, open_dataset
+    from mimiq.runtime.hardware import describe_hardware, describe_software
+    from mimiq.runtime.latency import Engine, LatencyRow, measure
+    from mimiq.runtime.onnxruntime_session import OnnxRuntimeSession
+    from mimiq.runtime.opening import open_bundle
+    from mimiq.runtime.preprocessing import Preprocessing
+    from mimiq.runtime.report import build_report, render
+    from mimiq.runtime.session import Prediction, Session, classify
+
+_WHERE = {
+    "Accuracy": "accuracy",
+    "Bundle": "bundle",
+    "Comparison": "accuracy",
+    "Engine": "latency",
+    "InMemoryImages": "datasets",
+    "LabelledImages": "datasets",
+    "LatencyRow": "latency",
+    "OnnxRuntimeSession": "onnxruntime_session",
+    "Prediction": "session",
+    "Preprocessing": "preprocessing",
+    "Session": "session",
+    "add_files": "bundle",
+    "build_report": "report",
+    "classify": "session",
+    "compare": "accuracy",
+    "describe_hardware": "hardware",
+    "describe_software": "hardware",
+    "evaluate": "accuracy",
+    "measure": "latency",
+    "open_bundle": "opening",
+    "open_dataset": "datasets",
+    "render": "report",
+    "write_bundle": "bundle",
+}
+
+__all__ = [
+    "Accuracy",
+    "Bundle",
+    "Comparison",
+    "Engine",
+    "InMemoryImages",
+    "LabelledImages",
+    "LatencyRow",
+    "OnnxRuntimeSession",
+    "Prediction",
+    "Preprocessing",
+    "Session",
+    "add_files",
+    "build_report",
+    "classify",
+    "compare",
+    "describe_hardware",
+    "describe_software",
+    "evaluate",
+    "measure",
+    "open_bundle",
+    "open_dataset",
+    "render",
+    "write_bundle",
+]
+
+
+def __getattr__(name: str) -> Any:
+    # Imported when first used, so that opening a bundle waits for nothing it does not need.
+    if name not in _WHERE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_WHERE[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

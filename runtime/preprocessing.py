@@ -1,4 +1,4 @@
-"""The image pipeline of evaluation: numpy and Pillow alone, pixel for pixel timm's eval transform."""
+"""The image pipeline of evaluation, pixel for pixel timm's, from numpy and Pillow alone."""
 
 from __future__ import annotations
 
@@ -23,6 +23,8 @@ _RESAMPLING = {
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
 }
+
+_MAX_PIXELS = 2**28  # after resizing: 800 MB
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -71,7 +73,11 @@ class Preprocessing:
         )
 
     def crop(self, image: Image.Image) -> ByteArray:
-        """Resize and crop one image: uint8 array (image_size, image_size, 3), RGB."""
+        """Resize and crop one image: uint8 array (image_size, image_size, 3), RGB.
+
+        Raises:
+            BadInput: the image is so long and thin that resizing it would exhaust the memory.
+        """
         image = image.convert("RGB")
         short = math.floor(self.image_size / self.crop_pct)
         width, height = image.size
@@ -80,6 +86,12 @@ class Preprocessing:
             size = (short, int(short * height / width))
         else:
             size = (int(short * width / height), short)
+        if size[0] * size[1] > _MAX_PIXELS:
+            raise BadInput(
+                f"An image of {width}×{height} pixels is too long and thin: its short side "
+                f"resized to {short}, it would have {size[0]}×{size[1]}.",
+                "Leave it out, or crop it.",
+            )
         if size != image.size:
             image = image.resize(size, _RESAMPLING[self.interpolation])
         left = round((image.width - self.image_size) / 2.0)
@@ -89,10 +101,18 @@ class Preprocessing:
 
     def normalize(self, pixels: ByteArray) -> FloatArray:
         """uint8 (B, H, W, 3) in [0, 255] to float32 (B, 3, H, W), normalised."""
-        scaled = pixels.astype(np.float32).transpose(0, 3, 1, 2) / np.float32(255)
-        mean = np.asarray(self.mean, np.float32).reshape(1, 3, 1, 1)
-        std = np.asarray(self.std, np.float32).reshape(1, 3, 1, 1)
-        return np.ascontiguousarray((scaled - mean) / std)
+        # A pixel has 256 values: a table a channel gives the same floats as the arithmetic on the
+        # whole batch, four times as fast.
+        values = np.arange(256, dtype=np.float32) / np.float32(255)
+        mean = np.asarray(self.mean, np.float32).reshape(3, 1)
+        std = np.asarray(self.std, np.float32).reshape(3, 1)
+        table = (values - mean) / std
+        batch, height, width, _ = pixels.shape
+        normalized = np.empty((batch, 3, height, width), np.float32)
+        for channel in range(3):
+            # "clip" lets numpy write straight into its output; no pixel needs clipping.
+            np.take(table[channel], pixels[..., channel], out=normalized[:, channel], mode="clip")
+        return normalized
 
     def load(self, paths: Sequence[str | Path]) -> FloatArray:
         """Image files to float32 (B, 3, image_size, image_size).
@@ -114,6 +134,10 @@ def read_image(path: str | Path) -> Image.Image:
             image.load()
             return image
     except UnidentifiedImageError as error:
-        raise BadInput(f"{path} is not an image.", "Remove it, or convert it to JPEG or PNG.") from error
+        raise BadInput(
+            f"{path} is not an image.", "Remove it, or convert it to JPEG or PNG."
+        ) from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise BadInput(f"{path} cannot be read: {error}", "Check the file, or remove it.") from error
+        raise BadInput(
+            f"{path} cannot be read: {error}", "Check the file, or remove it."
+        ) from error

@@ -1,0 +1,351 @@
+"""Calibration sets on disk: uint8 images with labels in shards, and a manifest of how they came.
+
+A set is a folder::
+
+    manifest.json       what made it: kind, model, recipe, seed, count, image size, software, hash
+    batch-00000.npz …   images uint8 (n, S, S, 3) RGB, labels int64 (n,), -1 where unknown
+    contact_sheet.png   the first images, for the human eye
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from mimiq.calibrate import storage
+from mimiq.calibrate.manifest import FORMAT, MANIFEST, read_manifest, refuse_other
+from mimiq.calibrate.storage import ByteArray, LabelArray
+from mimiq.errors import BadInput
+
+CONTACT_SHEET = "contact_sheet.png"
+_MAKE_AGAIN = "Run the command that made it again: it makes only what is missing."
+
+
+@dataclass(frozen=True, eq=False)
+class CalibrationSet:
+    """A finished set, or a contiguous part of one. Pixels stay on disk until asked for.
+
+    Attributes:
+        path: the folder.
+        manifest: as written; it describes the whole set also where this is a part.
+        labels: int64 (len,), -1 where unknown.
+    """
+
+    path: Path
+    manifest: Mapping[str, Any]
+    labels: LabelArray
+    _shard_sizes: tuple[int, ...]
+    _start: int = 0
+
+    @staticmethod
+    def open(path: str | Path) -> CalibrationSet:
+        """Open a finished set and check that it is whole.
+
+        Pixels are checked against their checksums only as they are read.
+
+        Raises:
+            BadInput: no such folder, not a calibration set, unfinished, a shard missing, truncated
+                or of another shape.
+        """
+        path = Path(path)
+        manifest = read_manifest(path)
+        if manifest is None:
+            what = "is not a calibration set" if path.exists() else "does not exist"
+            raise BadInput(
+                f"Calibration set {path} {what}.",
+                "Give a folder of images, or one written by mimiq synthesize.",
+            )
+        if not manifest.get("complete"):
+            raise BadInput(f"Calibration set {path} is unfinished.", _MAKE_AGAIN)
+        return _open_shards(path, manifest)
+
+    @staticmethod
+    def is_set(path: str | Path) -> bool:
+        """Whether a folder claims to be a calibration set (finished or not)."""
+        try:
+            return read_manifest(Path(path)) is not None
+        except BadInput:
+            return any(Path(path).glob("batch-*.npz"))
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def image_size(self) -> int:
+        """Height and width in pixels."""
+        return int(self.manifest["image_size"])
+
+    def images(self) -> ByteArray:
+        """All images at once: uint8 (len, S, S, 3), S² · 3 bytes each.
+
+        Raises:
+            BadInput: when a shard is damaged.
+        """
+        out = np.empty((len(self), self.image_size, self.image_size, 3), np.uint8)
+        done = 0
+        for images, _ in self._pieces():
+            out[done : done + len(images)] = images
+            done += len(images)
+        return out
+
+    def batches(self, batch_size: int) -> Iterator[tuple[ByteArray, LabelArray]]:
+        """Images and labels in order, ``batch_size`` at a time, the last batch perhaps smaller.
+
+        Holds one shard and one batch in memory.
+
+        Raises:
+            BadInput: when ``batch_size`` is below 1 or a shard is damaged.
+        """
+        if batch_size < 1:
+            raise BadInput(f"A batch of {batch_size} images is none.", "Use a batch of 1 or more.")
+        kept: list[ByteArray] = []
+        wanted, done = batch_size, 0
+        for images, _ in self._pieces():
+            while len(images):
+                kept.append(images[:wanted])
+                images = images[wanted:]
+                wanted -= len(kept[-1])
+                if wanted == 0:
+                    yield self._batch(kept, done)
+                    done += batch_size
+                    kept, wanted = [], batch_size
+        if kept:
+            yield self._batch(kept, done)
+
+    def subset(self, start: int, stop: int) -> CalibrationSet:
+        """Images ``start … stop - 1`` of this part, as a view.
+
+        Raises:
+            BadInput: when that is empty or reaches outside.
+        """
+        if not 0 <= start < stop <= len(self):
+            raise BadInput(
+                f"Images {start} to {stop} of a set of {len(self)} do not exist.",
+                "Make a larger calibration set, or ask for fewer images.",
+            )
+        return CalibrationSet(
+            self.path,
+            self.manifest,
+            self.labels[start:stop],
+            self._shard_sizes,
+            self._start + start,
+        )
+
+    def split(self, held_out: int) -> tuple[CalibrationSet, CalibrationSet]:
+        """(training part, held-out part): the last ``held_out`` images are held out.
+
+        Raises:
+            BadInput: when either part would be empty.
+        """
+        cut = len(self) - held_out
+        return self.subset(0, cut), self.subset(cut, len(self))
+
+    @cached_property
+    def content_hash(self) -> str:
+        """Hex SHA-256 over images and labels, whatever the sharding."""
+        known = self.manifest.get("content_sha256")
+        if known and len(self) == self.manifest["count"]:
+            return str(known)
+        return self._compute_hash()
+
+    def verify(self) -> None:
+        """Read everything and compare it with the hash in the manifest.
+
+        Raises:
+            BadInput: when the content is not what was finished.
+        """
+        whole = _open_shards(self.path, self.manifest)
+        if whole._compute_hash() != self.manifest.get("content_sha256"):
+            raise BadInput(
+                f"Calibration set {self.path} was changed after it was made.",
+                "Remove the folder and make it again.",
+            )
+
+    def contact_sheet(self, path: str | Path, columns: int = 8, limit: int = 64) -> None:
+        """Write the first ``limit`` images as one PNG, ``columns`` in a row.
+
+        Raises:
+            BadInput: when the file cannot be written or a shard is damaged.
+            EnvironmentLacks: when the disk is full.
+        """
+        shown = self.subset(0, min(limit, len(self)))
+        # Between 64 and 112 pixels a tile: digits are visible and ImageNet sheets stay small.
+        size = self.image_size
+        tile = 112 if size > 112 else size * -(-64 // size)
+        resampling = Image.Resampling.BOX if tile < size else Image.Resampling.NEAREST
+        columns = max(1, min(columns, len(shown)))
+        cell = tile + 2
+        sheet = Image.new("RGB", (columns * cell, -(-len(shown) // columns) * cell), "white")
+        for index, image in enumerate(shown.images()):
+            row, column = divmod(index, columns)
+            thumbnail = Image.fromarray(image).resize((tile, tile), resampling)
+            sheet.paste(thumbnail, (column * cell + 1, row * cell + 1))
+        buffer = io.BytesIO()
+        sheet.save(buffer, "PNG")
+        storage.write_whole(Path(path), buffer.getvalue())
+
+    def _batch(self, parts: list[ByteArray], start: int) -> tuple[ByteArray, LabelArray]:
+        images = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        return images, self.labels[start : start + len(images)]
+
+    def _pieces(self) -> Iterator[tuple[ByteArray, LabelArray]]:
+        """Shard by shard, cut to this part."""
+        first = 0
+        for index, size in enumerate(self._shard_sizes):
+            start = max(self._start - first, 0)
+            stop = min(self._start + len(self) - first, size)
+            first += size
+            if start < stop:
+                file = storage.shard_path(self.path, index)
+                images, labels = storage.read_shard(file, self.image_size)
+                yield images[start:stop], labels[start:stop]
+
+    def _compute_hash(self) -> str:
+        images_digest, labels_digest = hashlib.sha256(), hashlib.sha256()
+        for images, labels in self._pieces():
+            images_digest.update(np.ascontiguousarray(images).data)
+            labels_digest.update(labels.astype("<i8").tobytes())
+        shape = f"{FORMAT}:{len(self)}:{self.image_size};"
+        whole = shape.encode() + images_digest.digest() + labels_digest.digest()
+        return hashlib.sha256(whole).hexdigest()
+
+
+class CalibrationSetWriter:
+    """Writes a set batch by batch, so that an interrupted run goes on where it stopped.
+
+    Opening a folder that holds an unfinished (or finished) set of the same manifest resumes it; a
+    shard that cannot be read counts as absent. Software, hardware and date may differ.
+
+    Args:
+        path: the folder, new, empty or begun with the same manifest.
+        manifest: from :func:`make_manifest`.
+
+    Raises:
+        BadInput: the folder holds another set or other files, or cannot be written.
+        EnvironmentLacks: the disk is full.
+    """
+
+    def __init__(self, path: str | Path, manifest: Mapping[str, Any]) -> None:
+        self.path = Path(path)
+        self._image_size = int(manifest["image_size"])
+        found = read_manifest(self.path)
+        self.resumed = found is not None
+        if found is not None:
+            refuse_other(self.path, found, manifest)
+            self._manifest = found
+            return
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise storage.storage_error(self.path, error) from error
+        storage.remove_partials(self.path)
+        if any(self.path.iterdir()):
+            raise BadInput(
+                f"{self.path} exists and holds something else than a calibration set.",
+                "Choose a new folder, or empty this one.",
+            )
+        self._manifest = {
+            **manifest,
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "complete": False,
+        }
+        self._save_manifest()
+
+    def has(self, batch_index: int) -> bool:
+        """Whether this batch is on disk, whole."""
+        file = storage.shard_path(self.path, batch_index)
+        if not file.exists():
+            return False
+        try:
+            storage.read_shard(file, self._image_size)
+        except BadInput:
+            return False
+        return True
+
+    def write(self, batch_index: int, images: ByteArray, labels: LabelArray | None = None) -> None:
+        """Save one batch, whole or not at all; an earlier one of the same number is replaced.
+
+        Args:
+            batch_index: from 0 on, without gaps by the time of :meth:`finish`.
+            images: uint8 (n, S, S, 3), n ≥ 1.
+            labels: int64 (n,); None where unknown.
+
+        Raises:
+            BadInput: other shapes, or the file cannot be written.
+            EnvironmentLacks: the disk is full.
+        """
+        labels = np.full(len(images), -1, np.int64) if labels is None else np.asarray(labels)
+        n, size = len(images), self._image_size
+        shapes = (images.shape, labels.shape)
+        if n == 0 or images.dtype != np.uint8 or shapes != ((n, size, size, 3), (n,)):
+            raise BadInput(
+                f"Batch {batch_index} has {images.dtype} images {images.shape} and labels "
+                f"{labels.shape}; wanted uint8 (n, {size}, {size}, 3) and (n,).",
+                "Write images and labels of one batch together, in the manifest's size.",
+            )
+        if self._manifest["complete"]:  # a damaged shard of a finished set is being replaced
+            self._manifest = {**self._manifest, "complete": False}
+            self._save_manifest()
+        data = storage.encode_shard(np.ascontiguousarray(images), labels.astype(np.int64))
+        storage.write_whole(storage.shard_path(self.path, batch_index), data)
+
+    def finish(self) -> CalibrationSet:
+        """Check that all is there, write the hash and the contact sheet, and open the set.
+
+        Raises:
+            BadInput: when a batch is missing or damaged, or the number of images is not the
+                manifest's count.
+            EnvironmentLacks: the disk is full.
+        """
+        finished = _open_shards(self.path, self._manifest)
+        if not self._manifest["complete"]:
+            finished.contact_sheet(self.path / CONTACT_SHEET)
+            self._manifest = {
+                **self._manifest,
+                "complete": True,
+                "content_sha256": finished._compute_hash(),
+            }
+            self._save_manifest()
+            storage.remove_partials(self.path)
+        return CalibrationSet.open(self.path)
+
+    def discard(self) -> None:
+        """Remove the set: for when its source turned out to be unusable."""
+        for index in storage.shard_indices(self.path):
+            storage.shard_path(self.path, index).unlink()
+        storage.remove_partials(self.path)
+        (self.path / CONTACT_SHEET).unlink(missing_ok=True)
+        (self.path / MANIFEST).unlink(missing_ok=True)
+        if not any(self.path.iterdir()):
+            self.path.rmdir()
+
+    def _save_manifest(self) -> None:
+        text = json.dumps(self._manifest, indent=2, ensure_ascii=False) + "\n"
+        storage.write_whole(self.path / MANIFEST, text.encode())
+
+
+def _open_shards(path: Path, manifest: Mapping[str, Any]) -> CalibrationSet:
+    indices = storage.shard_indices(path)
+    absent = sorted(set(range(len(indices))) - set(indices))
+    if absent:
+        missing = storage.shard_path(path, absent[0])
+        raise BadInput(f"Calibration set {path} lacks {missing.name}.", _MAKE_AGAIN)
+    size = int(manifest["image_size"])
+    labels = [storage.read_labels(storage.shard_path(path, index), size) for index in indices]
+    count = sum(map(len, labels))
+    if count != manifest["count"]:
+        raise BadInput(
+            f"Calibration set {path} holds {count} images, its manifest says {manifest['count']}.",
+            _MAKE_AGAIN,
+        )
+    return CalibrationSet(path, manifest, np.concatenate(labels), tuple(map(len, labels)))

@@ -1,0 +1,112 @@
+"""The manifest of a calibration set: what made it, and whether two sets are the same."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mimiq.errors import BadInput
+from mimiq.version import __version__
+
+FORMAT = "mimiq-calibration/1"
+KINDS = ("synthetic", "psaq", "noise", "folder")
+MANIFEST = "manifest.json"
+
+# What may differ between the run that began a set and the one that goes on with it.
+_VOLATILE = frozenset({"created", "complete", "software", "hardware", "content_sha256"})
+
+
+def make_manifest(
+    kind: str,
+    count: int,
+    image_size: int,
+    seed: int,
+    recipe: Mapping[str, Any],
+    model: Mapping[str, Any] | None = None,
+    hardware: str | None = None,
+) -> dict[str, Any]:
+    """The manifest of a set yet to be made.
+
+    Args:
+        kind: one of :data:`KINDS`.
+        count: images in the finished set.
+        image_size: height and width in pixels.
+        seed: of all randomness.
+        recipe: everything else that decides the pixels, and the batch size (it decides the shards).
+        model: the network the images were made from (its name and ``weights_sha256``).
+        hardware: what it runs on; this host's processor by default.
+
+    Raises:
+        BadInput: an unknown kind, or a count or size below 1.
+    """
+    if kind not in KINDS:
+        raise BadInput(f"Calibration kind {kind!r} is unknown.", f"Use one of {', '.join(KINDS)}.")
+    if count < 1 or image_size < 1:
+        raise BadInput(
+            f"A calibration set of {count} images of {image_size} pixels cannot be made.",
+            "Ask for at least one image of at least one pixel.",
+        )
+    return {
+        "format": FORMAT,
+        "kind": kind,
+        "model": dict(model) if model is not None else None,
+        "recipe": dict(recipe),
+        "seed": seed,
+        "count": count,
+        "image_size": image_size,
+        "software": {
+            "mimiq": __version__,
+            "python": platform.python_version(),
+            "numpy": np.__version__,
+        },
+        "hardware": hardware or f"{platform.machine()} CPU",
+    }
+
+
+def read_manifest(path: Path) -> dict[str, Any] | None:
+    """The manifest in a folder, or None where there is none of ours.
+
+    Raises:
+        BadInput: it stands beside shards and cannot be read, or is of another version.
+    """
+    file = path / MANIFEST
+    if not file.is_file():
+        return None
+    try:
+        manifest = json.loads(file.read_text(encoding="utf-8"))
+        form = str(manifest["format"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        if not any(path.glob("batch-*.npz")):
+            return None  # somebody else's manifest.json
+        raise BadInput(
+            f"{file} cannot be read as a calibration manifest ({error}).",
+            "Remove the folder and make the set again.",
+        ) from error
+    if not form.startswith("mimiq-calibration/"):
+        return None
+    sizes = (manifest.get("count"), manifest.get("image_size"))
+    if form != FORMAT or not all(isinstance(size, int) and size > 0 for size in sizes):
+        raise BadInput(
+            f"{file} has format {form!r}, count {sizes[0]} and image size {sizes[1]}; "
+            f"this version reads {FORMAT!r} and positive sizes.",
+            "Make the set again with this version.",
+        )
+    return dict(manifest)
+
+
+def refuse_other(path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    """Raise BadInput, naming the differing fields, unless both describe the same set."""
+    plain = json.loads(json.dumps(dict(wanted)))  # tuples are lists on disk
+    differing = sorted(
+        key for key in (found.keys() | plain.keys()) - _VOLATILE if found.get(key) != plain.get(key)
+    )
+    if differing:
+        raise BadInput(
+            f"{path} holds another calibration set (its {', '.join(differing)} differ).",
+            "Choose a new folder, or remove this one.",
+        )

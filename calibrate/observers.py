@@ -1,0 +1,338 @@
+"""Observers: activation ranges gathered batch by batch, in constant memory.
+
+An observer sees activations through :meth:`Observer.update` and names the scale for a grid of
+integers ``[qmin, qmax]`` with zero point 0 through :meth:`Observer.scale`. The grid need not be
+symmetric: ``[0, 127]`` for probabilities, ``[-1, 14]`` for the output of GELU. What every observer
+asks of a value is its *demand*: the smallest scale at which the grid reaches it, ``x / qmax`` for
+x > 0 and ``x / qmin`` for x < 0. A value on a side where the grid has no integer demands nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from mimiq.calibrate.histogram import (
+    BINS,
+    FloatArray,
+    Histogram,
+    StreamingHistogram,
+    not_finite,
+    nothing_observed,
+)
+from mimiq.errors import BadInput
+from mimiq.fake_quant import Grid
+
+# Below this, values are all noise; a power of two that fp16 still holds.
+SMALLEST_SCALE = 2.0**-24
+
+_ENTROPY_BINS = 2048  # a side, as TensorRT's calibrator
+_ENTROPY_RATIOS = np.arange(_ENTROPY_BINS, 127, -16) / _ENTROPY_BINS
+
+
+class Observer(Protocol):
+    """Gathers a range. Updates only count; the search for a scale happens when it is asked for."""
+
+    def update(self, x: torch.Tensor) -> None:
+        """Take one batch of activations, of any shape, floating-point dtype and device.
+
+        Raises:
+            BadInput: when an element is NaN or infinite.
+        """
+
+    def scale(self, grid: Grid) -> torch.Tensor:
+        """fp32 scale, positive and finite; 1 where every value seen demands nothing.
+
+        Raises:
+            BadInput: when nothing was observed.
+        """
+
+
+class MinMaxObserver:
+    """The exact range: no value is clipped.
+
+    Args:
+        axis: the channels' axis for one scale a channel, shape (channels,); None for one scale.
+    """
+
+    def __init__(self, axis: int | None = None) -> None:
+        self.axis = axis
+        self.minimum: torch.Tensor | None = None
+        self.maximum: torch.Tensor | None = None
+
+    @torch.no_grad()
+    def update(self, x: torch.Tensor) -> None:
+        if x.numel() == 0:
+            return
+        x = x.detach().float()
+        if self.axis is None:
+            low, high = torch.aminmax(x)
+        else:
+            low, high = torch.aminmax(x.movedim(self.axis, 0).flatten(1), dim=1)
+        if not torch.isfinite(high - low).all():
+            raise not_finite()
+        if self.minimum is not None and self.maximum is not None:
+            low, high = torch.minimum(low, self.minimum), torch.maximum(high, self.maximum)
+        self.minimum, self.maximum = low, high
+
+    def scale(self, grid: Grid) -> torch.Tensor:
+        if self.minimum is None or self.maximum is None:
+            raise nothing_observed()
+        return _positive(_demand(self.minimum, self.maximum, grid))
+
+
+class _HistogramObserver:
+    """What the three below share: a histogram, and a search over it."""
+
+    def __init__(self) -> None:
+        self._stream = StreamingHistogram()
+        self._snapshot: Histogram | None = None
+
+    def update(self, x: torch.Tensor) -> None:
+        self._snapshot = None
+        self._stream.update(x)
+
+    @property
+    def histogram(self) -> Histogram:
+        """What was counted so far."""
+        if self._snapshot is None:
+            self._snapshot = self._stream.snapshot()
+        return self._snapshot
+
+    def scale(self, grid: Grid) -> torch.Tensor:
+        seen = self.histogram
+        largest = _largest_demand(seen, grid)
+        found = self._search(seen, grid, largest) if largest > 0 else 1.0
+        return torch.tensor(
+            max(found, SMALLEST_SCALE), dtype=torch.float32, device=self._stream.device
+        )
+
+    def _search(self, seen: Histogram, grid: Grid, largest: float) -> float:
+        raise NotImplementedError
+
+
+class PercentileObserver(_HistogramObserver):
+    """The scale whose range holds ``percentile`` per cent of the values.
+
+    It is ``numpy.percentile`` of the values' demands (for a symmetric grid: of |x| / qmax), off by
+    at most half a bin: ``width / 2`` over the smaller of |qmin| and qmax, where ``width`` is at
+    most max|x| / 8192. 100 gives the exact range.
+
+    Raises:
+        BadInput: a percentile outside (0, 100].
+    """
+
+    def __init__(self, percentile: float = 99.99) -> None:
+        if not 0 < percentile <= 100:
+            raise BadInput(
+                f"Percentile {percentile} is out of range.", "Use one in (0, 100], such as 99.99."
+            )
+        super().__init__()
+        self.percentile = percentile
+
+    def _search(self, seen: Histogram, grid: Grid, largest: float) -> float:
+        occupied = np.flatnonzero(seen.counts)
+        demands = np.minimum(_demands(seen.centres[occupied], grid), largest)
+        order = np.argsort(demands, kind="stable")
+        cumulative = np.cumsum(seen.counts[occupied][order])
+
+        def order_statistic(rank: float) -> float:
+            if rank >= seen.total - 1:
+                return largest
+            return float(demands[order[np.searchsorted(cumulative, rank, side="right")]])
+
+        rank = (seen.total - 1) * self.percentile / 100
+        below = np.floor(rank)
+        lower, upper = order_statistic(below), order_statistic(below + 1)
+        return float(lower + (rank - below) * (upper - lower))
+
+
+class MSEObserver(_HistogramObserver):
+    """The scale of least expected squared error, rounding and clipping together.
+
+    The error is integrated exactly over a density that is uniform within each bin. Candidates lie
+    between the exact range and 1/256 of it, 4 % apart, then 0.3 % apart around the best.
+    """
+
+    def _search(self, seen: Histogram, grid: Grid, largest: float) -> float:
+        candidates = largest * np.geomspace(1, 1 / 256, 142)
+        best = int(np.argmin(_squared_errors(seen, candidates, grid)))
+        around = candidates[[max(best - 1, 0), min(best + 1, len(candidates) - 1)]]
+        finer = np.append(np.geomspace(around[0], around[1], 27), candidates[best])
+        return float(finer[np.argmin(_squared_errors(seen, finer, grid))])
+
+    def error(self, scale: torch.Tensor | float, grid: Grid) -> float:
+        """Expected squared error of one element at this scale."""
+        return float(_squared_errors(self.histogram, np.asarray([float(scale)]), grid)[0])
+
+
+class EntropyObserver(_HistogramObserver):
+    """The scale whose clipped distribution loses least information, after TensorRT's calibrator.
+
+    Minimises the Kullback-Leibler divergence between the distribution clipped to the grid's range
+    (what lies outside counted in the outermost bins) and the same distribution with every integer's
+    mass spread evenly over its occupied bins (S. Migacz, "8-bit inference with TensorRT", GTC
+    2017). Unlike there, signs are kept and bins belong to the integer they round to, so that any
+    grid will do. Meant for 7 and 8 bits: with few levels it clips far too much.
+    """
+
+    def _search(self, seen: Histogram, grid: Grid, largest: float) -> float:
+        counts = seen.counts.reshape(2 * _ENTROPY_BINS, -1).sum(1)
+        width = seen.width * (BINS // _ENTROPY_BINS)
+        centres = (np.arange(-_ENTROPY_BINS, _ENTROPY_BINS, dtype=np.float64) + 0.5) * width
+        candidates = largest * _ENTROPY_RATIOS
+        # A range within one bin cannot be told from another.
+        candidates = candidates[candidates * max(grid.qmax, -grid.qmin) >= width]
+        if not len(candidates):
+            return largest
+        losses = [_information_lost(counts, centres, float(scale), grid) for scale in candidates]
+        return float(candidates[int(np.argmin(losses))])
+
+
+ObserverFactory = Callable[[], Observer]
+
+# For the command line alone; from Python, pass the class or a partial of it.
+OBSERVERS: dict[str, ObserverFactory] = {
+    "minmax": MinMaxObserver,
+    "percentile": PercentileObserver,
+    "mse": MSEObserver,
+    "entropy": EntropyObserver,
+}
+
+
+@torch.no_grad()
+def mse_weight_scale(
+    weight: torch.Tensor, grid: Grid, axis: int, block_size: int, candidates: int = 24
+) -> torch.Tensor:
+    """The scale of least squared error of each channel, block or whole weight.
+
+    Clipping ratios from 1 down to 0.25 are tried; then scale and rounding are fitted to each other
+    in turn (for fixed integers q the best scale is ⟨w, q⟩ / ⟨q, q⟩), which only lowers the error.
+
+    Args:
+        weight: floating-point; any shape per tensor and per channel, (out, in) for blocks.
+        grid: the integers.
+        axis, block_size: as :func:`mimiq.fake_quant.fake_quantize` takes them.
+        candidates: how many clipping ratios.
+
+    Returns:
+        fp32, positive, of the scale's shape there: (), (channels,) or (out, in / block_size). An
+        all-zero channel gets the scale of the whole weight's range, so that it can still learn.
+
+    Raises:
+        BadInput: when the weight holds NaN or infinity, or is not a whole number of blocks.
+    """
+    groups = _scale_groups(weight.detach().float(), axis, block_size)
+    low, high = torch.aminmax(groups, dim=1, keepdim=True)
+    if not torch.isfinite(high - low).all():
+        raise BadInput("A weight holds NaN or infinity.", "Check the checkpoint.")
+    exact = _demand(low, high, grid)
+    whole = _positive(exact.amax())
+    best = torch.where(exact > 0, exact, whole).clamp_(min=SMALLEST_SCALE)
+    start, least = best, _group_error(groups, best, grid)
+    for ratio in torch.linspace(1, 0.25, candidates)[1:].tolist():
+        best, least = _keep_better(groups, grid, best, least, start * ratio)
+    for _ in range(4):
+        steps = groups.div(best).round_().clamp_(grid.qmin, grid.qmax)
+        power = steps.square().sum(1, keepdim=True)
+        fitted = (groups * steps).sum(1, keepdim=True) / power.clamp(min=1)
+        best, least = _keep_better(groups, grid, best, least, fitted)
+    shape = () if axis < 0 else (weight.shape[0], -1) if block_size else (-1,)
+    return best.reshape(shape)
+
+
+def _scale_groups(weight: torch.Tensor, axis: int, block_size: int) -> torch.Tensor:
+    """(scales, elements a scale)."""
+    if axis < 0:
+        return weight.reshape(1, -1)
+    if not block_size:
+        return weight.movedim(axis, 0).flatten(1)
+    if weight.ndim != 2 or axis != 1 or weight.shape[1] % block_size:
+        raise BadInput(
+            f"A weight of shape {tuple(weight.shape)} has no whole blocks of {block_size} along "
+            f"axis {axis}.",
+            "Choose a block size that divides the layer's input size.",
+        )
+    return weight.reshape(-1, block_size)
+
+
+def _keep_better(
+    groups: torch.Tensor,
+    grid: Grid,
+    best: torch.Tensor,
+    least: torch.Tensor,
+    scale: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    scale = scale.clamp(min=SMALLEST_SCALE)
+    error = _group_error(groups, scale, grid)
+    return torch.where(error < least, scale, best), torch.minimum(error, least)
+
+
+def _group_error(groups: torch.Tensor, scale: torch.Tensor, grid: Grid) -> torch.Tensor:
+    steps = groups.div(scale).round_().clamp_(grid.qmin, grid.qmax)
+    return steps.mul_(scale).sub_(groups).square_().sum(1, keepdim=True)
+
+
+def _demand(low: torch.Tensor, high: torch.Tensor, grid: Grid) -> torch.Tensor:
+    """The largest demand of values between ``low`` and ``high``, at least 0."""
+    above = high / grid.qmax if grid.qmax > 0 else torch.zeros_like(high)
+    below = low / grid.qmin if grid.qmin < 0 else torch.zeros_like(low)
+    return torch.maximum(above, below).clamp(min=0)
+
+
+def _positive(demand: torch.Tensor) -> torch.Tensor:
+    # A scale of 1 rather than a tiny one: values that appear later are then not all clipped to 0.
+    return torch.where(demand > 0, demand.clamp(min=SMALLEST_SCALE), torch.ones_like(demand))
+
+
+def _demands(x: FloatArray, grid: Grid) -> FloatArray:
+    above = x / grid.qmax if grid.qmax > 0 else np.zeros_like(x)
+    below = x / grid.qmin if grid.qmin < 0 else np.zeros_like(x)
+    return np.maximum(np.maximum(above, below), 0.0)
+
+
+def _largest_demand(seen: Histogram, grid: Grid) -> float:
+    return float(_demands(np.asarray([seen.low, seen.high]), grid).max())
+
+
+def _squared_errors(seen: Histogram, scales: FloatArray, grid: Grid) -> FloatArray:
+    """Expected squared error of one element at each of the scales: shape (scales,).
+
+    The values that round to integer q lie between (q ± 1/2)·s, without end at qmin and qmax. Over
+    such a cell the squared error is ∫x² − 2qs∫x + q²s²∫1, three differences of cumulative moments.
+    """
+    levels = np.arange(grid.qmin, grid.qmax + 1, dtype=np.float64)
+    borders = scales[:, None] * (levels[:-1] + 0.5)
+    left_end, right_end = np.full((2, len(scales), 1), BINS * seen.width)
+    cells = np.concatenate([-left_end, borders, right_end], axis=1)
+    mass, first, second = np.diff(seen.moments_at(cells), axis=2)
+    values = scales[:, None] * levels / seen.width
+    squared = (second - 2 * values * first + values**2 * mass).sum(1)
+    out: FloatArray = np.maximum(squared, 0.0) * (seen.width**2 / seen.total)
+    return out
+
+
+def _information_lost(counts: FloatArray, centres: FloatArray, scale: float, grid: Grid) -> float:
+    """KL divergence, in nats, of the quantised from the clipped distribution."""
+    steps = np.rint(centres / scale)
+    inside = (steps >= grid.qmin) & (steps <= grid.qmax)
+    first, last = np.flatnonzero(inside)[[0, -1]]
+    kept = counts[first : last + 1]
+    reference = kept.copy()
+    reference[0] += counts[:first].sum()
+    reference[-1] += counts[last + 1 :].sum()
+    level = (steps[first : last + 1] - grid.qmin).astype(np.int64)
+    occupied = reference > 0
+    mass = np.bincount(level, kept, minlength=grid.qmax - grid.qmin + 1)
+    if not mass.any():
+        return math.inf
+    share = np.bincount(level, occupied, minlength=grid.qmax - grid.qmin + 1)
+    quantized = mass[level[occupied]] / share[level[occupied]]
+    p = reference[occupied] / reference.sum()
+    q = quantized / quantized.sum()
+    # An outermost bin that only clipped values fill has no mass of its own: a loss, not infinity.
+    return float(np.sum(p * np.log(p / np.maximum(q, 1e-9))))

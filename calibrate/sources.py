@@ -1,0 +1,183 @@
+"""Calibration sets that need no network: real images from a folder, and Gaussian noise."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+import numpy as np
+
+from mimiq.calibrate.dataset import CalibrationSet, CalibrationSetWriter
+from mimiq.calibrate.manifest import make_manifest
+from mimiq.calibrate.storage import ByteArray
+from mimiq.errors import BadInput
+from mimiq.runtime.preprocessing import Preprocessing, read_image
+
+IMAGE_SUFFIXES = frozenset(
+    {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
+)
+_SHARD_SIZE = 64
+
+
+def from_folder(
+    folder: str | Path,
+    preprocessing: Preprocessing,
+    out: str | Path,
+    limit: int | None = None,
+    seed: int = 0,
+) -> CalibrationSet:
+    """Real images, cropped as in evaluation, in an order drawn from ``seed``. Labels are unknown.
+
+    Args:
+        folder: searched with all its subfolders for files with :data:`IMAGE_SUFFIXES`.
+        preprocessing: the network's own resize and crop.
+        out: the new set's folder, outside ``folder``. A rerun on the same images goes on there.
+        limit: take at most this many, drawn at random.
+
+    Raises:
+        BadInput: no such folder, no image in it, or a file that is no readable image (named; no
+            set is left behind).
+        EnvironmentLacks: the disk is full.
+    """
+    folder, out = Path(folder), Path(out)
+    if out.resolve().is_relative_to(folder.resolve()):
+        raise BadInput(
+            f"The calibration set {out} would lie among the images of {folder}.",
+            "Choose an output folder outside the image folder.",
+        )
+    if limit is not None and limit < 1:
+        raise BadInput(f"A limit of {limit} images leaves none.", "Use a limit of 1 or more.")
+    files = _image_files(folder)
+    # Shuffled even when all are taken: class folders in order would make a held-out tail one-sided.
+    order = np.random.default_rng(seed).permutation(len(files))[:limit]
+    files = [files[index] for index in order]
+    recipe = {
+        "preprocessing": preprocessing.to_json(),
+        "files_sha256": _hash_files(files),
+        "shard_size": _SHARD_SIZE,
+    }
+    manifest = make_manifest("folder", len(files), preprocessing.image_size, seed, recipe)
+    writer = CalibrationSetWriter(out, manifest)
+    for batch, start in enumerate(range(0, len(files), _SHARD_SIZE)):
+        if writer.has(batch):
+            continue
+        try:
+            images = [_crop(file, preprocessing) for file in files[start : start + _SHARD_SIZE]]
+        except BadInput:
+            writer.discard()  # mending the folder changes the manifest: this set cannot go on
+            raise
+        writer.write(batch, np.stack(images))
+    return writer.finish()
+
+
+def gaussian_noise(
+    preprocessing: Preprocessing, count: int, seed: int, out: str | Path
+) -> CalibrationSet:
+    """The paper's control: standard normal in normalised space, clamped to valid pixels.
+
+    Each image has a random stream of its own, so that a larger set begins with the smaller one.
+    Labels are unknown.
+
+    Raises:
+        BadInput: a count below 1, or ``out`` holds something else.
+        EnvironmentLacks: the disk is full.
+    """
+    size = preprocessing.image_size
+    recipe = {
+        "mean": list(preprocessing.mean),
+        "std": list(preprocessing.std),
+        "shard_size": _SHARD_SIZE,
+    }
+    writer = CalibrationSetWriter(out, make_manifest("noise", count, size, seed, recipe))
+    mean = np.asarray(preprocessing.mean, np.float32)
+    std = np.asarray(preprocessing.std, np.float32)
+    for batch, start in enumerate(range(0, count, _SHARD_SIZE)):
+        if writer.has(batch):
+            continue
+        images = np.empty((min(_SHARD_SIZE, count - start), size, size, 3), np.uint8)
+        for offset in range(len(images)):
+            stream = np.random.default_rng([seed, start + offset])
+            pixels = stream.standard_normal((size, size, 3), np.float32) * std + mean
+            images[offset] = np.rint(pixels.clip(0, 1) * 255).astype(np.uint8)
+        writer.write(batch, images)
+    return writer.finish()
+
+
+def open_or_import(
+    path: str | Path,
+    preprocessing: Preprocessing,
+    out: str | Path,
+    limit: int | None = None,
+    seed: int = 0,
+) -> CalibrationSet:
+    """Open ``path`` where it is a calibration set already, else import its images into ``out``.
+
+    Args:
+        limit: of a ready-made set, take the first so many.
+
+    Raises:
+        BadInput: as :meth:`CalibrationSet.open` and :func:`from_folder`, or when a ready-made set
+            has images of another size than the network takes.
+        EnvironmentLacks: the disk is full.
+    """
+    if not CalibrationSet.is_set(path):
+        return from_folder(path, preprocessing, out, limit, seed)
+    ready = CalibrationSet.open(path)
+    if ready.image_size != preprocessing.image_size:
+        raise BadInput(
+            f"Calibration set {path} has images of {ready.image_size} pixels, "
+            f"the network takes {preprocessing.image_size}.",
+            "Use a set made for this network.",
+        )
+    return ready if limit is None else ready.subset(0, min(limit, len(ready)))
+
+
+def _image_files(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        raise BadInput(f"There is no image folder {folder}.", "Check the path.")
+    # ImageNet trees are often made of links; a link that points upwards must not loop.
+    found, visited = [], {folder.resolve()}
+    for parent, subfolders, names in os.walk(folder, followlinks=True):
+        here = Path(parent)
+        fresh = []
+        for name in sorted(subfolders):
+            real = (here / name).resolve()
+            if real not in visited and not name.startswith("."):
+                visited.add(real)
+                fresh.append(name)
+        subfolders[:] = fresh
+        found += [
+            here / name
+            for name in names
+            if Path(name).suffix.lower() in IMAGE_SUFFIXES and not name.startswith(".")
+        ]
+    if not found:
+        raise BadInput(
+            f"{folder} holds no image.",
+            f"Give a folder with {', '.join(sorted(IMAGE_SUFFIXES))} files in it or below it.",
+        )
+    return sorted(found)
+
+
+def _hash_files(files: list[Path]) -> str:
+    """Hex SHA-256 over the contents in order: names and places do not matter."""
+    digest = hashlib.sha256()
+    for path in files:
+        try:
+            with path.open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+        except OSError as error:
+            raise BadInput(
+                f"{path} cannot be read: {error.strerror}.", "Check the file, or remove it."
+            ) from error
+    return digest.hexdigest()
+
+
+def _crop(path: Path, preprocessing: Preprocessing) -> ByteArray:
+    try:
+        return preprocessing.crop(read_image(path))
+    except (OSError, ValueError) as error:
+        raise BadInput(
+            f"{path} cannot be converted to RGB: {error}", "Check the file, or remove it."
+        ) from error

@@ -1,0 +1,145 @@
+"""Reading and editing onnx-ir graphs: the few helpers that passes, rules and summaries share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from mimiq.errors import BadInput
+
+DOMAIN = "mimiq"  # of the one custom operator, which no lowered graph holds any more
+FAKE_QUANTIZE = "FakeQuantize"
+
+QUANTIZE = "QuantizeLinear"
+DEQUANTIZE = "DequantizeLinear"
+
+Array = npt.NDArray[Any]
+
+
+def load(model: str | Path | ir.Model) -> ir.Model:
+    """The model at a path; a model already in memory passes through.
+
+    Raises:
+        BadInput: when the file is absent or no ONNX model.
+    """
+    if isinstance(model, ir.Model):
+        return model
+    path = Path(model)
+    if not path.is_file():
+        raise BadInput(f"ONNX file {path} does not exist.", "Check the path.")
+    try:
+        return ir.load(path)
+    except Exception as error:  # the protobuf runtimes differ in what they raise
+        raise BadInput(f"{path} is not a readable ONNX model: {error}", "Export it again.") from error
+
+
+def constant(value: ir.Value | None) -> ir.TensorProtocol | None:
+    """The tensor behind an initialiser or a Constant node; None for anything computed."""
+    if value is None:
+        return None
+    return ir.convenience.get_const_tensor(value)
+
+
+def array(value: ir.Value | None) -> Array | None:
+    """As :func:`constant`, as a numpy array."""
+    tensor = constant(value)
+    return None if tensor is None else np.asarray(tensor.numpy())
+
+
+def producer(value: ir.Value | None, op_type: str | None = None) -> ir.Node | None:
+    """The node that computes ``value``, if there is one and it is an ``op_type``."""
+    node = None if value is None else value.producer()
+    if node is None or (op_type is not None and node.op_type != op_type):
+        return None
+    return node
+
+
+def consumers(value: ir.Value, op_type: str | None = None) -> list[ir.Node]:
+    """The nodes that read ``value``, in no particular order, each once."""
+    nodes = dict.fromkeys(use.node for use in value.uses())
+    return [node for node in nodes if op_type is None or node.op_type == op_type]
+
+
+def nodes_of(model: ir.Model, *op_types: str) -> list[ir.Node]:
+    """A list (safe against edits) of the main graph's nodes of these types, in order."""
+    return [node for node in model.graph if not op_types or node.op_type in op_types]
+
+
+def int_attribute(node: ir.Node, name: str, default: int) -> int:
+    attribute = node.attributes.get(name)
+    return default if attribute is None else int(attribute.as_int())
+
+
+def shape_of(value: ir.Value | None) -> tuple[int | None, ...] | None:
+    """Dimensions of a value, None where symbolic; None when even the rank is unknown."""
+    if value is None or value.shape is None:
+        return None
+    return tuple(dim if isinstance(dim, int) else None for dim in value.shape)
+
+
+def unique_name(graph: ir.Graph, name: str) -> str:
+    """``name``, or ``name_1``, ``name_2`` …: free among the initialisers."""
+    free, index = name, 0
+    while free in graph.initializers:
+        index += 1
+        free = f"{name}_{index}"
+    return free
+
+
+def add_initializer(graph: ir.Graph, name: str, data: Array | ir.TensorProtocol) -> ir.Value:
+    """A new initialiser under ``name``, or under the next free name after it."""
+    tensor = ir.tensor(data)
+    name = unique_name(graph, name)
+    value = ir.Value(
+        name=name, type=ir.TensorType(tensor.dtype), shape=tensor.shape, const_value=tensor
+    )
+    graph.initializers.add(value)
+    return value
+
+
+def emit(
+    before: ir.Node,
+    op_type: str,
+    inputs: Sequence[ir.Value | None],
+    attributes: Mapping[str, Any] | None = None,
+    *,
+    dtype: ir.DataType,
+    shape: ir.Shape | None,
+    origin: ir.Node | None = None,
+    domain: str = "",
+) -> ir.Value:
+    """Insert a one-output node before another, and return its output.
+
+    Args:
+        origin: the node it replaces, whose module scope it inherits; ``before`` if not given.
+    """
+    node = ir.node(op_type, inputs, dict(attributes or {}), domain=domain)
+    node.metadata_props.update((origin or before).metadata_props)
+    node.outputs[0].type = ir.TensorType(dtype)
+    node.outputs[0].shape = shape
+    assert before.graph is not None
+    before.graph.insert_before(before, node)
+    return node.outputs[0]
+
+
+def replace(node: ir.Node, output: ir.Value) -> None:
+    """Let ``output`` take the place of the node's only output, and remove the node."""
+    old = node.outputs[0]
+    if old.is_graph_output():
+        output.name = old.name
+    old.replace_all_uses_with(output, replace_graph_outputs=True)
+    assert node.graph is not None
+    node.graph.remove(node, safe=True)
+
+
+def through(value: ir.Value | None, op_types: Sequence[str]) -> Iterator[ir.Node]:
+    """The chain of producers upwards from ``value`` as long as they are of these types."""
+    node = producer(value)
+    while node is not None and node.op_type in op_types:
+        yield node
+        node = producer(node.inputs[0])

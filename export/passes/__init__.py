@@ -1,0 +1,37 @@
+"""The graph rewrites, one a file, and the order they run in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import onnx_ir as ir
+
+from mimiq.export.passes.activations import LowerActivations
+from mimiq.export.passes.clean import Clean
+from mimiq.export.passes.gemm import GemmToMatMul
+from mimiq.export.passes.key_transpose import TransposeBeforeQuantize
+from mimiq.export.passes.metadata import SetMetadata
+from mimiq.export.passes.names import NameAfterModules
+from mimiq.export.passes.transpose import FoldWeightTransposes
+from mimiq.export.passes.weights import LowerWeights
+
+
+def lowering(metadata: Mapping[str, str]) -> tuple[ir.passes.InPlacePass, ...]:
+    """From what torch's exporter writes to the graph that is shipped."""
+    return (
+        GemmToMatMul(),
+        FoldWeightTransposes(),
+        TransposeBeforeQuantize(),
+        LowerWeights(),
+        LowerActivations(),
+        Clean(),
+        NameAfterModules(),
+        SetMetadata(metadata),
+    )
+
+
+def run(model: ir.Model, passes: Iterable[ir.passes.InPlacePass]) -> ir.Model:
+    """Run passes in order; errors come through as they are raised."""
+    for step in passes:
+        step(model)
+    return model

@@ -1,0 +1,208 @@
+"""Engines for bundles: built, proved, and put beside the graph they come from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import tempfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from mimiq.errors import BadInput, EnvironmentLacks
+from mimiq.export.tensorrt.build import BuildOptions, BuiltEngine, build_engine
+from mimiq.export.tensorrt.inspector import read_inspector
+from mimiq.export.tensorrt.plan import read_plan
+from mimiq.export.tensorrt.product import RTX, TRT, Product, product_named
+from mimiq.export.tensorrt.proof import Proof, judge, require_precision
+from mimiq.export.tensorrt.summary import PlanSummary
+from mimiq.runtime.bundle import MODEL, Bundle, add_files
+from mimiq.runtime.manifest import read_json
+from mimiq.runtime.tensorrt_cuda import Gpu, gpu_or_reason
+from mimiq.runtime.tensorrt_record import BUILD_AGAIN, ENGINES, EngineRecord
+
+HALF_MODEL = "model.fp16.onnx"  # the same graph with half-precision tensors between its layers
+
+
+@dataclass(frozen=True)
+class BundleEngine:
+    """An engine that was just put in a bundle.
+
+    Attributes:
+        bundle: as it now is.
+        engine_name: its name in the bundle, ``engines/….plan``.
+        record: what stands beside it.
+        proof: its precision, product by product.
+        seconds: the build's duration.
+        warnings: distinct warnings of parser and builder.
+    """
+
+    bundle: Bundle
+    engine_name: str
+    record: EngineRecord
+    proof: Proof
+    seconds: float
+    warnings: tuple[str, ...]
+
+
+def choose_product(target: str) -> Product | None:
+    """``rtx``, ``trt`` or ``auto``: what this host can build; None where ``auto`` finds nothing.
+
+    ``auto`` prefers TensorRT on a host whose GPU it can use, since it times kernels there, and
+    TensorRT-RTX, which builds anywhere, otherwise.
+
+    Raises:
+        BadInput: another target.
+    """
+    if target != "auto":
+        return product_named(target)
+    return next((product for product in (TRT, RTX) if product.can_build_here()), None)
+
+
+def build_for_bundle(
+    bundle: Bundle, target: str | Product = "auto", options: BuildOptions | None = None
+) -> BundleEngine:
+    """Build an engine from a bundle's graph, prove its precision, and add it to the bundle.
+
+    Written are ``engines/<name>.plan`` and ``engines/<name>.json``; an engine of the same name is
+    replaced. Nothing is written when the build or the proof fails.
+
+    Args:
+        bundle: with ``model.fp16.onnx``, which is preferred, or ``model.onnx``.
+        target: ``rtx``, ``trt``, ``auto``, or a product.
+        options: None for the defaults.
+
+    Raises:
+        EnvironmentLacks: the product, or the GPU that it needs, is absent.
+        UnsupportedTarget: the product cannot take the graph, or low precision was lost.
+        BuildFailed, BadInput: see :func:`~mimiq.export.tensorrt.build.build_engine`.
+    """
+    options = options or BuildOptions()
+    product = target if isinstance(target, Product) else choose_product(target)
+    if product is None:
+        raise EnvironmentLacks(
+            "Neither TensorRT-RTX nor TensorRT can build on this host.",
+            "Install the former with: pip install 'mimiq[rtx]'. It needs no GPU to build.",
+        )
+    source = HALF_MODEL if HALF_MODEL in bundle.manifest["files"] else MODEL
+    built = build_engine(bundle.file(source), product, options)
+    summary = summarize(built, product)
+    proof = judge(summary, built.wanted)
+    require_precision(proof, allow_fallback=options.allow_fallback)
+    gpu = gpu_or_reason()
+    record = _record(bundle, source, product, options, built, summary, gpu)
+    name = f"{ENGINES}{_name(product, options, gpu)}"
+    with tempfile.TemporaryDirectory() as folder:
+        plan, description = Path(folder) / "engine.plan", Path(folder) / "engine.json"
+        plan.write_bytes(built.plan)
+        text = {**record.to_json(), "seconds": round(built.seconds, 3), "proof": proof.to_json()}
+        description.write_text(json.dumps(text, indent=1) + "\n", encoding="utf-8")
+        files = {f"{name}.plan": plan, f"{name}.json": description}
+        bundle = add_files(bundle, files)
+    warnings = tuple(built.warnings)
+    return BundleEngine(bundle, f"{name}.plan", record, proof, built.seconds, warnings)
+
+
+def summarize(built: BuiltEngine, product: Product) -> PlanSummary:
+    """What an engine does: from its text, and where that says nothing, from its inspector."""
+    summary = read_plan(built.plan)
+    if summary.source == "unreadable" and product.can_run_here():
+        text = inspect_engine(built.plan, product)
+        summary = read_inspector(text, len(built.plan), built.wanted)
+    return summary
+
+
+def inspect_engine(plan: bytes, product: Product) -> str:
+    """The engine inspector's JSON; needs a GPU.
+
+    Raises:
+        EnvironmentLacks, BadInput: see :class:`mimiq.runtime.tensorrt.TensorRTSession`.
+    """
+    from mimiq.runtime.tensorrt import TensorRTSession
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "engine.plan"
+        path.write_bytes(plan)
+        with TensorRTSession(path, product.load(), product.name, runtime_cache=False) as session:
+            return session.inspect()
+
+
+def recorded_proofs(bundle: Bundle) -> dict[str, Proof]:
+    """The proof of each engine of a bundle, as recorded when it was built, by engine name.
+
+    Raises:
+        BadInput: a record is broken.
+    """
+    proofs = {}
+    for name in sorted(bundle.manifest["files"]):
+        if not (name.startswith(ENGINES) and name.endswith(".json")):
+            continue
+        try:
+            data = read_json(bundle.file(name))
+            proofs[name.removesuffix(".json") + ".plan"] = Proof.from_json(data["proof"])
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise BadInput(
+                f"{bundle.path / name} holds no proof of precision: {error!r}.",
+                BUILD_AGAIN,
+            ) from error
+    return proofs
+
+
+def options_of(record: EngineRecord, gpu: Gpu | None = None) -> BuildOptions:
+    """The options that build an engine like a recorded one, for this host's GPU."""
+    options = BuildOptions(batches=record.batches)
+    if record.product == "trt":
+        return replace(options, hardware_compatibility=_level(record.hardware_compatibility))
+    capabilities = () if record.forward_compatible else record.targets
+    if gpu is not None and capabilities and gpu.compute_capability not in capabilities:
+        capabilities = ()  # one engine for 8.0 and later
+    return replace(options, compute_capabilities=capabilities)
+
+
+def _level(text: str) -> Any:
+    return text if text in ("ampere-plus", "same-compute-capability") else "none"
+
+
+def _record(
+    bundle: Bundle,
+    source: str,
+    product: Product,
+    options: BuildOptions,
+    built: BuiltEngine,
+    summary: PlanSummary,
+    gpu: Gpu | str,
+) -> EngineRecord:
+    known = gpu if isinstance(gpu, Gpu) and product.name == "trt" else None
+    targets = options.compute_capabilities or tuple(_dotted(t) for t in summary.targets)
+    return EngineRecord(
+        product=product.name,
+        version=product.version,
+        targets=targets if product.name == "rtx" else (),
+        forward_compatible=product.name == "rtx" and not options.compute_capabilities,
+        gpu=known.name if known else None,
+        gpu_compute_capability=known.compute_capability if known else None,
+        hardware_compatibility=options.hardware_compatibility,
+        batches=built.batches,
+        source=source,
+        source_sha256=str(bundle.manifest["files"][source]["sha256"]),
+        plan_sha256=hashlib.sha256(built.plan).hexdigest(),
+        plan_bytes=len(built.plan),
+    )
+
+
+def _name(product: Product, options: BuildOptions, gpu: Gpu | str) -> str:
+    """``rtx``, ``rtx-sm86-sm89``, ``trt-nvidia-l4``."""
+    parts = [product.name]
+    parts += [f"sm{capability.replace('.', '')}" for capability in options.compute_capabilities]
+    if product.name == "trt":
+        level = options.hardware_compatibility
+        name = gpu.name if isinstance(gpu, Gpu) else "gpu"
+        parts.append(level if level == "ampere-plus" else name)
+    return re.sub(r"[^a-z0-9]+", "-", "-".join(parts).lower()).strip("-")
+
+
+def _dotted(target: str) -> str:
+    """``sm80`` → ``8.0``, ``sm120`` → ``12.0``."""
+    digits = target.removeprefix("sm")
+    return f"{digits[:-1]}.{digits[-1:]}"

@@ -1,0 +1,100 @@
+"""What a parsed graph asks for: the type of each operand of each matrix product.
+
+Read from the library's own network, so that a host needs no ONNX library to know it.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict, dataclass
+from typing import Any
+
+_PASSIVE = ("SHUFFLE", "CAST", "IDENTITY")
+
+
+@dataclass(frozen=True)
+class WantedProduct:
+    """One matrix product of the graph.
+
+    Attributes:
+        node: the ONNX node.
+        left, right: type that Q/DQ gives the operand (``int8``, ``int4``, ``fp8``), or None.
+        constant: the right operand is a weight.
+        tokens, head_size: the last two sizes of the left operand, where fixed: for q·kᵀ the
+            sequence and the width of a head.
+    """
+
+    node: str
+    left: str | None
+    right: str | None
+    constant: bool
+    tokens: int | None
+    head_size: int | None
+
+    @property
+    def is_low(self) -> bool:
+        return self.right is not None
+
+    @property
+    def label(self) -> str:
+        """``int8``, ``int4→int8``, ``int4→float`` …; as :attr:`MatrixProduct.label`."""
+        compute = self.left or "float"
+        return compute if self.right in (None, compute) else f"{self.right}→{compute}"
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def wanted_products(library: Any, network: Any) -> tuple[WantedProduct, ...]:
+    """Every matrix product of a parsed network, in the order of the graph."""
+    layers = [network.get_layer(index) for index in range(network.num_layers)]
+    producers = {
+        layer.get_output(index).name: layer
+        for layer in layers
+        for index in range(layer.num_outputs)
+    }
+    trace = _Trace(library, producers)
+    products = []
+    for layer in layers:
+        if layer.type != library.LayerType.MATRIX_MULTIPLY:
+            continue
+        left, right = layer.get_input(0), layer.get_input(1)
+        left_type, _ = trace.origin(left)
+        right_type, constant = trace.origin(right)
+        sizes = tuple(left.shape)[-2:]
+        tokens, head_size = (int(size) if size > 0 else None for size in sizes)
+        products.append(
+            WantedProduct(node_of(layer), left_type, right_type, constant, tokens, head_size)
+        )
+    return tuple(products)
+
+
+def node_of(layer: Any) -> str:
+    """The ONNX node a network layer comes from."""
+    match = re.search(r"\[ONNX Layer: (.*?)\]$", str(layer.metadata))
+    return match[1] if match else str(layer.name)
+
+
+class _Trace:
+    def __init__(self, library: Any, producers: dict[str, Any]) -> None:
+        kinds = library.LayerType
+        self._passive = {getattr(kinds, name) for name in _PASSIVE}
+        self._constant, self._dequantize = kinds.CONSTANT, kinds.DEQUANTIZE
+        self._producers = producers
+
+    def origin(self, tensor: Any) -> tuple[str | None, bool]:
+        """(type a DequantizeLinear reads, whether a constant is behind it)."""
+        layer = self._through(tensor)
+        if layer is None or layer.type != self._dequantize:
+            return None, layer is not None and layer.type == self._constant
+        stored = layer.get_input(0)
+        source = self._through(stored)
+        constant = source is not None and source.type == self._constant
+        return str(stored.dtype).rpartition(".")[2].lower(), constant
+
+    def _through(self, tensor: Any) -> Any:
+        """The layer behind a tensor, past what only moves or casts it."""
+        layer = self._producers.get(tensor.name)
+        while layer is not None and layer.type in self._passive:
+            layer = self._producers.get(layer.get_input(0).name)
+        return layer

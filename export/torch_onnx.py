@@ -1,0 +1,155 @@
+"""From a torch network (simulated quantisation or plain) to a Q/DQ ONNX file."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+import logging
+import os
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+import torch
+from torch import nn
+
+from mimiq.errors import BadInput, UnsupportedModel
+from mimiq.export import passes
+from mimiq.export.graph import DOMAIN, FAKE_QUANTIZE
+from mimiq.fake_quant import freeze
+
+OPSET = 21  # the first with INT4 and block-wise DequantizeLinear
+INPUT, OUTPUT, BATCH = "images", "logits", "batch"
+
+
+def export_onnx(
+    module: nn.Module,
+    image_size: int,
+    path: str | Path,
+    *,
+    opset: int = OPSET,
+    metadata: Mapping[str, str] | None = None,
+) -> Path:
+    """Write ``module`` as ONNX with explicit QuantizeLinear/DequantizeLinear.
+
+    Input ``images`` float32 (batch, 3, image_size, image_size), normalised; output ``logits``
+    float32 (batch, classes); the batch is dynamic. The module is not changed.
+
+    Raises:
+        UnsupportedModel: when the network holds something that has no form in the graph.
+        BadInput: when the folder cannot be written to, or the model exceeds ONNX's 2 GB.
+    """
+    model = to_ir(module, image_size, opset=opset)
+    passes.run(model, passes.lowering(metadata or {}))
+    return save(model, path)
+
+
+def to_ir(module: nn.Module, image_size: int, *, opset: int = OPSET) -> ir.Model:
+    """The network as torch's exporter sees it, each fake quantisation one custom node.
+
+    The node ``mimiq::FakeQuantize`` has the operands and attributes of
+    :func:`mimiq.fake_quant.fake_quantize`. It is not yet Q/DQ, which the exporter's own optimiser
+    would fold into floating-point constants on the weights; the passes lower it.
+    """
+    if opset < OPSET:
+        raise BadInput(f"Opset {opset} has no INT4.", f"Use opset {OPSET} or later.")
+    frozen = freeze(copy.deepcopy(module)).eval()
+    # Two images, since torch.export treats a batch of one as a constant.
+    example = torch.zeros(2, 3, image_size, image_size)
+    batch = torch.export.Dim(BATCH, min=1, max=2**16)
+    try:
+        with _quiet(), torch.no_grad():
+            program = torch.onnx.export(
+                frozen,
+                (example,),
+                dynamo=True,
+                opset_version=opset,
+                input_names=[INPUT],
+                output_names=[OUTPUT],
+                dynamic_shapes=({0: batch},),
+                custom_translation_table={torch.ops.mimiq.fake_quantize.default: _translation()},
+                verbose=False,
+            )
+    except torch.onnx.OnnxExporterError as error:
+        reason = str(error.__cause__ or error).strip().splitlines()[0]
+        raise UnsupportedModel(
+            f"torch cannot export {type(module).__name__} to ONNX: {reason}",
+            "Choose a ViT or DeiT from timm, e.g. deit_s.",
+        ) from error
+    assert program is not None
+    return program.model
+
+
+def save(model: ir.Model, path: str | Path) -> Path:
+    """Write the model through a temporary file beside ``path``.
+
+    Raises:
+        BadInput: when it cannot be written, or exceeds the 2 GB of one protobuf file.
+    """
+    path = Path(path)
+    size = sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value)
+    if size >= 2**31 - 2**20:
+        raise BadInput(
+            f"{path.name} would be {size / 2**30:.1f} GiB, and one ONNX file holds less than 2.",
+            "Quantise the weights (--int8 or --int4), or choose a smaller model.",
+        )
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        ir.save(model, temporary)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise BadInput(f"{path} cannot be written: {error}", "Choose another folder.") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def _translation() -> Callable[..., Any]:
+    """The onnxscript function that stands for ``mimiq::fake_quantize`` in the exported graph."""
+    import onnx
+    from onnxscript import values
+
+    schema = onnx.defs.OpSchema
+    attributes = ("qmin", "qmax", "axis", "block_size")
+    operator = values.Op(
+        values.Opset(DOMAIN, 1),
+        FAKE_QUANTIZE,
+        schema(
+            FAKE_QUANTIZE,
+            DOMAIN,
+            1,
+            inputs=[schema.FormalParameter("x", "T"), schema.FormalParameter("scale", "T")],
+            outputs=[schema.FormalParameter("y", "T")],
+            type_constraints=[("T", ["tensor(float)"], "")],
+            attributes=[
+                schema.Attribute(name, schema.AttrType.INT, "", required=True)
+                for name in attributes
+            ],
+        ),
+    )
+
+    def fake_quantize(
+        x: Any, scale: Any, qmin: int, qmax: int, axis: int, block_size: int
+    ) -> Any:
+        return operator(x, scale, qmin=qmin, qmax=qmax, axis=axis, block_size=block_size)
+
+    return fake_quantize
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Nothing of torch's and onnxscript's progress and hints reaches the terminal."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript")]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

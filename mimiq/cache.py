@@ -1,0 +1,80 @@
+"""Results of stages, kept by the hash of what went into them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from mimiq.errors import EnvironmentLacks
+
+# Raised when a stage's results would differ for the same inputs: older entries are then left alone.
+_GENERATION = 1
+
+
+def default_cache_dir() -> Path:
+    """``$MIMIQ_CACHE``, or the platform's user cache folder."""
+    if "MIMIQ_CACHE" in os.environ:
+        return Path(os.environ["MIMIQ_CACHE"])
+    if "XDG_CACHE_HOME" in os.environ:
+        return Path(os.environ["XDG_CACHE_HOME"]) / "mimiq"
+    return Path.home() / ".cache" / "mimiq"
+
+
+class Cache:
+    """A folder of stage results, one folder each.
+
+    A stage works in a folder of its own that survives an interruption, so that it can go on there;
+    the folder gets its final name when the stage is done. Two processes that make the same entry
+    both do the work, and the first one's result stays.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def get_or_make(
+        self, stage: str, inputs: Mapping[str, Any], make: Callable[[Path], object]
+    ) -> tuple[Path, bool]:
+        """The folder of this stage's result, made now if it is not there.
+
+        Args:
+            stage: the stage's name.
+            inputs: everything the result depends on, as JSON values.
+            make: fills the (perhaps partly filled) folder it is given.
+
+        Returns:
+            The folder, and whether it was there already.
+
+        Raises:
+            EnvironmentLacks: when the cache folder cannot be written.
+        """
+        final = self.root / f"{stage}-{content_key(inputs)}"
+        if final.is_dir():
+            return final, True
+        working = final.with_name(final.name + ".partial")
+        try:
+            working.mkdir(parents=True, exist_ok=True)
+            (working / "inputs.json").write_text(json.dumps(inputs, indent=2, sort_keys=True))
+        except OSError as error:
+            raise EnvironmentLacks(
+                f"The cache folder {self.root} cannot be written: {error.strerror}.",
+                "Set MIMIQ_CACHE to a folder with free space.",
+            ) from error
+        make(working)
+        try:
+            os.replace(working, final)
+        except OSError:
+            if not final.is_dir():
+                raise
+            shutil.rmtree(working, ignore_errors=True)
+        return final, False
+
+
+def content_key(inputs: Mapping[str, Any]) -> str:
+    """16 hex digits that stand for ``inputs``."""
+    text = json.dumps({"generation": _GENERATION, **inputs}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,0 +1,79 @@
+"""Which device to compute on, and in which number format it gains."""
+
+from __future__ import annotations
+
+import platform
+from pathlib import Path
+
+import torch
+
+from mimiq.errors import BadInput, EnvironmentLacks
+
+
+def pick_device(name: str) -> torch.device:
+    """The device for ``auto``, ``cpu``, ``cuda`` or ``cuda:N``; ``auto`` prefers CUDA.
+
+    Raises:
+        BadInput: any other name.
+        EnvironmentLacks: CUDA was asked for and this host, or this PyTorch, has none.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise BadInput(f"Device {name!r} is unknown.", "Use auto, cpu, cuda or cuda:N.")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise EnvironmentLacks(
+            f"Device {name} was asked for, and PyTorch sees {torch.cuda.device_count()} CUDA "
+            "devices.",
+            "Use --device cpu, or install a driver and a CUDA build of PyTorch.",
+        )
+    return device
+
+
+def fast_dtype(device: torch.device) -> torch.dtype | None:
+    """The format to autocast to where the hardware has units for it; None: stay in fp32.
+
+    bfloat16 alone: fp16 would need loss scaling. On a CPU without bfloat16 products it is emulated
+    and slower than fp32.
+    """
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else None
+    if device.type == "cpu" and _cpu_multiplies_bfloat16():
+        return torch.bfloat16
+    return None
+
+
+def describe_device(device: torch.device) -> str:
+    """Hardware as a person would name it, for manifests and results."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{_processor_name()}, {torch.get_num_threads()} threads"
+
+
+def _cpu_multiplies_bfloat16() -> bool:
+    if hasattr(torch.cpu, "get_capabilities"):
+        has = torch.cpu.get_capabilities()
+        return bool(has.get("avx512_bf16") or has.get("amx_bf16"))
+    flags = _cpuinfo("flags").split()
+    return "avx512_bf16" in flags or "amx_bf16" in flags
+
+
+def _processor_name() -> str:
+    return _cpuinfo("model name") or platform.processor() or platform.machine()
+
+
+def _cpuinfo(field: str) -> str:
+    """The first processor's entry in Linux's list; empty elsewhere."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return ""
+    for line in lines:
+        name, _, value = line.partition(":")
+        if name.strip() == field:
+            return value.strip()
+    return ""

@@ -1,0 +1,59 @@
+"""What a student is measured by: its answers and the structure of its attention heads' outputs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from mimiq.models import LoadedModel, observe_attention
+
+_C2 = 0.03**2  # SSIM's constant for the structure term
+
+
+@dataclass(frozen=True)
+class Target:
+    """A network's outputs for some images: logits (B, classes), heads L × (B, H, N, d)."""
+
+    logits: torch.Tensor
+    heads: list[torch.Tensor]
+
+
+def structural_loss(teacher: torch.Tensor, student: torch.Tensor) -> torch.Tensor:
+    """Mean of 1 − S over images, heads and channels, of head outputs (B, H, N, d).
+
+    ``S = (2 σ_tq + C2) / (σ_t² + σ_q² + C2)`` over the N spatial tokens; there is no luminance term.
+    """
+    t = teacher.float() - teacher.float().mean(2, keepdim=True)
+    q = student.float() - student.float().mean(2, keepdim=True)
+    covariance = (t * q).mean(2)
+    variances = t.square().mean(2) + q.square().mean(2)
+    return (1 - (2 * covariance + _C2) / (variances + _C2)).mean()
+
+
+def distillation_loss(
+    student: Target, teacher: Target, *, temperature: float, structural_weight: float
+) -> torch.Tensor:
+    """``T² · KL(student/T ‖ teacher/T) + w · mean structural loss`` (MimiQ's total)."""
+    # F.kl_div(input, target) is KL(target ‖ input): the student is the target here.
+    loss = temperature**2 * F.kl_div(
+        F.log_softmax(teacher.logits.float() / temperature, dim=-1),
+        F.log_softmax(student.logits.float() / temperature, dim=-1),
+        reduction="batchmean",
+        log_target=True,
+    )
+    if structural_weight:
+        terms = [structural_loss(t, s) for t, s in zip(teacher.heads, student.heads, strict=True)]
+        loss = loss + structural_weight * torch.stack(terms).mean()
+    return loss
+
+
+def outputs_of(model: LoadedModel, module: nn.Module, images: torch.Tensor) -> Target:
+    """One forward of ``module`` that keeps the head outputs."""
+    heads: list[torch.Tensor] = []
+    attentions = model.family.attentions(module)
+    with observe_attention(attentions, heads=lambda _, out: heads.append(out)):
+        logits = module(images)
+    return Target(logits, heads)

@@ -1,0 +1,148 @@
+"""From a trained network to its simulated quantised form: quantisers in place, ranges observed."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from mimiq.calibrate.observers import mse_weight_scale
+from mimiq.calibrate.ranges import ObserverName, activation_quantizers
+from mimiq.equalization import MigrationResult, migrate_outliers
+from mimiq.errors import BadInput
+from mimiq.fake_quant import (
+    Grid,
+    QuantConv2d,
+    QuantLayer,
+    QuantLinear,
+    Quantizer,
+    quant_layers,
+    weight_axis,
+)
+from mimiq.models import LoadedModel, quantizable_layers
+from mimiq.precision import Block, LayerPrecision, Precision
+from mimiq.rounding import compensate_rounding
+
+
+@dataclass(frozen=True)
+class RangeRecipe:
+    """How scales are found before distillation.
+
+    Attributes:
+        observer: how an activation's range becomes a scale.
+        migrate: move outliers of activations into weights first.
+        rounding: ``nearest``, or ``compensated`` (GPTQ) for weights of fewer than 8 bits.
+    """
+
+    observer: ObserverName = "percentile"
+    migrate: bool = True
+    rounding: Literal["nearest", "compensated"] = "compensated"
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class QuantizedModel:
+    """A simulated quantised network.
+
+    Attributes:
+        module: quantisers in place; maps images to logits as the original does.
+        model: the network it was made from.
+        precision: what was asked for.
+        migrations: what outlier migration chose.
+    """
+
+    module: nn.Module
+    model: LoadedModel
+    precision: Precision
+    migrations: list[MigrationResult] = field(default_factory=list)
+
+
+def quantize(
+    model: LoadedModel,
+    precision: Precision,
+    images: torch.Tensor,
+    recipe: RangeRecipe = RangeRecipe(),
+    progress: Callable[[str], None] = lambda _: None,
+) -> QuantizedModel:
+    """Insert quantisers and find their scales.
+
+    Args:
+        model: left as it is.
+        precision: which layers, how many bits.
+        images: calibration images (B, 3, S, S), normalised, on the device to work on.
+        recipe: how scales are found.
+        progress: told the name of each step as it begins.
+
+    Raises:
+        BadInput: when a block size does not divide a layer's input size.
+    """
+    _check_blocks(model.module, precision)
+    module = copy.deepcopy(model.module).to(images.device)
+    migrations: list[MigrationResult] = []
+    if recipe.migrate:
+        progress("migrating outliers")
+        migrations = migrate_outliers(model, module, precision, images)
+    progress("weight scales")
+    swap_layers(module, precision)
+    progress("activation ranges")
+    activation_quantizers(model.family, module, precision, images, recipe.observer)
+    if recipe.rounding == "compensated":
+        progress("rounding weights")
+        compensate_rounding(model.family, module, precision, images)
+    return QuantizedModel(module, model, precision, migrations)
+
+
+def swap_layers(module: nn.Module, precision: Precision) -> None:
+    """Replace each layer that is to be quantised by its quantised form, weight scales by MSE search."""
+    for name, layer in quantizable_layers(module).items():
+        layer_precision = precision.of(name)
+        if layer_precision.is_float:
+            continue
+        quantizer = _weight_quantizer(layer.weight, layer_precision)
+        swapped: QuantLayer = (
+            QuantLinear(layer, quantizer)
+            if isinstance(layer, nn.Linear)
+            else QuantConv2d(layer, quantizer)
+        )
+        module.set_submodule(name, swapped)
+
+
+def _weight_quantizer(weight: torch.Tensor, layer: LayerPrecision) -> nn.Module:
+    if layer.weight_bits is None:
+        return nn.Identity()
+    axis, block = weight_axis(layer.granularity)
+    grid = Grid.weight(layer.weight_bits)
+    return Quantizer(mse_weight_scale(weight, grid, axis, block), grid, axis, block)
+
+
+def _check_blocks(module: nn.Module, precision: Precision) -> None:
+    for name, layer in quantizable_layers(module).items():
+        granularity = precision.of(name).granularity
+        if not isinstance(granularity, Block) or precision.of(name).weight_bits is None:
+            continue
+        size = granularity.size
+        inputs = layer.weight.shape[1]
+        if layer.weight.ndim != 2 or size < 1 or inputs % size:
+            raise BadInput(
+                f"Block size {size} does not divide the {inputs} inputs of {name}.",
+                "Choose a --block-size that divides them (32 and 64 suit most ViTs).",
+            )
+
+
+def memory_bytes(module: nn.Module) -> int:
+    """Bytes of the weights as they will be stored, scales included."""
+    total = 0
+    for layer in quant_layers(module).values():
+        quantizer = layer.weight_quantizer
+        bits = 32
+        if isinstance(quantizer, Quantizer):
+            bits = 4 if quantizer.grid.qmax <= 7 else 8
+            total += quantizer.log_scale.numel() * 4
+        total += layer.weight.numel() * bits // 8
+    return total

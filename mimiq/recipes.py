@@ -1,0 +1,87 @@
+"""Named recipes: synthesis, ranges and distillation that belong together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from mimiq.distillation import DistillationRecipe
+from mimiq.errors import BadInput
+from mimiq.precision import Precision
+from mimiq.quantization import RangeRecipe
+from mimiq.synthesis import SYNTHESIS_RECIPES, SynthesisRecipe
+from mimiq.views import Views
+
+NAMES = ("paper", "gpu", "cpu", "tiny")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything about how a network is compiled that is not its precision.
+
+    Attributes:
+        name: one of :data:`NAMES`.
+        synthesis: how images are made.
+        ranges: how first scales are found.
+        distillation: how they are tuned.
+    """
+
+    name: str
+    synthesis: SynthesisRecipe
+    ranges: RangeRecipe
+    distillation: DistillationRecipe
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "synthesis": self.synthesis.to_json(),
+            "ranges": self.ranges.to_json(),
+            "distillation": self.distillation.to_json(),
+        }
+
+
+# What the teacher may be shown beside the images themselves. Measured: see benchmarks/results.
+_VIEWS = Views(crop=0.3, flip=0.5, jitter=0.3, grey=0.1, mix=0.5)
+
+_DISTILLATION = {
+    "paper": DistillationRecipe(
+        name="paper",
+        steps=62_500,  # 100 epochs of 10 000 images
+        optimizer="sgd",
+        lr_weights=1e-3,
+        lr_scales=1e-3,
+        views=Views(crop=0.2, flip=0.5, jitter=0.8, grey=0.2),
+        evaluate_every=625,
+    ),
+    "gpu": DistillationRecipe(name="gpu", steps=4000, batch_size=32, views=_VIEWS),
+    "cpu": DistillationRecipe(name="cpu", steps=600, views=_VIEWS),
+    "tiny": DistillationRecipe(name="tiny", steps=300, views=_VIEWS, lr_weights=2e-4),
+}
+
+
+def recipe_for(name: str, precision: Precision) -> Recipe:
+    """The named recipe, its distillation fitted to the precision.
+
+    Raises:
+        BadInput: when the name is unknown.
+    """
+    if name not in NAMES:
+        raise BadInput(f"Recipe {name!r} is unknown.", f"Choose one of {', '.join(NAMES)}.")
+    distillation = _DISTILLATION[name]
+    ranges = RangeRecipe()
+    if name == "paper":
+        ranges = RangeRecipe(observer="mse", migrate=False, rounding="nearest")
+    else:
+        distillation = _fitted(distillation, precision)
+    return Recipe(name, SYNTHESIS_RECIPES[name], ranges, distillation)
+
+
+def _fitted(recipe: DistillationRecipe, precision: Precision) -> DistillationRecipe:
+    """Coarser grids need larger steps to leave a rounding, and 8 bits need few steps at all."""
+    linear = precision.linear
+    bits = min(linear.weight_bits or 16, linear.activation_bits or 16)
+    if bits >= 8:
+        return replace(recipe, steps=recipe.steps // 3, lr_weights=recipe.lr_weights / 10)
+    if bits <= 4 and linear.activation_bits is not None and linear.activation_bits <= 5:
+        return replace(recipe, lr_weights=recipe.lr_weights * 3, lr_scales=recipe.lr_scales * 2)
+    return recipe

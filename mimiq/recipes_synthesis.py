@@ -1,0 +1,59 @@
+"""How calibration images are synthesised, as values with names."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from mimiq.augment import Augmentation
+
+
+@dataclass(frozen=True)
+class SynthesisRecipe:
+    """MimiQ's synthesis (AAAI 2025): the loss, the optimiser and how many images.
+
+    Attributes:
+        name: of the recipe.
+        images: images in the set.
+        iterations: optimiser steps for each batch.
+        batch_size: images optimised together.
+        similarity_weight: of the inter-head similarity loss; 0 leaves it out altogether.
+        label_weight: of the cross-entropy towards the drawn class.
+        tv_weight: of the total variation, given for batches of ``tv_batch`` images (see
+            :func:`mimiq.total_variation.total_variation` for other batch sizes).
+        tv_batch: the batch size that ``tv_weight`` was published for.
+        lr, final_lr: learning rate at the start and at the end of a cosine.
+        betas, weight_decay: AdamW's.
+        augmentation: the random views.
+    """
+
+    name: str
+    images: int
+    iterations: int
+    batch_size: int = 16
+    similarity_weight: float = 1.0
+    label_weight: float = 1.0
+    tv_weight: float = 2.5e-5
+    tv_batch: int = 16
+    lr: float = 0.1
+    final_lr: float = 0.001
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = 1e-6
+    augmentation: Augmentation = Augmentation()
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+SYNTHESIS_RECIPES = {
+    "paper": SynthesisRecipe("paper", images=10_000, iterations=2000),
+    "gpu": SynthesisRecipe("gpu", images=1024, iterations=500, batch_size=128),
+    "cpu": SynthesisRecipe("cpu", images=128, iterations=120),
+    "tiny": SynthesisRecipe(
+        "tiny",
+        images=128,
+        iterations=60,
+        batch_size=64,
+        augmentation=Augmentation(roll=(1, 2)),
+    ),
+}

@@ -1,0 +1,244 @@
+"""From noise to a calibration set: the part of synthesis that every objective shares.
+
+An objective is a function that improves a batch of images in place, yielding its losses after each
+step. The driver draws each batch from a seed of its own, runs the objective on it, and writes it;
+what is on disk already is not made again.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import time
+from collections.abc import Callable, Generator, Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import nn
+
+from mimiq.calibrate.dataset import CalibrationSet, CalibrationSetWriter
+from mimiq.calibrate.manifest import make_manifest
+from mimiq.calibrate.storage import ByteArray
+from mimiq.devices import describe_device, fast_dtype, pick_device
+from mimiq.errors import BadInput, CheckFailed, EnvironmentLacks
+from mimiq.models import LoadedModel
+from mimiq.progress import Progress, Stage
+from mimiq.runtime.preprocessing import Preprocessing
+
+_SECONDS_BETWEEN_REPORTS = 0.25
+
+
+class Plan(Protocol):
+    """What the driver must know of a recipe."""
+
+    @property
+    def images(self) -> int: ...
+    @property
+    def iterations(self) -> int: ...
+    @property
+    def batch_size(self) -> int: ...
+    def to_json(self) -> dict[str, Any]: ...
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Images that are being optimised.
+
+    Attributes:
+        images: fp32 (B, 3, S, S) leaf in normalised space, on the device of the network.
+        labels: int64 (B,), the classes they shall show.
+        low, high: (3, 1, 1), normalised values of the pixel values 0 and 1.
+        generator: on the CPU; all further randomness of the batch.
+    """
+
+    images: torch.Tensor
+    labels: torch.Tensor
+    low: torch.Tensor
+    high: torch.Tensor
+    generator: torch.Generator
+
+    @torch.no_grad()
+    def clamp_(self) -> None:
+        """Move every pixel to the nearest valid value."""
+        self.images.clamp_(self.low, self.high)
+
+
+# Yields detached scalars by name after each step; the driver looks at a few of them.
+Objective = Callable[[Batch], Generator[Mapping[str, torch.Tensor], None, None]]
+
+
+@dataclass(frozen=True, eq=False)
+class Teacher:
+    """The network an objective looks at: a private copy, free to be hooked.
+
+    Attributes:
+        network: on ``device``, frozen. Under autocast its Linears and convolutions hold their
+            weights in ``dtype`` already, as autocast would cast frozen ones again at every step.
+        model: where it came from.
+        dtype: what to autocast to; None for plain fp32.
+    """
+
+    network: nn.Module
+    model: LoadedModel
+    device: torch.device
+    dtype: torch.dtype | None
+
+    def autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None)
+
+
+def make_teacher(
+    model: LoadedModel, device: torch.device, dtype: torch.dtype | None = None
+) -> Teacher:
+    """A copy of the network on ``device``, computing in ``dtype`` (None: fp32)."""
+    network = copy.deepcopy(model.module).to(device).eval().requires_grad_(False)
+    if dtype is not None:
+        for layer in network.modules():
+            if isinstance(layer, nn.Linear | nn.Conv2d):
+                layer.to(dtype)
+    return Teacher(network, model, device, dtype)
+
+
+def make_set(
+    model: LoadedModel,
+    kind: str,
+    plan: Plan,
+    objective_for: Callable[[Teacher], Objective],
+    *,
+    seed: int,
+    out: Path,
+    device: str,
+    progress: Progress | bool,
+) -> CalibrationSet:
+    """Make a calibration set batch by batch, or what is missing of one.
+
+    Args:
+        model: the trained network.
+        kind: as in the manifest.
+        plan: how many images, in batches of how many, in how many steps.
+        objective_for: the objective on a network.
+        seed: of all randomness; every batch has a stream of its own.
+        out: the set's folder.
+        device: as for :func:`mimiq.devices.pick_device`.
+        progress: where to report; True for the terminal, False for nowhere.
+
+    Raises:
+        BadInput: the folder holds something else, the device is unknown, or the plan is empty.
+        CheckFailed: an image became NaN.
+        EnvironmentLacks: no such device, too little GPU memory, or a full disk.
+    """
+    where = pick_device(device)
+    dtype = fast_dtype(where)
+    writer = CalibrationSetWriter(out, _manifest(model, kind, plan, seed, where, dtype))
+    sizes = _batch_sizes(plan)
+    missing = [index for index in range(len(sizes)) if not writer.has(index)]
+    if missing:
+        report = progress if isinstance(progress, Progress) else Progress(quiet=not progress)
+        if len(missing) < len(sizes):
+            report.note(
+                f"images: going on, {len(sizes) - len(missing)} of {len(sizes)} batches done"
+            )
+        objective = objective_for(make_teacher(model, where, dtype))
+        with report.stage("synthesize", len(missing) * plan.iterations) as stage:
+            for done, index in enumerate(missing):
+                batch = draw_batch(model, sizes[index], seed, index, where)
+                try:
+                    _optimise(objective, batch, stage, done * plan.iterations)
+                except torch.cuda.OutOfMemoryError as error:
+                    raise EnvironmentLacks(
+                        f"The GPU's memory does not hold a batch of {plan.batch_size} images.",
+                        "Use a recipe with a smaller batch, or --device cpu.",
+                    ) from error
+                _check_finite(batch, index)
+                writer.write(
+                    index,
+                    to_pixels(batch.images, model.preprocessing),
+                    batch.labels.cpu().numpy(),
+                )
+    return writer.finish()
+
+
+def draw_batch(model: LoadedModel, size: int, seed: int, index: int, device: torch.device) -> Batch:
+    """Standard normal images and uniform labels: the same for every device and order of batches."""
+    digest = hashlib.sha256(f"mimiq synthesis {seed} {index}".encode()).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+    side = model.preprocessing.image_size
+    labels = torch.randint(model.num_classes, (size,), generator=generator)
+    images = torch.randn((size, 3, side, side), generator=generator)
+    mean = torch.tensor(model.preprocessing.mean).reshape(3, 1, 1)
+    std = torch.tensor(model.preprocessing.std).reshape(3, 1, 1)
+    return Batch(
+        images=images.to(device).requires_grad_(),
+        labels=labels.to(device),
+        low=((0 - mean) / std).to(device),
+        high=((1 - mean) / std).to(device),
+        generator=generator,
+    )
+
+
+def to_pixels(images: torch.Tensor, preprocessing: Preprocessing) -> ByteArray:
+    """Normalised (B, 3, S, S) to uint8 (B, S, S, 3), rounded, clamped to [0, 255]."""
+    mean = torch.tensor(preprocessing.mean).reshape(3, 1, 1)
+    std = torch.tensor(preprocessing.std).reshape(3, 1, 1)
+    pixels = images.detach().float().cpu().mul(std).add_(mean).mul_(255).round_().clamp_(0, 255)
+    array: ByteArray = np.ascontiguousarray(pixels.to(torch.uint8).permute(0, 2, 3, 1).numpy())
+    return array
+
+
+def _optimise(objective: Objective, batch: Batch, stage: Stage, steps_before: int) -> None:
+    started = reported = time.monotonic()
+    with closing(objective(batch)) as steps:
+        for step, losses in enumerate(steps, start=1):
+            now = time.monotonic()
+            # Reading a loss waits for the device: seldom.
+            if now - reported > _SECONDS_BETWEEN_REPORTS:
+                reported = now
+                values = ", ".join(f"{name} {float(loss):.3f}" for name, loss in losses.items())
+                rate = step * len(batch.images) / (now - started)
+                stage.update(steps_before + step, f"{rate:.1f} image steps/s, {values}")
+    stage.update(steps_before + step)
+
+
+def _check_finite(batch: Batch, index: int) -> None:
+    if not bool(torch.isfinite(batch.images).all()):
+        raise CheckFailed(
+            f"Synthesis diverged: batch {index} holds NaN.",
+            "Check the network's weights and normalisation, or choose a smaller learning rate.",
+        )
+
+
+def _batch_sizes(plan: Plan) -> list[int]:
+    if plan.images < 1 or plan.batch_size < 1 or plan.iterations < 1:
+        raise BadInput(
+            f"A recipe of {plan.images} images in batches of {plan.batch_size} "
+            f"and {plan.iterations} iterations makes nothing.",
+            "Each must be 1 or more.",
+        )
+    full, rest = divmod(plan.images, plan.batch_size)
+    return [plan.batch_size] * full + ([rest] if rest else [])
+
+
+def _manifest(
+    model: LoadedModel,
+    kind: str,
+    plan: Plan,
+    seed: int,
+    device: torch.device,
+    dtype: torch.dtype | None,
+) -> dict[str, Any]:
+    _batch_sizes(plan)
+    manifest = make_manifest(
+        kind,
+        plan.images,
+        model.preprocessing.image_size,
+        seed,
+        {**plan.to_json(), "preprocessing": model.preprocessing.to_json()},
+        model.describe(),
+        f"{describe_device(device)}, {str(dtype or torch.float32).removeprefix('torch.')}",
+    )
+    manifest["software"]["torch"] = torch.__version__
+    return manifest

@@ -1,0 +1,94 @@
+"""Random views of calibration images for distillation, drawn from an explicit generator.
+
+The teacher labels whatever it is shown, so a view need not look natural: it must only make the
+network's layers do what they do on real images.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch.nn import functional as F
+
+
+@dataclass(frozen=True)
+class Views:
+    """How much each view is changed; zero switches a part off.
+
+    Attributes:
+        crop: the smallest share of the image's area that a random resized crop keeps (1: no crop).
+        flip: probability of a horizontal flip.
+        jitter: brightness, contrast and saturation are scaled by factors in [1 − jitter, 1 + jitter].
+        grey: probability of losing the colour.
+        mix: probability that a random rectangle comes from another image of the batch (CutMix).
+    """
+
+    crop: float = 1.0
+    flip: float = 0.0
+    jitter: float = 0.0
+    grey: float = 0.0
+    mix: float = 0.0
+
+    @property
+    def fixed(self) -> bool:
+        """Whether every view is the image itself, so that the teacher need see it only once."""
+        return self == Views()
+
+    def __call__(self, images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        """Views of (B, 3, S, S) images in normalised space; ``generator`` lives on the CPU."""
+        if self.crop < 1 or self.flip > 0:
+            images = self._crop_and_flip(images, generator)
+        if self.jitter > 0 or self.grey > 0:
+            images = self._colour(images, generator)
+        if self.mix > 0:
+            images = self._mix(images, generator)
+        return images
+
+    def _crop_and_flip(self, images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        count = len(images)
+        # Half the image's extent that is kept, and where its centre lies, in [-1, 1] coordinates.
+        area = self.crop + (1 - self.crop) * _uniform(count, generator)
+        aspect = ((2 * _uniform(count, generator) - 1) * 0.2877).exp()  # 3:4 to 4:3
+        if self.crop == 1:
+            aspect = torch.ones(count)
+        half_width = (area * aspect).sqrt().clamp(max=1)
+        half_height = (area / aspect).sqrt().clamp(max=1)
+        sign = torch.where(_uniform(count, generator) < self.flip, -1.0, 1.0)
+        theta = torch.zeros(count, 2, 3)
+        theta[:, 0, 0] = half_width * sign
+        theta[:, 1, 1] = half_height
+        theta[:, 0, 2] = (2 * _uniform(count, generator) - 1) * (1 - half_width)
+        theta[:, 1, 2] = (2 * _uniform(count, generator) - 1) * (1 - half_height)
+        grid = F.affine_grid(theta.to(images.device), list(images.shape), align_corners=False)
+        return F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
+
+    def _colour(self, images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        def factor() -> torch.Tensor:
+            drawn = 1 + self.jitter * (2 * _uniform(len(images), generator) - 1)
+            return drawn.reshape(-1, 1, 1, 1).to(images.device)
+
+        images = images * factor()
+        mean = images.mean((1, 2, 3), keepdim=True)
+        images = mean + (images - mean) * factor()
+        grey = images.mean(1, keepdim=True)
+        saturation = factor()
+        colourless = _uniform(len(images), generator).reshape(-1, 1, 1, 1) < self.grey
+        saturation = saturation * (~colourless).to(images.device)
+        return grey + (images - grey) * saturation
+
+    def _mix(self, images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        size = images.shape[-1]
+        partner = torch.randperm(len(images), generator=generator)
+        centre = _uniform((len(images), 2), generator) * size
+        half = (0.2 + 0.3 * _uniform((len(images), 2), generator)) * size / 1.4
+        where = torch.arange(size).float()
+        rows = (where - centre[:, :1]).abs() < half[:, :1]
+        columns = (where - centre[:, 1:]).abs() < half[:, 1:]
+        mixed = (_uniform(len(images), generator) < self.mix).reshape(-1, 1, 1)
+        inside = (rows.unsqueeze(2) & columns.unsqueeze(1) & mixed).unsqueeze(1)
+        return torch.where(inside.to(images.device), images[partner.to(images.device)], images)
+
+
+def _uniform(shape: int | tuple[int, ...], generator: torch.Generator) -> torch.Tensor:
+    return torch.rand(shape, generator=generator)

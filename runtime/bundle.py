@@ -1,0 +1,281 @@
+"""The bundle: one folder that holds a compiled model and says how it was made."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from mimiq.errors import BadInput
+from mimiq.runtime.manifest import (
+    COMPILE_AGAIN,
+    MANIFEST,
+    check_name,
+    complete_manifest,
+    disk_errors,
+    file_entry,
+    pretty_json,
+    read_json,
+    read_manifest,
+    signed_manifest,
+)
+from mimiq.runtime.preprocessing import Preprocessing
+
+MODEL = "model.onnx"
+LABELS = "labels.txt"
+REPORT = "report.json"
+
+
+class Bundle:
+    """A bundle on disk, read and checked.
+
+    Attributes:
+        path: the folder.
+        manifest: what ``manifest.json`` holds.
+        preprocessing: from image file to network input.
+        num_classes: width of the logits.
+        precision_label: for example ``w4a8``.
+        labels: class names in order, or None.
+
+    Args:
+        path: the folder.
+        verify: compare every file's size and SHA-256 with the manifest (about 1 GB/s).
+
+    Raises:
+        BadInput: the folder, the manifest or a listed file is missing, broken, or not what the
+            manifest says; the message names the file.
+    """
+
+    def __init__(self, path: str | Path, *, verify: bool = True) -> None:
+        self.path = Path(path)
+        self.manifest: dict[str, Any] = read_manifest(self.path)
+        try:
+            self.preprocessing = Preprocessing.from_json(self.manifest["preprocessing"])
+            self.num_classes = int(self.manifest["model"]["num_classes"])
+            self.precision_label = str(self.manifest["precision"]["label"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise BadInput(
+                f"{self.path / MANIFEST} is incomplete: {type(error).__name__} {error}.",
+                COMPILE_AGAIN,
+            ) from error
+        if MODEL not in self.manifest["files"]:
+            raise BadInput(f"{self.path / MANIFEST} lists no {MODEL}.", COMPILE_AGAIN)
+        for name, entry in self.manifest["files"].items():
+            _check_file(self.path / check_name(name), entry, verify)
+        self.labels = self._read_labels()
+
+    @property
+    def model_path(self) -> Path:
+        """The Q/DQ graph, ``model.onnx``."""
+        return self.path / MODEL
+
+    @property
+    def model_name(self) -> str:
+        """The model as the user wrote it when compiling."""
+        return str(self.manifest["model"].get("name", "unnamed"))
+
+    @property
+    def untrained(self) -> bool:
+        """Random weights: good for latency alone."""
+        return bool(self.manifest["model"].get("untrained", False))
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the manifest, and through it of every file: the bundle's identity."""
+        return str(self.manifest["manifest_sha256"])
+
+    @property
+    def report(self) -> dict[str, Any] | None:
+        """The content of ``report.json``, or None.
+
+        Raises:
+            BadInput: the file is not JSON.
+        """
+        return read_json(self.path / REPORT) if REPORT in self.manifest["files"] else None
+
+    def file(self, name: str) -> Path:
+        """Where a listed file is.
+
+        Raises:
+            BadInput: the manifest does not list it.
+        """
+        if name not in self.manifest["files"]:
+            raise BadInput(
+                f"The bundle {self.path} has no {name}.",
+                f"It has {', '.join(sorted(self.manifest['files']))}.",
+            )
+        return self.path / name
+
+    def _read_labels(self) -> tuple[str, ...] | None:
+        if LABELS not in self.manifest["files"]:
+            return None
+        path = self.path / LABELS
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise BadInput(f"{path} cannot be read: {error}.", COMPILE_AGAIN) from error
+        labels = tuple(text.removesuffix("\n").split("\n"))
+        if len(labels) != self.num_classes:
+            raise BadInput(
+                f"{path} has {len(labels)} labels, but the model has {self.num_classes} classes.",
+                COMPILE_AGAIN,
+            )
+        return labels
+
+
+def write_bundle(
+    out: str | Path,
+    files: Mapping[str, Path],
+    manifest: Mapping[str, Any],
+    labels: Sequence[str] | None = None,
+    report: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+) -> Bundle:
+    """Write a bundle as one folder, complete or not at all.
+
+    Args:
+        out: the folder to make.
+        files: name in the bundle (``model.onnx``, ``engines/…``) to the file to copy.
+        manifest: what is known of the model: at least ``model``, ``precision``,
+            ``preprocessing``, ``inputs`` and ``outputs``. Format, version, time, file hashes and
+            the manifest's own digest are filled in; software and hardware where absent.
+        labels: class names in order.
+        report: content of ``report.json``.
+        overwrite: replace an existing bundle (never any other folder).
+
+    Returns:
+        The bundle, read back.
+
+    Raises:
+        BadInput: ``out`` exists, cannot be written, or the content contradicts itself.
+        EnvironmentLacks: the disk is full.
+    """
+    out = Path(os.path.abspath(out))
+    _check_target(out, overwrite)
+    folder = out.with_name(f".{out.name}.{uuid4().hex[:8]}.tmp")
+    with disk_errors(out):
+        try:
+            folder.mkdir(parents=True)
+            for name, source in files.items():
+                target = folder / check_name(name)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(source, target)
+            if labels is not None:
+                (folder / LABELS).write_text(_lines(labels), encoding="utf-8", newline="\n")
+            if report is not None:
+                (folder / REPORT).write_text(pretty_json(report), encoding="utf-8")
+            entries = {
+                path.relative_to(folder).as_posix(): file_entry(path)
+                for path in sorted(folder.rglob("*"))
+                if path.is_file()
+            }
+            full = complete_manifest(manifest) | {"files": entries}
+            (folder / MANIFEST).write_text(signed_manifest(full), encoding="utf-8")
+            # Read as a user would, while a mistake still leaves nothing behind.
+            Bundle(folder, verify=False)
+            _move(folder, out)
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+    return Bundle(out, verify=False)
+
+
+def add_files(
+    bundle: Bundle,
+    files: Mapping[str, Path] | None = None,
+    *,
+    report: Mapping[str, Any] | None = None,
+    updates: Mapping[str, Any] | None = None,
+) -> Bundle:
+    """Add files to a bundle, or replace them: everything is written aside, then renamed.
+
+    Args:
+        bundle: where to add.
+        files: name in the bundle to the file to copy.
+        report: new content of ``report.json``.
+        updates: manifest entries to add or replace.
+
+    Returns:
+        The bundle as it now is.
+
+    Raises:
+        BadInput: the bundle cannot be written.
+        EnvironmentLacks: the disk is full; the bundle is as it was.
+    """
+    folder = bundle.path
+    manifest = {**bundle.manifest, **(updates or {}), "files": dict(bundle.manifest["files"])}
+    staged: dict[Path, Path] = {}
+
+    def stage(name: str) -> Path:
+        target = folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        staged[target] = target.with_name(f".{target.name}.{uuid4().hex[:8]}.tmp")
+        return staged[target]
+
+    with disk_errors(folder):
+        try:
+            for name, source in (files or {}).items():
+                shutil.copyfile(source, stage(check_name(name)))
+                manifest["files"][name] = file_entry(staged[folder / name])
+            if report is not None:
+                stage(REPORT).write_text(pretty_json(report), encoding="utf-8")
+                manifest["files"][REPORT] = file_entry(staged[folder / REPORT])
+            stage(MANIFEST).write_text(signed_manifest(manifest), encoding="utf-8")
+            # All that can run out of space is done; what remains are renames, the manifest last.
+            for target, temporary in staged.items():
+                os.replace(temporary, target)
+        finally:
+            for temporary in staged.values():
+                temporary.unlink(missing_ok=True)
+    return Bundle(folder, verify=False)
+
+
+def _check_file(path: Path, entry: Any, verify: bool) -> None:
+    if not path.is_file():
+        raise BadInput(f"{path} is missing: the manifest lists it.", "Copy the whole bundle again.")
+    if verify:
+        with disk_errors(path):
+            found = file_entry(path)
+        if found != entry:
+            raise BadInput(
+                f"{path} is not the file that the manifest describes: size or hash differ.",
+                "It was changed or damaged; copy the whole bundle again.",
+            )
+
+
+def _check_target(out: Path, overwrite: bool) -> None:
+    if not os.path.lexists(out):
+        return
+    if not overwrite:
+        raise BadInput(
+            f"{out} exists already.", "Choose another folder with -o, or replace it with --force."
+        )
+    if not out.is_dir() or (any(out.iterdir()) and not (out / MANIFEST).is_file()):
+        raise BadInput(
+            f"{out} is not a bundle, so it will not be replaced.", "Choose another folder with -o."
+        )
+
+
+def _move(folder: Path, out: Path) -> None:
+    """Rename into place; an existing bundle is put aside first, and back if that fails."""
+    if not out.exists():
+        os.rename(folder, out)
+        return
+    aside = out.with_name(f".{out.name}.{uuid4().hex[:8]}.old")
+    os.rename(out, aside)
+    try:
+        os.rename(folder, out)
+    except BaseException:
+        os.rename(aside, out)
+        raise
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _lines(labels: Sequence[str]) -> str:
+    for label in labels:
+        if "\n" in label or "\r" in label:
+            raise BadInput(f"The label {label!r} spans lines.", "Give one line a label.")
+    return "".join(f"{label}\n" for label in labels)

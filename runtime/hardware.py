@@ -1,0 +1,170 @@
+"""What this host is: the names that belong beside every measured number."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import math
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from importlib import import_module, metadata
+from pathlib import Path
+from typing import Any
+
+# Those that decide which integer kernels a runtime can choose.
+_INSTRUCTION_SETS = (
+    "avx2",
+    "avx512f",
+    "avx_vnni",
+    "avx512_vnni",
+    "avx512_bf16",
+    "amx_int8",
+    "amx_bf16",
+    "asimddp",
+    "i8mm",
+    "bf16",
+)
+# numpy's names for the same, where there is no /proc/cpuinfo.
+_NUMPY_NAMES = {"AVX2": "avx2", "AVX512F": "avx512f", "AVX512VNNI": "avx512_vnni"}
+_NUMPY_NAMES |= {"ASIMDDP": "asimddp"}
+
+_DEFAULT_SOFTWARE = ("mimiq", "numpy", "pillow", "onnxruntime-gpu", "onnxruntime")
+
+
+def describe_hardware() -> dict[str, Any]:
+    """CPU, memory, GPUs and operating system.
+
+    Returns:
+        ``{"cpu", "cores", "instruction_sets", "memory_gib", "gpus", "os"}``; ``gpus`` is a list of
+        ``{"name", "driver", "compute_capability", "memory_gib"}``, empty where there is none.
+        What cannot be found out is None.
+    """
+    return {
+        "cpu": _cpu_name(),
+        "cores": usable_cores(),
+        "instruction_sets": instruction_sets(),
+        "memory_gib": _memory_gib(),
+        "gpus": describe_gpus(),
+        "os": f"{platform.system()} {platform.release()} {platform.machine()}",
+    }
+
+
+def describe_software(*names: str) -> dict[str, str]:
+    """Versions of Python and of those named distributions that are installed.
+
+    Args:
+        names: distributions; without any, those that every installation has.
+    """
+    versions = {"python": platform.python_version()}
+    for name in names or _DEFAULT_SOFTWARE:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def usable_cores() -> int:
+    """Logical cores this process may use: by affinity, and by a container's quota."""
+    try:
+        cores = len(os.sched_getaffinity(0))
+    except AttributeError:  # not on Linux
+        return os.cpu_count() or 1
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        if quota != "max":
+            cores = min(cores, math.ceil(int(quota) / int(period)))
+    except (OSError, ValueError):
+        pass
+    return max(1, cores)
+
+
+def instruction_sets() -> list[str]:
+    """Which instruction sets that matter for quantised inference the CPU has."""
+    flags = _cpuinfo("flags", "Features").split()
+    if not flags:
+        try:
+            features = import_module("numpy._core._multiarray_umath").__cpu_features__
+        except (ImportError, AttributeError):
+            return []
+        flags = [ours for theirs, ours in _NUMPY_NAMES.items() if features.get(theirs)]
+    return [name for name in _INSTRUCTION_SETS if name in flags]
+
+
+@functools.cache
+def describe_gpus() -> list[dict[str, Any]]:
+    """NVIDIA GPUs as nvidia-smi names them; an empty list where it is absent or fails."""
+    fields = "name,driver_version,compute_cap,memory.total"
+    command = shutil.which("nvidia-smi")
+    if command is None:
+        return []
+    try:
+        listing = subprocess.run(
+            [command, f"--query-gpu={fields}", "--format=csv,noheader,nounits"],
+            capture_output=True,
+            text=True,
+            timeout=20,
+            check=True,
+        ).stdout
+    except (OSError, subprocess.SubprocessError):
+        return []
+    gpus = []
+    for line in listing.strip().splitlines():
+        values = [value.strip() for value in line.split(",")]
+        if len(values) != 4:
+            continue
+        name, driver, capability, mebibytes = values
+        memory = round(int(mebibytes) / 1024, 1) if mebibytes.isdigit() else None
+        gpus.append(
+            {
+                "name": name,
+                "driver": driver,
+                "compute_capability": capability,
+                "memory_gib": memory,
+            }
+        )
+    return gpus
+
+
+@functools.cache
+def cuda_driver_present() -> bool:
+    """Whether an NVIDIA driver can be loaded and sees a GPU. Prints nothing."""
+    library = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
+    try:
+        driver = ctypes.CDLL(library)
+        count = ctypes.c_int(0)
+        return (
+            driver.cuInit(0) == 0
+            and driver.cuDeviceGetCount(ctypes.byref(count)) == 0
+            and count.value > 0
+        )
+    except (OSError, AttributeError):
+        return False
+
+
+def _cpu_name() -> str | None:
+    return _cpuinfo("model name", "Model", "Hardware") or platform.processor() or None
+
+
+@functools.cache
+def _cpuinfo(*keys: str) -> str:
+    """The first value under one of these keys in /proc/cpuinfo, or ''."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
+    except OSError:
+        return ""
+    for line in lines:
+        key, _, value = line.partition(":")
+        if key.strip() in keys:
+            return value.strip()
+    return ""
+
+
+def _memory_gib() -> float | None:
+    try:
+        return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
+    except (AttributeError, OSError, ValueError):
+        return None

@@ -1,0 +1,133 @@
+"""What every backend offers: a session that maps a batch of images to logits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, Self, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+
+from mimiq.errors import BadInput
+from mimiq.runtime.preprocessing import FloatArray, Preprocessing
+
+Images = npt.NDArray[np.float32] | npt.NDArray[np.uint8]
+
+
+@runtime_checkable
+class Session(Protocol):
+    """An opened model. Close it, or use it as a context manager."""
+
+    @property
+    def backend(self) -> str:
+        """Name of the engine and device, e.g. ``onnxruntime-cpu``."""
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """(3, S, S): one image's shape after normalisation."""
+
+    @property
+    def num_classes(self) -> int:
+        """Width of the logits."""
+
+    def run(self, images: Images) -> FloatArray:
+        """Classify a batch of any size, 0 included.
+
+        Args:
+            images: float32 (B, 3, S, S), normalised as the manifest says; or uint8 (B, S, S, 3),
+                RGB pixels, which the session normalises.
+
+        Returns:
+            float32 (B, classes): the logits.
+
+        Raises:
+            BadInput: another dtype or shape, or the session is closed.
+        """
+
+    def close(self) -> None:
+        """Free the engine. A second call does nothing."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *exception: object) -> None: ...
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One of an image's most likely classes.
+
+    Attributes:
+        index: class index.
+        label: the class's name, or None where the bundle has no labels.
+        probability: softmax of the logits, in [0, 1].
+    """
+
+    index: int
+    label: str | None
+    probability: float
+
+
+def as_input(
+    images: Any, input_shape: tuple[int, int, int], preprocessing: Preprocessing | None
+) -> FloatArray:
+    """Check a batch, and normalise it if it holds pixels.
+
+    Args:
+        images: float32 (B, 3, S, S), or uint8 (B, S, S, 3) if ``preprocessing`` is known.
+        input_shape: (3, S, S).
+        preprocessing: mean and standard deviation for uint8 batches.
+
+    Returns:
+        float32 (B, 3, S, S), C-contiguous; the same memory where nothing had to be done.
+
+    Raises:
+        BadInput: naming what was expected and what was given.
+    """
+    channels, height, width = input_shape
+    if isinstance(images, np.ndarray) and images.ndim == 4:
+        if images.dtype == np.float32 and images.shape[1:] == input_shape:
+            return np.ascontiguousarray(images)
+        pixels = images.dtype == np.uint8 and images.shape[1:] == (height, width, channels)
+        if pixels and preprocessing is not None:
+            return preprocessing.normalize(images)
+    wanted = f"float32 (B, {channels}, {height}, {width})"
+    if preprocessing is not None:
+        wanted += f" or uint8 (B, {height}, {width}, {channels})"
+    given = (
+        f"{images.dtype} {images.shape}"
+        if isinstance(images, np.ndarray)
+        else f"a {type(images).__name__}"
+    )
+    raise BadInput(
+        f"The images are {given}; this model takes {wanted}.",
+        "Load files with bundle.preprocessing.load(paths), or convert the array.",
+    )
+
+
+def classify(
+    session: Session,
+    paths: Sequence[str | Path],
+    preprocessing: Preprocessing,
+    labels: Sequence[str] | None = None,
+    top_k: int = 5,
+) -> list[list[Prediction]]:
+    """Most likely classes of image files, the likeliest first, one list a file.
+
+    Raises:
+        BadInput: a file cannot be read as an image.
+    """
+    if not paths:
+        return []
+    logits = session.run(preprocessing.load(paths)).astype(np.float64)
+    exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
+    probabilities = exponentials / exponentials.sum(axis=1, keepdims=True)
+    order = np.argsort(-logits, axis=1, kind="stable")[:, :top_k]
+    return [
+        [
+            Prediction(int(index), labels[index] if labels else None, float(row[index]))
+            for index in best
+        ]
+        for row, best in zip(probabilities, order, strict=True)
+    ]

@@ -1,0 +1,177 @@
+"""Labelled images from folders and arrays: order, indices, and every mistake named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from runtime_models import SIZE
+
+from mimiq.errors import BadInput
+from mimiq.runtime.datasets import ImageFiles, InMemoryImages, open_dataset
+from mimiq.runtime.preprocessing import Preprocessing
+
+
+def save(path: Path, shade: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (SIZE, SIZE), (shade, shade, shade)).save(path)
+
+
+def tree(root: Path, folders: list[str], each: int = 2) -> Path:
+    for number, folder in enumerate(folders):
+        for index in range(each):
+            save(root / folder / f"{index}.png", 10 * number + index)
+    return root
+
+
+def listing(root: Path, lines: str, files: int = 3, inside: str = ".") -> Path:
+    for index in range(files):
+        save(root / inside / f"{index}.png", index)
+    (root / "val.txt").write_text(lines)
+    return root
+
+
+def test_class_folders_in_sorted_order(tmp_path: Path) -> None:
+    found = open_dataset(tree(tmp_path, ["n02", "n01", "n10"]), 3)
+    assert [(path.parent.name, label) for path, label in found] == [
+        ("n01", 0),
+        ("n01", 0),
+        ("n02", 1),
+        ("n02", 1),
+        ("n10", 2),
+        ("n10", 2),
+    ]
+
+
+def test_folders_named_by_numbers_are_indices(tmp_path: Path) -> None:
+    found = open_dataset(tree(tmp_path, ["10", "9", "003"], each=1), 1000)
+    assert {path.parent.name: label for path, label in found} == {"003": 3, "10": 10, "9": 9}
+
+
+def test_an_empty_class_keeps_its_place(tmp_path: Path) -> None:
+    tree(tmp_path, ["a", "c"], each=1)
+    (tmp_path / "b").mkdir()
+    (tmp_path / ".cache").mkdir()
+    (tmp_path / "a" / "readme.txt").write_text("no image")
+    assert open_dataset(tmp_path, 3).labels == (0, 2)
+
+
+@pytest.mark.parametrize("inside", [".", "images"])
+def test_listing(tmp_path: Path, inside: str) -> None:
+    root = listing(tmp_path, "2.png 7\n\n  0.png\t0\n1.png 999\n", inside=inside)
+    found = open_dataset(root, 1000)
+    assert [(path.name, label) for path, label in found] == [
+        ("2.png", 7),
+        ("0.png", 0),
+        ("1.png", 999),
+    ]
+    assert found[2] == (found.paths[2], 999)
+
+
+def test_listing_wins_over_folders_and_takes_names_with_blanks(tmp_path: Path) -> None:
+    tree(tmp_path, ["a cat", "b"], each=1)
+    (tmp_path / "val.txt").write_text("a cat/0.png 5\n")
+    assert list(open_dataset(tmp_path, 10)) == [(tmp_path / "a cat" / "0.png", 5)]
+
+
+def test_limit_spreads_evenly(tmp_path: Path) -> None:
+    root = tree(tmp_path, ["a", "b", "c", "d"], each=3)
+    assert open_dataset(root, 4, limit=4).labels == (0, 1, 2, 3)
+    assert len(open_dataset(root, 4, limit=7)) == 7
+    assert len(open_dataset(root, 4, limit=700)) == 12
+    with pytest.raises(BadInput, match="limit of 0"):
+        open_dataset(root, 4, limit=0)
+
+
+def test_too_few_folders_say_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(BadInput) as caught:
+        open_dataset(tree(tmp_path, ["n01440764", "n01443537"]), 1000)
+    assert "2 class folders" in caught.value.problem
+    assert "1000 classes" in caught.value.problem
+    assert "val.txt" in caught.value.next_step
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ("0.png 1\n1.png\n", r"line 2: '1\.png' is not of the form"),
+        ("0.png 1\n1.png cat\n", "line 2: .* is not of the form"),
+        ("0.png 1.5\n", "line 1: .* is not of the form"),
+        ("7\n", "line 1: '7' is not of the form"),
+        ("0.png 1\n\n1.png 10\n", "line 3: class 10 is out of range .* 10 classes"),
+        ("0.png -1\n", "line 1: class -1 is out of range"),
+        ("0.png 1\nabsent.png 1\n", r"line 2: absent\.png is neither"),
+        ("\n \n", "lists no images"),
+    ],
+)
+def test_bad_listing(tmp_path: Path, lines: str, message: str) -> None:
+    with pytest.raises(BadInput, match=message):
+        open_dataset(listing(tmp_path, lines), 10)
+
+
+def test_listing_that_is_no_text(tmp_path: Path) -> None:
+    (tmp_path / "val.txt").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(BadInput, match=r"val\.txt cannot be read"):
+        open_dataset(tmp_path, 10)
+
+
+def test_bad_folders(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="no folder of images"):
+        open_dataset(tmp_path / "absent", 10)
+    with pytest.raises(BadInput, match="neither class folders nor"):
+        open_dataset(tmp_path, 10)
+    (tmp_path / "0").mkdir()
+    with pytest.raises(BadInput, match="hold no images"):
+        open_dataset(tmp_path, 10)
+    save(tmp_path / "10" / "0.png", 0)
+    with pytest.raises(BadInput, match="class 10 is out of range"):
+        open_dataset(tmp_path, 10)
+
+
+@settings(max_examples=25, deadline=None)
+@given(count=st.integers(1, 23), batch_size=st.integers(1, 30))
+def test_batches_hold_every_image_once_and_in_order(
+    tmp_path_factory: pytest.TempPathFactory, count: int, batch_size: int
+) -> None:
+    root = tmp_path_factory.mktemp("images")
+    for index in range(count):
+        save(root / f"{index:02}.png", index)
+    paths = tuple(root / f"{index:02}.png" for index in range(count))
+    preprocessing = Preprocessing(SIZE, 1.0, mean=(0, 0, 0), std=(1 / 255,) * 3)
+    files = ImageFiles(paths, tuple(range(count)), count)
+    pixels = np.stack([np.full((SIZE, SIZE, 3), index, np.uint8) for index in range(count)])
+    memory = InMemoryImages(pixels, np.arange(count), count)
+    for dataset in (files, memory):
+        batches = list(dataset.batches(preprocessing, batch_size))
+        sizes = [len(labels) for _, labels in batches]
+        assert sizes[:-1] == [batch_size] * (len(sizes) - 1)
+        labels = np.concatenate([labels for _, labels in batches])
+        shades = np.concatenate([images[:, 0, 0, 0] for images, _ in batches])
+        np.testing.assert_array_equal(labels, np.arange(count))
+        np.testing.assert_allclose(shades, np.arange(count), atol=1e-3)
+
+
+def test_an_unreadable_image_is_named(tmp_path: Path) -> None:
+    root = listing(tmp_path, "0.png 0\n1.png 1\n2.png 2\n")
+    (root / "1.png").write_text("no image")
+    found = open_dataset(root, 10)
+    with pytest.raises(BadInput, match=r"1\.png is not an image"):
+        list(found.batches(Preprocessing(SIZE, 1.0), 2))
+
+
+def test_bad_arrays() -> None:
+    pixels, labels = np.zeros((2, SIZE, SIZE, 3), np.uint8), np.array([0, 1])
+    with pytest.raises(BadInput, match="float64"):
+        InMemoryImages(pixels.astype(np.float64), labels, 10)  # type: ignore[arg-type]
+    with pytest.raises(BadInput, match="labels of shape"):
+        InMemoryImages(pixels, labels[:1], 10)
+    with pytest.raises(BadInput, match=r"\[0, 10\]"):
+        InMemoryImages(pixels, np.array([0, 10]), 10)
+    with pytest.raises(BadInput, match="do not fit"):
+        list(InMemoryImages(pixels, labels, 10).batches(Preprocessing(16), 1))
+    with pytest.raises(BadInput, match="batch of 0"):
+        list(InMemoryImages(pixels, labels, 10).batches(Preprocessing(SIZE), 0))

@@ -1,0 +1,264 @@
+"""The ONNX Runtime session on small graphs, and the way to it from a bundle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from runtime_models import CLASSES, SIZE, MakeBundle, MakeModel
+
+from mimiq.errors import BadInput, EnvironmentLacks
+from mimiq.runtime import Session, classify, open_bundle
+from mimiq.runtime.hardware import cuda_driver_present
+from mimiq.runtime.onnxruntime_session import OnnxRuntimeSession
+from mimiq.runtime.preprocessing import FloatArray, Preprocessing
+
+onnx = pytest.importorskip("onnx")
+
+
+def images(batch: int, seed: int = 0) -> FloatArray:
+    generator = np.random.default_rng(seed)
+    return generator.standard_normal((batch, 3, SIZE, SIZE), dtype=np.float32)
+
+
+def weights(path: Path) -> dict[str, Any]:
+    graph = onnx.load(path).graph
+    return {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
+
+
+@pytest.mark.parametrize("batch", [0, 1, 7])
+def test_logits_equal_the_arithmetic(make_model: MakeModel, batch: int) -> None:
+    path = make_model()
+    values, given = weights(path), images(batch)
+    with OnnxRuntimeSession(path, threads=1) as session:
+        assert isinstance(session, Session)
+        assert session.backend == "onnxruntime-cpu"
+        assert session.input_shape == (3, SIZE, SIZE)
+        assert session.num_classes == CLASSES
+        logits = session.run(given)
+    assert logits.dtype == np.float32
+    assert logits.shape == (batch, CLASSES)
+    expected = given.reshape(batch, 3 * SIZE * SIZE) @ values["weight"] + values["bias"]
+    np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_quantized_linear_runs_on_integers(make_model: MakeModel, tmp_path: Path) -> None:
+    path, given = make_model(quantized=True), images(5)
+    values = weights(path)
+    with OnnxRuntimeSession(path, optimized_model=tmp_path / "optimized.onnx") as session:
+        logits = session.run(given)
+    operators = [node.op_type for node in onnx.load(tmp_path / "optimized.onnx").graph.node]
+    assert {"MatMulIntegerToFloat", "QGemm", "QLinearMatMul"} & set(operators), operators
+    assert "MatMul" not in operators
+    assert "Gemm" not in operators
+    scale = values["x_scale"]
+    levels = np.clip(np.round(given.reshape(5, -1) / scale), -128, 127)
+    expected = levels * scale @ (values["w"] * values["w_scale"]) + values["bias"]
+    np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_pixels_are_normalized_as_the_manifest_says(make_bundle: MakeBundle) -> None:
+    bundle = make_bundle()
+    pixels = np.random.default_rng(1).integers(0, 256, (3, SIZE, SIZE, 3), dtype=np.uint8)
+    with open_bundle(bundle.path, threads=1) as session:
+        from_pixels = session.run(pixels)
+        from_floats = session.run(bundle.preprocessing.normalize(pixels))
+    np.testing.assert_array_equal(from_pixels, from_floats)
+
+
+def test_views_of_arrays_are_accepted(make_model: MakeModel) -> None:
+    with OnnxRuntimeSession(make_model()) as session:
+        given = images(6)
+        whole = session.run(given)
+        np.testing.assert_allclose(session.run(given[::2]), whole[::2], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        np.zeros((1, 3, SIZE, SIZE), np.float64),
+        np.zeros((1, 3, SIZE, SIZE), np.float16),
+        np.zeros((1, SIZE, SIZE, 3), np.float32),
+        np.zeros((1, 3, SIZE, SIZE + 1), np.float32),
+        np.zeros((3, SIZE, SIZE), np.float32),
+        np.zeros((1, 3, SIZE, SIZE), np.uint8),
+        [[0.0]],
+        None,
+    ],
+)
+def test_wrong_input_names_both_sides(make_bundle: MakeBundle, wrong: Any) -> None:
+    with open_bundle(make_bundle().path, "ort") as session:
+        with pytest.raises(BadInput) as caught:
+            session.run(wrong)
+        assert f"float32 (B, 3, {SIZE}, {SIZE}) or uint8 (B, {SIZE}, {SIZE}, 3)" in str(
+            caught.value
+        )
+        given = str(wrong.dtype) if isinstance(wrong, np.ndarray) else type(wrong).__name__
+        assert given in str(caught.value)
+
+
+def test_pixels_without_preprocessing_are_refused(make_model: MakeModel) -> None:
+    with (
+        OnnxRuntimeSession(make_model()) as session,
+        pytest.raises(BadInput, match="takes float32"),
+    ):
+        session.run(np.zeros((1, SIZE, SIZE, 3), np.uint8))
+
+
+def test_closed_session(make_model: MakeModel) -> None:
+    session = OnnxRuntimeSession(make_model())
+    session.close()
+    session.close()
+    with pytest.raises(BadInput, match="closed"):
+        session.run(images(1))
+
+
+def test_fixed_batch(make_model: MakeModel) -> None:
+    with OnnxRuntimeSession(make_model(batch=2)) as session:
+        assert session.run(images(2)).shape == (2, CLASSES)
+        with pytest.raises(BadInput, match="batches of 2 images, not 3"):
+            session.run(images(3))
+
+
+def test_damaged_files(make_model: MakeModel, tmp_path: Path) -> None:
+    whole = make_model()
+    cut = tmp_path / "cut.onnx"
+    cut.write_bytes(whole.read_bytes()[:500])
+    empty = tmp_path / "empty.onnx"
+    empty.touch()
+    unknown = make_model("unknown.onnx", operator="Frobnicate")
+    for path in (cut, empty, unknown, tmp_path / "absent.onnx", tmp_path):
+        with pytest.raises(BadInput, match=str(path)):
+            OnnxRuntimeSession(path)
+
+
+def test_a_foreign_graph_is_refused(tmp_path: Path) -> None:
+    from onnx import TensorProto, helper
+
+    graph = helper.make_graph(
+        [helper.make_node("Relu", ["tokens"], ["out"])],
+        "text",
+        [helper.make_tensor_value_info("tokens", TensorProto.FLOAT, ["batch", 16])],
+        [helper.make_tensor_value_info("out", TensorProto.FLOAT, ["batch", 16])],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    onnx.save(model, tmp_path / "text.onnx")
+    with pytest.raises(BadInput, match=r"tokens: tensor\(float\)"):
+        OnnxRuntimeSession(tmp_path / "text.onnx")
+
+
+@pytest.mark.parametrize("options", [{"device": "tpu"}, {"threads": 0}])
+def test_bad_options(make_model: MakeModel, options: dict[str, Any]) -> None:
+    with pytest.raises(BadInput):
+        OnnxRuntimeSession(make_model(), **options)
+
+
+def test_unknown_backend(make_bundle: MakeBundle) -> None:
+    with pytest.raises(BadInput, match="openvino"):
+        open_bundle(make_bundle().path, "openvino")
+
+
+@pytest.mark.skipif(cuda_driver_present(), reason="this host has an NVIDIA GPU")
+def test_cuda_without_a_driver(make_bundle: MakeBundle, capfd: pytest.CaptureFixture[str]) -> None:
+    bundle = make_bundle()
+    with pytest.raises(EnvironmentLacks, match="NVIDIA"):
+        open_bundle(bundle, "ort-cuda")
+    with open_bundle(bundle, "auto") as session:
+        assert session.backend == "onnxruntime-cpu"
+        session.run(images(1))
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not cuda_driver_present(), reason="needs an NVIDIA GPU and driver")
+def test_cuda_agrees_with_the_cpu(make_bundle: MakeBundle) -> None:
+    bundle, given = make_bundle(), images(9)
+    with open_bundle(bundle, "ort-cuda") as gpu, open_bundle(bundle, "ort") as cpu:
+        assert gpu.backend == "onnxruntime-cuda"
+        np.testing.assert_allclose(gpu.run(given), cpu.run(given), rtol=1e-2, atol=1e-2)
+
+
+def test_classify(make_bundle: MakeBundle, tmp_path: Path, preprocessing: Preprocessing) -> None:
+    bundle, paths = make_bundle(), []
+    for index in range(3):
+        pixels = np.random.default_rng(index).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+        paths.append(tmp_path / f"{index}.png")
+        Image.fromarray(pixels).save(paths[-1])
+    with open_bundle(bundle) as session:
+        found = classify(session, paths, preprocessing, bundle.labels, top_k=CLASSES)
+        logits = session.run(preprocessing.load(paths))
+        assert classify(session, [], preprocessing) == []
+    for predictions, row in zip(found, logits, strict=True):
+        assert [p.index for p in predictions] == list(np.argsort(-row))
+        assert sum(p.probability for p in predictions) == pytest.approx(1)
+        ratio = predictions[0].probability / predictions[1].probability
+        gap = row[predictions[0].index] - row[predictions[1].index]
+        assert np.log(ratio) == pytest.approx(gap, rel=1e-4)
+        assert predictions[0].label == f"class {predictions[0].index}"
+
+
+def save_graph(path: Path, nodes: list[Any], tensors: dict[str, Any], classes: int) -> Path:
+    """A graph from ``images`` (batch, 3, SIZE, SIZE) to ``logits`` (batch, classes)."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    graph = helper.make_graph(
+        nodes,
+        "graph",
+        [helper.make_tensor_value_info("images", TensorProto.FLOAT, ["batch", 3, SIZE, SIZE])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", classes])],
+        [numpy_helper.from_array(np.asarray(value), name) for name, value in tensors.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    onnx.save(model, path)
+    return path
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_weight_only_layers_without_zero_points_open_either_way(
+    tmp_path: Path, exact: bool
+) -> None:
+    """The patch embedding: a Conv whose per-channel int8 weights are dequantised, input in float."""
+    from onnx import helper
+
+    generator = np.random.default_rng(0)
+    weight = generator.integers(-127, 128, (4, 3, SIZE, SIZE), dtype=np.int8)
+    scale = generator.uniform(0.01, 0.1, 4).astype(np.float32)
+    nodes = [
+        helper.make_node("DequantizeLinear", ["w", "scale"], ["weight"], axis=0),
+        helper.make_node("Conv", ["images", "weight"], ["patches"]),
+        helper.make_node("Flatten", ["patches"], ["logits"]),
+    ]
+    path = save_graph(tmp_path / "conv.onnx", nodes, {"w": weight, "scale": scale}, 4)
+    given = images(3)
+    with OnnxRuntimeSession(path, exact=exact) as session:
+        logits = session.run(given)
+    expected = given.reshape(3, -1) @ (weight * scale[:, None, None, None]).reshape(4, -1).T
+    np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-3)
+
+
+def test_quantized_attention_scores_open(tmp_path: Path) -> None:
+    """Q/DQ before the Transpose of the keys: fails to load with every optimiser on."""
+    from onnx import helper
+
+    nodes = [
+        helper.make_node("QuantizeLinear", ["images", "q_scale", "zero"], ["q8"]),
+        helper.make_node("DequantizeLinear", ["q8", "q_scale", "zero"], ["q"]),
+        helper.make_node("QuantizeLinear", ["images", "k_scale", "zero"], ["k8"]),
+        helper.make_node("DequantizeLinear", ["k8", "k_scale", "zero"], ["k"]),
+        helper.make_node("Transpose", ["k"], ["k_t"], perm=[0, 1, 3, 2]),
+        helper.make_node("MatMul", ["q", "k_t"], ["scores"]),
+        helper.make_node("ReduceSum", ["scores", "axes"], ["logits"], keepdims=0),
+    ]
+    q_scale, k_scale = np.float32(4 / 127), np.float32(3 / 127)
+    tensors = {"q_scale": q_scale, "k_scale": k_scale, "zero": np.int8(0), "axes": np.array([2, 3])}
+    path, given = save_graph(tmp_path / "scores.onnx", nodes, tensors, 3), images(2)
+    with OnnxRuntimeSession(path, optimized_model=tmp_path / "optimized.onnx") as session:
+        logits = session.run(given)
+    operators = [node.op_type for node in onnx.load(tmp_path / "optimized.onnx").graph.node]
+    assert "MatMulIntegerToFloat" in operators, operators
+    q, k = (np.clip(np.round(given / scale), -128, 127) * scale for scale in (q_scale, k_scale))
+    expected = (q @ k.transpose(0, 1, 3, 2)).sum(axis=(2, 3))
+    np.testing.assert_allclose(logits, expected, rtol=1e-3, atol=1e-2)

@@ -1,0 +1,129 @@
+"""The image pipeline against timm's eval transform, on the pixels themselves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from mimiq.errors import BadInput
+from mimiq.runtime.preprocessing import Preprocessing, read_image
+
+MODES = ("RGB", "L", "RGBA", "P", "CMYK", "LA", "1")
+
+
+def timm_transform(preprocessing: Preprocessing) -> Any:
+    pytest.importorskip("timm")
+    from timm.data import create_transform
+
+    return create_transform(
+        (3, preprocessing.image_size, preprocessing.image_size),
+        is_training=False,
+        interpolation=preprocessing.interpolation,
+        crop_pct=preprocessing.crop_pct,
+        mean=preprocessing.mean,
+        std=preprocessing.std,
+    )
+
+
+def random_image(width: int, height: int, mode: str, seed: int) -> Image.Image:
+    generator = np.random.default_rng(seed)
+    pixels = generator.integers(0, 256, (height, width, 4), dtype=np.uint8)
+    if mode in ("RGBA", "CMYK"):
+        return Image.fromarray(pixels, mode)
+    return Image.fromarray(pixels[..., :3]).convert(mode)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    width=st.integers(1, 220),
+    height=st.integers(1, 220),
+    mode=st.sampled_from(MODES),
+    size=st.integers(1, 64),
+    crop_pct=st.one_of(st.just(1.0), st.just(0.875), st.floats(0.5, 1.0)),
+    interpolation=st.sampled_from(("nearest", "bilinear", "bicubic", "lanczos")),
+    seed=st.integers(0, 2**16),
+)
+def test_equals_timm(
+    width: int,
+    height: int,
+    mode: str,
+    size: int,
+    crop_pct: float,
+    interpolation: str,
+    seed: int,
+) -> None:
+    preprocessing = Preprocessing(size, crop_pct, interpolation)
+    image = random_image(width, height, mode, seed)
+    resize, crop, *to_float = timm_transform(preprocessing).transforms
+    expected = crop(resize(image.convert("RGB")))
+
+    pixels = preprocessing.crop(image)
+    np.testing.assert_array_equal(pixels, np.asarray(expected))
+
+    for step in to_float:
+        expected = step(expected)
+    normalized = preprocessing.normalize(pixels[None])[0]
+    assert normalized.dtype == np.float32
+    np.testing.assert_allclose(normalized, expected.numpy(), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg"])
+def test_files_equal_timm(tmp_path: Path, suffix: str) -> None:
+    preprocessing = Preprocessing(224, 0.875)
+    paths = []
+    for seed, (width, height) in enumerate(((640, 333), (121, 480), (256, 256), (1000, 9))):
+        # Smooth: JPEG turns noise into noise of its own, which would test nothing.
+        ramp = np.linspace(0, 255, width * height * 3).reshape(height, width, 3)
+        paths.append(tmp_path / f"{seed}{suffix}")
+        Image.fromarray(np.roll(ramp, seed, axis=2).astype(np.uint8)).save(paths[-1])
+    transform = timm_transform(preprocessing)
+    expected = np.stack([transform(Image.open(path).convert("RGB")).numpy() for path in paths])
+    loaded = preprocessing.load(paths)
+    assert loaded.shape == (4, 3, 224, 224)
+    np.testing.assert_allclose(loaded, expected, rtol=0, atol=1e-6)
+
+
+def test_normalize_is_the_arithmetic_it_replaces() -> None:
+    preprocessing = Preprocessing(image_size=16)
+    pixels = np.arange(256, dtype=np.uint8).repeat(3).reshape(1, 16, 16, 3)
+    mean = np.asarray(preprocessing.mean, np.float32)
+    std = np.asarray(preprocessing.std, np.float32)
+    expected = ((pixels.astype(np.float32) / np.float32(255) - mean) / std).transpose(0, 3, 1, 2)
+    np.testing.assert_array_equal(preprocessing.normalize(pixels), expected)
+
+
+def test_json_round_trip() -> None:
+    preprocessing = Preprocessing(32, 0.95, "bilinear", (0.5, 0.5, 0.5), (0.5, 0.25, 0.125))
+    assert Preprocessing.from_json(preprocessing.to_json()) == preprocessing
+
+
+@pytest.mark.parametrize(
+    "values",
+    [{"interpolation": "sinc"}, {"crop_pct": 0.0}, {"crop_pct": 1.1}, {"image_size": 0}],
+)
+def test_values_out_of_range(values: dict[str, Any]) -> None:
+    with pytest.raises(BadInput):
+        Preprocessing(**values)
+
+
+def test_a_thread_of_pixels_does_not_exhaust_the_memory() -> None:
+    with pytest.raises(BadInput, match="long and thin"):
+        Preprocessing(image_size=224).crop(Image.new("RGB", (20_000, 1)))
+
+
+def test_unreadable_files_are_named(tmp_path: Path) -> None:
+    text = tmp_path / "notes.jpg"
+    text.write_text("no image")
+    whole = tmp_path / "whole.png"
+    random_image(64, 64, "RGB", 0).save(whole)
+    cut = tmp_path / "cut.png"
+    cut.write_bytes(whole.read_bytes()[:2000])
+    for path in (text, cut, tmp_path / "absent.png", tmp_path):
+        with pytest.raises(BadInput, match=str(path)):
+            read_image(path)
