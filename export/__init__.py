@@ -1,0 +1,42 @@
+"""From a quantised network to graphs a target takes: Q/DQ ONNX, target rules, engines.
+
+The names below are loaded when first used: an inference host imports this package for its engines,
+and has neither torch nor onnx.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mimiq.export.forms import to_fp16, to_int8_carrier
+    from mimiq.export.rules import Finding, check, require
+    from mimiq.export.summary import summarize
+    from mimiq.export.torch_onnx import export_onnx
+
+__all__ = [
+    "Finding",
+    "check",
+    "export_onnx",
+    "require",
+    "summarize",
+    "to_fp16",
+    "to_int8_carrier",
+]
+
+_HOMES = {
+    "Finding": "rules",
+    "check": "rules",
+    "export_onnx": "torch_onnx",
+    "require": "rules",
+    "summarize": "summary",
+    "to_fp16": "forms",
+    "to_int8_carrier": "forms",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from mimiq.export.graph import DEQUANTIZE, QUANTIZE, consumers, nodes_of, producer
+from mimiq.export.graph import DEQUANTIZE, QUANTIZE, consumers, nodes_of, operand, producer
 
 # What may stand between a product and its softmax without making it another computation.
 _PASSIVE = ("Cast", "Mul", "Div", "Add", "Identity", "Reshape")
@@ -23,10 +23,12 @@ class Attention:
     @property
     def inputs(self) -> dict[str, ir.Value]:
         """The four inputs of the two products by the names q, k, probs, v."""
-        q, k = self.scores.inputs
-        probs, v = self.heads.inputs
-        assert q is not None and k is not None and probs is not None and v is not None
-        return {"q": q, "k": k, "probs": probs, "v": v}
+        return {
+            "q": operand(self.scores, 0),
+            "k": operand(self.scores, 1),
+            "probs": operand(self.heads, 0),
+            "v": operand(self.heads, 1),
+        }
 
     @property
     def quantized(self) -> dict[str, ir.Node | None]:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
+from onnx_ir.passes import common
 
-from mimiq.errors import BadInput
+from mimiq.errors import BadInput, UnsupportedModel
 
 DOMAIN = "mimiq"  # of the one custom operator, which no lowered graph holds any more
 FAKE_QUANTIZE = "FakeQuantize"
@@ -22,7 +24,9 @@ Array = npt.NDArray[Any]
 
 
 def load(model: str | Path | ir.Model) -> ir.Model:
-    """The model at a path; a model already in memory passes through.
+    """The model at a path, with types inferred where the file has none.
+
+    A model already in memory passes through.
 
     Raises:
         BadInput: when the file is absent or no ONNX model.
@@ -33,9 +37,38 @@ def load(model: str | Path | ir.Model) -> ir.Model:
     if not path.is_file():
         raise BadInput(f"ONNX file {path} does not exist.", "Check the path.")
     try:
-        return ir.load(path)
+        loaded = ir.load(path)
     except Exception as error:  # the protobuf runtimes differ in what they raise
-        raise BadInput(f"{path} is not a readable ONNX model: {error}", "Export it again.") from error
+        raise BadInput(
+            f"{path} is not a readable ONNX model: {error}", "Export it again."
+        ) from error
+    if any(value.dtype is None for node in loaded.graph for value in node.outputs):
+        common.ShapeInferencePass(check_type=False, strict_mode=False)(loaded)
+    return loaded
+
+
+def save(model: ir.Model, path: str | Path) -> Path:
+    """Write the model through a temporary file beside ``path``.
+
+    Raises:
+        BadInput: when it cannot be written, or exceeds the 2 GB of one protobuf file.
+    """
+    path = Path(path)
+    size = sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value)
+    if size >= 2**31 - 2**20:
+        raise BadInput(
+            f"{path.name} would be {size / 2**30:.1f} GiB, and one ONNX file holds less than 2.",
+            "Quantise the weights (--int8 or --int4), or choose a smaller model.",
+        )
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        ir.save(model, temporary)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise BadInput(f"{path} cannot be written: {error}", "Choose another folder.") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
 
 
 def constant(value: ir.Value | None) -> ir.TensorProtocol | None:
@@ -57,6 +90,27 @@ def producer(value: ir.Value | None, op_type: str | None = None) -> ir.Node | No
     if node is None or (op_type is not None and node.op_type != op_type):
         return None
     return node
+
+
+def operand(node: ir.Node, index: int) -> ir.Value:
+    """An input that the operator cannot do without.
+
+    Raises:
+        UnsupportedModel: when it is absent.
+    """
+    value = node.inputs[index] if index < len(node.inputs) else None
+    if value is None:
+        raise UnsupportedModel(
+            f"Node {node.name} ({node.op_type}) lacks input {index}.", "Export the model again."
+        )
+    return value
+
+
+def graph_of(node: ir.Node) -> ir.Graph:
+    """The graph a node is part of."""
+    graph = node.graph
+    assert isinstance(graph, ir.Graph)  # passes work on the main graph alone
+    return graph
 
 
 def consumers(value: ir.Value, op_type: str | None = None) -> list[ir.Node]:
@@ -96,7 +150,10 @@ def add_initializer(graph: ir.Graph, name: str, data: Array | ir.TensorProtocol)
     tensor = ir.tensor(data)
     name = unique_name(graph, name)
     value = ir.Value(
-        name=name, type=ir.TensorType(tensor.dtype), shape=tensor.shape, const_value=tensor
+        name=name,
+        type=ir.TensorType(tensor.dtype),
+        shape=ir.Shape(tensor.shape.numpy()),
+        const_value=tensor,
     )
     graph.initializers.add(value)
     return value
@@ -122,8 +179,7 @@ def emit(
     node.metadata_props.update((origin or before).metadata_props)
     node.outputs[0].type = ir.TensorType(dtype)
     node.outputs[0].shape = shape
-    assert before.graph is not None
-    before.graph.insert_before(before, node)
+    graph_of(before).insert_before(before, node)
     return node.outputs[0]
 
 
@@ -133,13 +189,4 @@ def replace(node: ir.Node, output: ir.Value) -> None:
     if old.is_graph_output():
         output.name = old.name
     old.replace_all_uses_with(output, replace_graph_outputs=True)
-    assert node.graph is not None
-    node.graph.remove(node, safe=True)
-
-
-def through(value: ir.Value | None, op_types: Sequence[str]) -> Iterator[ir.Node]:
-    """The chain of producers upwards from ``value`` as long as they are of these types."""
-    node = producer(value)
-    while node is not None and node.op_type in op_types:
-        yield node
-        node = producer(node.inputs[0])
+    graph_of(node).remove(node, safe=True)

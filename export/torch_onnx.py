@@ -6,7 +6,6 @@ import contextlib
 import copy
 import io
 import logging
-import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -18,7 +17,7 @@ from torch import nn
 
 from mimiq.errors import BadInput, UnsupportedModel
 from mimiq.export import passes
-from mimiq.export.graph import DOMAIN, FAKE_QUANTIZE
+from mimiq.export.graph import DOMAIN, FAKE_QUANTIZE, save
 from mimiq.fake_quant import freeze
 
 OPSET = 21  # the first with INT4 and block-wise DequantizeLinear
@@ -83,30 +82,6 @@ def to_ir(module: nn.Module, image_size: int, *, opset: int = OPSET) -> ir.Model
     return program.model
 
 
-def save(model: ir.Model, path: str | Path) -> Path:
-    """Write the model through a temporary file beside ``path``.
-
-    Raises:
-        BadInput: when it cannot be written, or exceeds the 2 GB of one protobuf file.
-    """
-    path = Path(path)
-    size = sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value)
-    if size >= 2**31 - 2**20:
-        raise BadInput(
-            f"{path.name} would be {size / 2**30:.1f} GiB, and one ONNX file holds less than 2.",
-            "Quantise the weights (--int8 or --int4), or choose a smaller model.",
-        )
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        ir.save(model, temporary)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise BadInput(f"{path} cannot be written: {error}", "Choose another folder.") from error
-    finally:
-        temporary.unlink(missing_ok=True)
-    return path
-
-
 def _translation() -> Callable[..., Any]:
     """The onnxscript function that stands for ``mimiq::fake_quantize`` in the exported graph."""
     import onnx
@@ -131,9 +106,7 @@ def _translation() -> Callable[..., Any]:
         ),
     )
 
-    def fake_quantize(
-        x: Any, scale: Any, qmin: int, qmax: int, axis: int, block_size: int
-    ) -> Any:
+    def fake_quantize(x: Any, scale: Any, qmin: int, qmax: int, axis: int, block_size: int) -> Any:
         return operator(x, scale, qmin=qmin, qmax=qmax, axis=axis, block_size=block_size)
 
     return fake_quantize

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from mimiq.calibrate.dataset import CalibrationSet
@@ -180,16 +181,19 @@ def differential_entropy(samples: torch.Tensor, bandwidth: float, grid: int) -> 
     Args:
         samples: (rows, samples).
     """
-    points = torch.linspace(
-        float(samples.detach().min()), float(samples.detach().max()), grid, device=samples.device
-    )
-    density: torch.Tensor = _KernelDensity.apply(samples, points.to(samples), bandwidth)
+    low, high = samples.detach().aminmax()
+    points = low + (high - low) * torch.linspace(0, 1, grid, dtype=low.dtype, device=low.device)
+    density: torch.Tensor = _KernelDensity.apply(samples, points, bandwidth)
     density = density + 1e-4
-    return torch.trapezoid(-density * density.log(), points.to(samples), dim=-1).mean()
+    return torch.trapezoid(-density * density.log(), points, dim=-1).mean()
 
 
 class _KernelDensity(torch.autograd.Function):
-    """Densities (rows, points), one point at a time: plain autograd would keep all distances."""
+    """Gaussian kernel densities (rows, points) of (rows, samples).
+
+    Plain autograd would keep all rows × points × samples distances; here the backward pass makes
+    those of a few rows again.
+    """
 
     @staticmethod
     def forward(
@@ -197,23 +201,48 @@ class _KernelDensity(torch.autograd.Function):
     ) -> torch.Tensor:
         ctx.save_for_backward(samples, points)
         ctx.bandwidth = bandwidth
-        density = [_kernel(point - samples, bandwidth).mean(-1) for point in points.unbind()]
-        return torch.stack(density, dim=-1)
+        return torch.cat(
+            [
+                _kernel(_distances(part, points), bandwidth).mean(-1)
+                for part in _parts(samples, points)
+            ]
+        )
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad_density: torch.Tensor) -> tuple[torch.Tensor, None, None]:
         samples, points = ctx.saved_tensors
-        gradient = torch.zeros_like(samples)
-        for point, by_density in zip(points.unbind(), grad_density.unbind(-1), strict=True):
-            distance = point - samples
+        scale = 1 / (samples.shape[-1] * ctx.bandwidth**2)
+        by_density = (grad_density * scale)[:, None]  # (rows, 1, points)
+        gradient = torch.empty_like(samples)
+        first = 0
+        for part in _parts(samples, points):
+            distance = _distances(part, points)
             slope = _kernel(distance, ctx.bandwidth).mul_(distance)
-            gradient.addcmul_(slope, by_density[:, None])
-        return gradient.div_(samples.shape[-1] * ctx.bandwidth**2), None, None
+            rows = slice(first, first + len(part))
+            gradient[rows] = torch.bmm(by_density[rows], slope)[:, 0]
+            first += len(part)
+        return gradient, None, None
+
+
+def _parts(samples: torch.Tensor, points: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Some rows at a time, so that their distances stay in a CPU's cache."""
+    limit = (2 << 20) if samples.device.type == "cpu" else (256 << 20)
+    per_row = len(points) * samples.shape[-1] * samples.itemsize
+    parts: tuple[torch.Tensor, ...] = torch.split(samples, max(1, limit // per_row))
+    return parts
+
+
+def _distances(samples: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
+    return points[:, None] - samples[:, None]  # (rows, points, samples)
 
 
 def _kernel(distance: torch.Tensor, bandwidth: float) -> torch.Tensor:
-    scaled = distance.square().mul_(-0.5 / bandwidth**2).exp_()
-    return scaled.div_(bandwidth * math.sqrt(2 * math.pi))
+    """The normal density of that standard deviation."""
+    exponent = (distance * distance).mul_(-0.5 / bandwidth**2)
+    # Most kernels are far away; exponentials that underflow are several times slower.
+    density = exponent.clamp_(min=-80).exp_()
+    return density.mul_(1 / (bandwidth * math.sqrt(2 * math.pi)))
 
 
 def _learning_rate(recipe: PsaqRecipe, position: int, length: int) -> float:

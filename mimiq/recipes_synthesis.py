@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from mimiq.augment import Augmentation
@@ -39,7 +39,7 @@ class SynthesisRecipe:
     final_lr: float = 0.001
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 1e-6
-    augmentation: Augmentation = Augmentation()
+    augmentation: Augmentation = field(default_factory=Augmentation)
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

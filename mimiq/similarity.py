@@ -21,6 +21,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
+from torch.autograd.function import once_differentiable
 
 C1 = 0.01**2
 C2 = 0.03**2
@@ -147,6 +148,7 @@ class _InterHeadLoss(torch.autograd.Function):
         return 1 - squares / pairs_in_all
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad_loss: torch.Tensor) -> tuple[torch.Tensor, None]:
         scores, *kept = ctx.saved_tensors
         prefix = ctx.prefix
@@ -159,15 +161,16 @@ class _InterHeadLoss(torch.autograd.Function):
             mean, low, high, *coefficients = kept[_KEPT * number : _KEPT * (number + 1)]
             coupling, offset, at_low, at_high = (grad_loss * each for each in coefficients)
             centred = _heads_together(maps[images, :, rows]).sub_(mean)
-            out = torch.baddbmm(
-                offset.flatten(0, 1), coupling.flatten(0, 1), centred.flatten(0, 1)
-            ).view(centred.shape)
+            with torch.autocast(centred.device.type, enabled=False):
+                out = torch.baddbmm(
+                    offset.flatten(0, 1), coupling.flatten(0, 1), centred.flatten(0, 1)
+                ).view(centred.shape)
             # A comparison into floats is several times faster than argmin, and shares the
             # gradient evenly among equal extremes, as amin and amax do.
             found = torch.empty_like(centred)
             for extreme, value in ((low, at_low), (high, at_high)):
                 torch.eq(centred, extreme, out=found)
-                out.addcmul_(found, value / found.sum(-1, keepdim=True))
+                out.addcmul_(found, value / found.sum(-1, keepdim=True).clamp_(min=1))
             inner[images, :, rows] = out.transpose(1, 2)
         return gradient, None
 
@@ -210,7 +213,8 @@ def _pair_statistics(centred: _Centred) -> _Pairs:
     inverse = torch.where(span > CONSTANT_RANGE, 1 / span, 0)
     mean = -centred.low * inverse
     flat = centred.maps.flatten(0, 1)
-    gram = torch.bmm(flat, flat.transpose(1, 2)).view(*span.shape[:-1], span.shape[-2])
+    with torch.autocast(flat.device.type, enabled=False):  # which would round the maps to bf16
+        gram = torch.bmm(flat, flat.mT).view(*span.shape[:-1], span.shape[-2])
     covariance = gram.mul_(inverse / flat.shape[-1]).mul_(inverse.mT)
     energy = mean.square()
     mean_energy = (energy + energy.mT).add_(C1)

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from torch.autograd.function import once_differentiable
 
 _Window = tuple[slice, slice]
 _ALL, _NOT_FIRST, _NOT_LAST = slice(None), slice(1, None), slice(None, -1)
@@ -64,6 +65,7 @@ class _TotalVariation(torch.autograd.Function):
         return norms @ weight
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad_value: torch.Tensor) -> tuple[torch.Tensor, None]:
         images, weight_by_norm = ctx.saved_tensors
         factors = (weight_by_norm * grad_value).unbind()

@@ -173,8 +173,10 @@ def interleave(
     for number in itertools.count():
         # A B, then B A: a slow drift hits both alike.
         for name in names if number % 2 == 0 else reversed(names):
-            # The first run of a burst finds the caches full of the other engine's data.
-            burst = runners[name](batch, lengths[name] + 1)[1:]
+            # The first run of a burst finds the caches full of the other engine's data; where one
+            # run is a burst of its own, that is lost in it.
+            settle = 1 if lengths[name] > 1 else 0
+            burst = runners[name](batch, settle + lengths[name])[settle:]
             rounds[name].append(list(burst))
         if number + 1 < _MIN_ROUNDS:
             continue

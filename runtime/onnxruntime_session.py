@@ -20,6 +20,7 @@ from mimiq.runtime.session import Images, as_input
 # has no integer kernel; and both move QuantizeLinear nodes about that the int8-to-uint8 rewrite
 # then gives a uint8 zero point while their output_dtype still says INT8, which ends loading.
 _HARMFUL_TO_QDQ = ["MatMulAddFusion", "QDQPropagationTransformer"]
+_SPINNING_KEY = "session.intra_op.allow_spinning"
 _EXACT_KEY = "session.x64quantprecision"
 _QUIET = 4  # severity: fatal alone; what fails comes back as an exception
 _FLOAT_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
@@ -63,21 +64,21 @@ class OnnxRuntimeSession:
         if threads is not None and threads < 1:
             raise BadInput(f"{threads} threads cannot work.", "Ask for 1 or more.")
         onnxruntime = _import_onnxruntime()
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = _QUIET
-        options.intra_op_num_threads = threads or _default_threads()
-        options.add_session_config_entry(
-            "session.intra_op.allow_spinning", "1" if spinning else "0"
-        )
-        if optimized_model is not None:
-            options.optimized_model_filepath = str(optimized_model)
         quantized = _is_quantized(self._model)
         providers = ["CPUExecutionProvider"]
         if device == "cuda" or (device == "auto" and _cuda_usable(onnxruntime)):
             _require_cuda(onnxruntime)
             providers.insert(0, "CUDAExecutionProvider")
 
-        def create() -> Any:
+        def create(exact: bool) -> Any:
+            # New options each time: it warns on stderr when an entry is set twice.
+            options = onnxruntime.SessionOptions()
+            options.log_severity_level = _QUIET
+            options.intra_op_num_threads = threads or _default_threads()
+            options.add_session_config_entry(_SPINNING_KEY, "1" if spinning else "0")
+            options.add_session_config_entry(_EXACT_KEY, "1" if exact else "0")
+            if optimized_model is not None:
+                options.optimized_model_filepath = str(optimized_model)
             try:
                 return onnxruntime.InferenceSession(
                     str(self._model),
@@ -96,8 +97,7 @@ class OnnxRuntimeSession:
         if exact is None:
             exact = _saturates()
         exact = exact and quantized
-        options.add_session_config_entry(_EXACT_KEY, "1" if exact else "0")
-        self._session: Any = create()
+        self._session: Any = create(exact)
         on_gpu = "CUDAExecutionProvider" in self._session.get_providers()
         if device == "cuda" and not on_gpu:
             raise EnvironmentLacks(
@@ -106,9 +106,8 @@ class OnnxRuntimeSession:
             )
         self.backend = "onnxruntime-cuda" if on_gpu else "onnxruntime-cpu"
         self._read_signature()
-        if False:
-            options.add_session_config_entry(_EXACT_KEY, "0")
-            self._session = create()
+        if exact and not self._runs():
+            self._session = create(exact=False)
 
     def run(self, images: Images) -> FloatArray:
         """See :meth:`mimiq.runtime.session.Session.run`."""

@@ -87,7 +87,9 @@ def render(report: Mapping[str, Any]) -> RenderableType:
     if figures.row_count:
         parts.append(figures)
     if report.get("latency"):
-        parts.append(_latency_table(report))
+        parts += [Text(), _latency_table(report)]
+    if report.get("fallbacks") or report.get("notes"):
+        parts.append(Text())
     parts += [Text(f"• {fallback}", style="yellow") for fallback in report.get("fallbacks") or ()]
     parts += [Text(f"• {note}") for note in report.get("notes") or ()]
     return Group(*parts)

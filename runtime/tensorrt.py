@@ -70,8 +70,8 @@ class TensorRTSession:
         self._library = library
         self._preprocessing = preprocessing
         self.backend = {"rtx": "tensorrt-rtx", "trt": "tensorrt"}[name]
-        self._cuda = cuda or Cuda()
-        self._allocator = make_allocator(allocator, self._cuda)
+        self.cuda = cuda or Cuda()
+        self._allocator = make_allocator(allocator, self.cuda)
         self._messages: deque[Any] = deque(maxlen=_LOG_LINES)
         self._all: list[Lane] = []
         self._arrays: weakref.WeakSet[DeviceArray] = weakref.WeakSet()
@@ -142,11 +142,11 @@ class TensorRTSession:
             target = view(result, int(lane.stream))
             self._expect(target, (batch, self.num_classes), "out")
             for stream in {source.stream, target.stream} - {None}:
-                self._cuda.wait_for_stream(lane.stream, int(stream or 0))
+                self.cuda.wait_for_stream(lane.stream, int(stream or 0))
             for start, stop in self._parts(batch):
                 place = target.address + self.tensors.output_bytes(start)
                 lane.run_device(source, start, stop - start, place)
-            self._cuda.synchronize(lane.stream)
+            self.cuda.synchronize(lane.stream)
         return result
 
     def _parts(self, batch: int) -> Iterator[tuple[int, int]]:
@@ -168,7 +168,7 @@ class TensorRTSession:
         """A lane for this thread's use alone; waits until one is free."""
         lane = self._lanes.get()
         try:
-            self._cuda.use_device()
+            self.cuda.use_device()
             yield lane
         finally:
             self._lanes.put(lane)
@@ -234,7 +234,7 @@ class TensorRTSession:
 
     def _make_lane(self, graphs: bool) -> Lane:
         return Lane(
-            self._cuda, self._allocator, self.tensors, self._make_context, graphs, self.words
+            self.cuda, self._allocator, self.tensors, self._make_context, graphs, self.words
         )
 
     def inspect(self) -> str:
@@ -251,14 +251,17 @@ class TensorRTSession:
             if self._cache_file.is_file() and self._cache_file.read_bytes() == content:
                 return
             temporary = self._cache_file.with_name(f".{self._cache_file.name}.{os.getpid()}.tmp")
-            temporary.write_bytes(content)
-            os.replace(temporary, self._cache_file)
+            try:
+                temporary.write_bytes(content)
+                os.replace(temporary, self._cache_file)
+            finally:
+                temporary.unlink(missing_ok=True)
 
     def close(self) -> None:
         """Free the engine and every array it gave out; a second call does nothing."""
         if self._engine is None:
             return
-        self._cuda.use_device()
+        self.cuda.use_device()
         self._save_cache()
         for array in list(self._arrays):
             array.release()

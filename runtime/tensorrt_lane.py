@@ -96,13 +96,18 @@ class Lane:
         staged_in, staged_out = self._staging()
         padded = max(batch, self.tensors.smallest)
         staged_in.array[:batch] = images
-        staged_in.array[batch:padded] = 0
         self.copy_in(padded)
         self.enqueue(padded, self.input, self.output)
         self.copy_out(padded)
         self._cuda.synchronize(self.stream)
         logits: FloatArray = staged_out.array[:batch].copy()
         return logits
+
+    def stage(self, generator: np.random.Generator, batch: int) -> None:
+        """Put random images where the engine reads them, for a measurement."""
+        images = self._staging()[0].array
+        images[:batch] = generator.standard_normal(images[:batch].shape, dtype=np.float32)
+        self.copy_in(batch)
 
     def copy_in(self, batch: int) -> None:
         """Enqueue the copy of the staged images to the GPU."""

@@ -9,6 +9,8 @@ import onnx_ir as ir
 from mimiq.export.passes.activations import LowerActivations
 from mimiq.export.passes.clean import Clean
 from mimiq.export.passes.gemm import GemmToMatMul
+from mimiq.export.passes.half import ToHalf
+from mimiq.export.passes.int4_carrier import Int4ToInt8Carrier
 from mimiq.export.passes.key_transpose import TransposeBeforeQuantize
 from mimiq.export.passes.metadata import SetMetadata
 from mimiq.export.passes.names import NameAfterModules
@@ -28,6 +30,16 @@ def lowering(metadata: Mapping[str, str]) -> tuple[ir.passes.InPlacePass, ...]:
         NameAfterModules(),
         SetMetadata(metadata),
     )
+
+
+def half_precision(*, int8_carrier: bool = True) -> tuple[ir.passes.InPlacePass, ...]:
+    """From the shipped graph to what TensorRT builds fastest.
+
+    Args:
+        int8_carrier: store per-channel 4-bit weights as INT8, see :class:`Int4ToInt8Carrier`.
+    """
+    carrier = (Int4ToInt8Carrier(),) if int8_carrier else ()
+    return (*carrier, ToHalf(), Clean())
 
 
 def run(model: ir.Model, passes: Iterable[ir.passes.InPlacePass]) -> ir.Model:

@@ -15,8 +15,10 @@ from mimiq.export.graph import (
     add_initializer,
     array,
     emit,
+    graph_of,
     int_attribute,
     nodes_of,
+    operand,
     producer,
     replace,
 )
@@ -41,9 +43,8 @@ class LowerActivations(ir.passes.InPlacePass):
 
 
 def _lower(node: ir.Node) -> None:
-    x, scale_value = node.inputs[0], node.inputs[1]
+    x, scale_value = operand(node, 0), operand(node, 1)
     scale = array(scale_value)
-    assert x is not None and scale_value is not None and isinstance(node.graph, ir.Graph)
     name = scale_value.name or "scale"
     qmin, qmax = int_attribute(node, "qmin", -128), int_attribute(node, "qmax", 127)
     if scale is None or scale.size != 1 or int_attribute(node, "axis", -1) >= 0:
@@ -62,7 +63,7 @@ def _lower(node: ir.Node) -> None:
             "INT8 around 0.",
             "Use at most 8 bits and zero point 0.",
         )
-    graph, shape = node.graph, node.outputs[0].shape
+    graph, shape = graph_of(node), node.outputs[0].shape
     step = np.float32(scale.reshape(()))
     low, high = _clip_bounds(x, step, qmin, qmax)
     if low is not None or high is not None:

@@ -17,13 +17,15 @@ class Clean(ir.passes.InPlacePass):
             source = node.inputs[0]
             if source is None or source.dtype is None or source.is_graph_input():
                 continue
-            if source.dtype == node.attributes["to"].as_int() and not node.outputs[0].is_graph_output():
+            if (
+                source.dtype == node.attributes["to"].as_int()
+                and not node.outputs[0].is_graph_output()
+            ):
                 replace(node, source)
                 modified = True
         for clean in (
             common.IdentityEliminationPass(),
             common.RemoveUnusedNodesPass(),
-            common.RemoveUnusedFunctionsPass(),
             common.RemoveUnusedOpsetsPass(),
         ):
             modified |= clean(model).modified

@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from mimiq.errors import UnsupportedModel
-from mimiq.export.graph import emit, nodes_of, replace
+from mimiq.export.graph import emit, int_attribute, nodes_of, operand, replace
 
 
 class GemmToMatMul(ir.passes.InPlacePass):
@@ -25,19 +25,17 @@ class GemmToMatMul(ir.passes.InPlacePass):
 def _rewrite(node: ir.Node) -> None:
     alpha = node.attributes.get("alpha")
     beta = node.attributes.get("beta")
-    transposed = {name: node.attributes.get(name) for name in ("transA", "transB")}
-    flags = {name: 0 if a is None else a.as_int() for name, a in transposed.items()}
-    if (alpha and alpha.as_float() != 1.0) or (beta and beta.as_float() != 1.0) or flags["transA"]:
+    scaled = any(a is not None and a.as_float() != 1.0 for a in (alpha, beta))
+    if scaled or int_attribute(node, "transA", 0):
         raise UnsupportedModel(
             f"Node {node.name} is a Gemm with alpha, beta or transA, which is no Linear layer.",
             "Report this model: its exported form is not known here.",
         )
-    x, weight = node.inputs[0], node.inputs[1]
+    x, weight = operand(node, 0), operand(node, 1)
     bias = node.inputs[2] if len(node.inputs) > 2 else None
-    assert x is not None and weight is not None
     out = node.outputs[0]
     dtype = out.dtype or ir.DataType.FLOAT
-    if flags["transB"]:
+    if int_attribute(node, "transB", 0):
         shape = None if weight.shape is None else ir.Shape(list(weight.shape)[::-1])
         weight = emit(node, "Transpose", [weight], {"perm": [1, 0]}, dtype=dtype, shape=shape)
     product = emit(node, "MatMul", [x, weight], dtype=dtype, shape=out.shape)

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from mimiq.export.graph import FAKE_QUANTIZE, array, consumers, emit, nodes_of, producer, replace
+from mimiq.export.graph import (
+    FAKE_QUANTIZE,
+    array,
+    consumers,
+    emit,
+    nodes_of,
+    operand,
+    producer,
+    replace,
+)
 
 
 class TransposeBeforeQuantize(ir.passes.InPlacePass):
@@ -28,11 +37,17 @@ def _swap(node: ir.Node) -> bool:
         return False  # no quantiser, or a weight
     if len(consumers(quantizer.outputs[0])) != 1:
         return False
-    x, scale = quantizer.inputs
+    x, scale = operand(quantizer, 0), operand(quantizer, 1)
     out = node.outputs[0]
     dtype = out.dtype or ir.DataType.FLOAT
     moved = emit(
-        quantizer, "Transpose", [x], dict(node.attributes), dtype=dtype, shape=out.shape, origin=node
+        quantizer,
+        "Transpose",
+        [x],
+        dict(node.attributes),
+        dtype=dtype,
+        shape=out.shape,
+        origin=node,
     )
     quantized = emit(
         quantizer,

@@ -53,7 +53,9 @@ def _module_path(node: ir.Node) -> str | None:
     if scopes is None:
         return None
     path = ast.literal_eval(scopes)
-    return (path[-2] if len(path) > 1 else "") or "model"
+    # The exporter marks nodes that belong to no module, such as the batch size, by a private name.
+    inner = path[-2] if len(path) > 1 else ""
+    return inner if inner and not inner.startswith("_") else "model"
 
 
 def _name_parameters(node: ir.Node, path: str) -> None:
@@ -61,10 +63,8 @@ def _name_parameters(node: ir.Node, path: str) -> None:
     for value, role in zip(node.inputs, _ROLES.get(node.op_type, ()), strict=False):
         if not role or value is None or not value.is_initializer():
             continue
-        if role == "integers":
-            name = path.removesuffix("_quantizer")  # blocks.0.mlp.fc1.weight
-        else:
-            name = f"{path}.{role}"
+        # The integers are the weight itself: blocks.0.mlp.fc1.weight.
+        name = path.removesuffix("_quantizer") if role == "integers" else f"{path}.{role}"
         paths = {reader.name.rpartition("/")[0] for reader in consumers(value) if reader.name}
         graph = value.graph
         if len(paths) == 1 and graph is not None and name not in graph.initializers:

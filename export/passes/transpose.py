@@ -12,8 +12,10 @@ from mimiq.export.graph import (
     add_initializer,
     array,
     emit,
+    graph_of,
     int_attribute,
     nodes_of,
+    operand,
     producer,
     replace,
 )
@@ -34,17 +36,14 @@ class FoldWeightTransposes(ir.passes.InPlacePass):
 
 
 def _fold(node: ir.Node) -> bool:
-    source = node.inputs[0]
-    assert source is not None and node.graph is not None
-    graph = node.graph
-    assert isinstance(graph, ir.Graph)
+    source, graph = operand(node, 0), graph_of(node)
     quantizer = producer(source, FAKE_QUANTIZE)
-    weight = source if quantizer is None else quantizer.inputs[0]
+    weight = source if quantizer is None else operand(quantizer, 0)
     data = array(weight)
-    if data is None or weight is None:
+    if data is None:
         return False
-    perm = node.attributes["perm"].as_ints() if "perm" in node.attributes else range(data.ndim)[::-1]
-    perm = [int(axis) for axis in perm]
+    order = node.attributes.get("perm")
+    perm = list(range(data.ndim))[::-1] if order is None else list(order.as_ints())
     folded = add_initializer(
         graph, weight.name or "weight", np.ascontiguousarray(np.transpose(data, perm))
     )
@@ -54,10 +53,10 @@ def _fold(node: ir.Node) -> bool:
 
     axis = int_attribute(quantizer, "axis", -1)
     block_size = int_attribute(quantizer, "block_size", 0)
-    scale = quantizer.inputs[1]
+    scale = operand(quantizer, 1)
     if block_size:
         scales = array(scale)
-        if scales is None or scales.ndim != data.ndim or scale is None:
+        if scales is None or scales.ndim != data.ndim:
             raise UnsupportedModel(
                 f"The block scales of {weight.name} are no constant of the weight's rank.",
                 "Freeze the quantisers (mimiq.fake_quant.freeze) before export.",

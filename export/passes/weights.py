@@ -15,8 +15,10 @@ from mimiq.export.graph import (
     array,
     consumers,
     emit,
+    graph_of,
     int_attribute,
     nodes_of,
+    operand,
     replace,
 )
 
@@ -57,11 +59,10 @@ def quantize_array(
 
 
 def _lower(node: ir.Node) -> bool:
-    source = node.inputs[0]
+    source, graph = operand(node, 0), graph_of(node)
     weight, scale = array(source), array(node.inputs[1])
     if weight is None:
         return False  # an activation
-    assert source is not None and isinstance(node.graph, ir.Graph)
     name = source.name or "weight"
     if scale is None:
         raise UnsupportedModel(
@@ -84,7 +85,6 @@ def _lower(node: ir.Node) -> bool:
         scale = np.full(weight.shape[axis], scale.reshape(()), np.float32)
 
     steps = quantize_array(weight, scale, qmin, qmax, axis, block_size)
-    graph = node.graph
     integers = add_initializer(graph, name, steps.astype(ml_dtypes.int4) if int4 else steps)
     scales = add_initializer(graph, f"{name}_scale", scale.astype(np.float32))
     attributes = {} if axis < 0 else {"axis": axis}

@@ -110,12 +110,17 @@ _ADVICE: tuple[tuple[str, type[MimiqError], str], ...] = (
         "Install an NVIDIA driver, or build for TensorRT-RTX (--target rtx), which needs none.",
     ),
     (
+        "workspace limit",
+        BuildFailed,
+        "Allow a larger workspace.",
+    ),
+    (
         "out of memory",
         BuildFailed,
         "Lower the largest batch, set a smaller workspace, or free memory.",
     ),
 )
-_NO_ADVICE = "See the log for the builder's own words; mimiq inspect lists the graph's nodes."
+_NO_ADVICE = "Choose another precision or target, and report the words above."
 
 
 def parser_error(path: Path, title: str, parser: Any) -> MimiqError:

@@ -15,6 +15,7 @@ _PRODUCTS: dict[str, Role] = {"fully_connected": "linear", "corrltn": "convoluti
 _NO_KERNEL = {"shape_call", "label"}
 # Generated kernels are named after what they do, four letters each: __myl_ReshTranCast.
 _MOVEMENT = {"Cast", "Copy", "Move", "Resh", "Tran", "Slic", "Repl", "Conc"}
+_QDQ = re.compile(r"(Dequantize|Quantize)Linear(_\d+)?$")
 _DEPTH = 3  # how many views and unpacking kernels may lie between a constant and its product
 
 
@@ -163,10 +164,15 @@ class _Reader:
 
 
 def _nodes(core: Step) -> tuple[str, ...]:
-    """The ONNX products behind a product: merged ones are in its name, unless it was made up."""
-    names = core.name.split("+")
-    named = tuple(name for name in names if name in core.nodes)
-    return named if len(named) == len(names) or not core.nodes else core.nodes
+    """The ONNX products behind a product: merged ones are in its name, unless it was made up.
+
+    Names are ``a/MatMul``, ``a/MatMul_U134`` and ``a/MatMul+b/MatMul``; made up ones ``__mye12``.
+    """
+    names = [re.sub(r"_U\d+$", "", name) for name in core.name.split("+")]
+    if all(name in core.nodes for name in names):
+        return tuple(names)
+    products = tuple(node for node in core.nodes if not _QDQ.search(node))
+    return products or core.nodes or tuple(names)
 
 
 def only_moves(name: str) -> bool:

@@ -1,8 +1,28 @@
-"""Loading a trained network by name, in the form the compiler works on."""
+"""Loading a trained network by name, in the form the compiler works on.
 
-from mimiq.models.attention import ExplicitAttention, observe_attention
-from mimiq.models.family import Family, Migration, quantizable_layers
-from mimiq.models.loading import SHORT_NAMES, LoadedModel, load_model
+Names are imported when first used: the embedded model's images serve hosts without torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mimiq.models.attention import ExplicitAttention, observe_attention
+    from mimiq.models.family import Family, Migration, quantizable_layers
+    from mimiq.models.loading import SHORT_NAMES, LoadedModel, load_model
+
+_WHERE = {
+    "ExplicitAttention": "attention",
+    "Family": "family",
+    "LoadedModel": "loading",
+    "Migration": "family",
+    "SHORT_NAMES": "loading",
+    "load_model": "loading",
+    "observe_attention": "attention",
+    "quantizable_layers": "family",
+}
 
 __all__ = [
     "SHORT_NAMES",
@@ -14,3 +34,9 @@ __all__ = [
     "observe_attention",
     "quantizable_layers",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_WHERE[name]}"), name)

@@ -218,9 +218,9 @@ def save_graph(path: Path, nodes: list[Any], tensors: dict[str, Any], classes: i
 
 @pytest.mark.parametrize("exact", [False, True])
 def test_weight_only_layers_without_zero_points_open_either_way(
-    tmp_path: Path, exact: bool
+    tmp_path: Path, exact: bool, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """The patch embedding: a Conv whose per-channel int8 weights are dequantised, input in float."""
+    """The patch embedding: a Conv of dequantised per-channel int8 weights, its input in float."""
     from onnx import helper
 
     generator = np.random.default_rng(0)
@@ -237,6 +237,7 @@ def test_weight_only_layers_without_zero_points_open_either_way(
         logits = session.run(given)
     expected = given.reshape(3, -1) @ (weight * scale[:, None, None, None]).reshape(4, -1).T
     np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-3)
+    assert capfd.readouterr() == ("", "")
 
 
 def test_quantized_attention_scores_open(tmp_path: Path) -> None:

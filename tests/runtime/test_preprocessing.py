@@ -39,7 +39,7 @@ def random_image(width: int, height: int, mode: str, seed: int) -> Image.Image:
     return Image.fromarray(pixels[..., :3]).convert(mode)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     width=st.integers(1, 220),
     height=st.integers(1, 220),

@@ -9,6 +9,7 @@ images: the recipe is fixed and the last step's weights are kept.
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import os
 import sys
@@ -21,11 +22,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from mimiq.errors import CheckFailed, MimiqError, missing_extra
+from mimiq.errors import BadInput, CheckFailed, MimiqError, missing_extra
 from mimiq.models.digits import (
     FOLDER,
     HELDOUT_FILE,
-    NUM_CLASSES,
     WEIGHTS_FILE,
     build_digits,
     digits_preprocessing,
@@ -114,7 +114,12 @@ def train(images: Images, labels: Labels, epochs: int = EPOCHS, seed: int = SEED
 
     Returns:
         The network of the last step, eval mode, rounded to fp16 values in fp32 parameters.
+
+    Raises:
+        BadInput: for less than one epoch.
     """
+    if epochs < 1:
+        raise BadInput(f"{epochs} epochs are no training.", "Give --epochs 1 or more.")
     module = build_digits(seed).train()
     generator = torch.Generator().manual_seed(seed)
     inputs = torch.from_numpy(digits_preprocessing().normalize(images))
@@ -123,9 +128,11 @@ def train(images: Images, labels: Labels, epochs: int = EPOCHS, seed: int = SEED
     matrices = [p for p in module.parameters() if p.ndim >= 2]
     vectors = [p for p in module.parameters() if p.ndim < 2]
     optimizer = torch.optim.AdamW(
-        [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}],
+        [
+            {"params": matrices, "weight_decay": WEIGHT_DECAY},
+            {"params": vectors, "weight_decay": 0.0},
+        ],
         lr=LEARNING_RATE,
-        weight_decay=WEIGHT_DECAY,
     )
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer,
@@ -137,7 +144,7 @@ def train(images: Images, labels: Labels, epochs: int = EPOCHS, seed: int = SEED
     start = time.perf_counter()
     for epoch in range(1, epochs + 1):
         total = 0.0
-        for batch in torch.randperm(len(inputs), generator=generator).split(BATCH):
+        for batch in torch.split(torch.randperm(len(inputs), generator=generator), BATCH):
             logits = module(augment(inputs[batch], generator))
             loss = F.cross_entropy(logits, targets[batch], label_smoothing=LABEL_SMOOTHING)
             optimizer.zero_grad(set_to_none=True)
@@ -148,7 +155,8 @@ def train(images: Images, labels: Labels, epochs: int = EPOCHS, seed: int = SEED
             total += loss.item() * len(batch)
         if epoch % 5 == 0 or epoch in (1, epochs):
             seconds = time.perf_counter() - start
-            print(f"epoch {epoch}/{epochs}  loss {total / len(inputs):.4f}  {seconds:.0f} s")
+            mean_loss = total / len(inputs)
+            print(f"epoch {epoch}/{epochs}  loss {mean_loss:.4f}  {seconds:.0f} s", flush=True)
     return module.half().float().eval()
 
 
@@ -156,23 +164,24 @@ def train(images: Images, labels: Labels, epochs: int = EPOCHS, seed: int = SEED
 def accuracy(module: nn.Module, images: Images, labels: Labels) -> float:
     """Share of ``images`` (uint8, (N, 32, 32, 3)) whose largest logit is their label."""
     inputs = torch.from_numpy(digits_preprocessing().normalize(images))
-    predicted = torch.cat([module(part).argmax(dim=-1) for part in inputs.split(256)])
+    predicted = torch.cat([module(part).argmax(dim=-1) for part in torch.split(inputs, 256)])
     return float((predicted.numpy() == labels).mean())
 
 
 def save(folder: Path, module: nn.Module, images: Images, labels: Labels, top1: float) -> None:
-    """Write the weights as fp16 and the held-out images; an interruption leaves nothing half-made."""
+    """Write fp16 weights and the held-out images; an interruption leaves nothing half-made."""
     from safetensors.torch import save as pack
 
     folder.mkdir(parents=True, exist_ok=True)
     state = {name: tensor.half().contiguous() for name, tensor in module.state_dict().items()}
-    metadata = {
-        "format": "pt",
+    facts = {
         "data": "scikit-learn load_digits, resized to 32x32",
-        "seed": str(SEED),
-        "heldout_top1": f"{top1:.4f}",
-        "heldout_images": str(len(labels)),
+        "seed": SEED,
+        "heldout_top1": round(top1, 4),
+        "heldout_images": len(labels),
     }
+    # One entry: safetensors writes several in an order that changes from run to run.
+    metadata = {"mimiq": json.dumps(facts)}
     weights, heldout = folder / f".{WEIGHTS_FILE}.tmp", folder / f".{HELDOUT_FILE}.tmp"
     try:
         weights.write_bytes(pack(state, metadata))  # safetensors' own writer makes it 0600
@@ -201,7 +210,12 @@ def main(arguments: list[str] | None = None) -> int:
                 f"Held-out top-1 is {top1:.2%}, below {LEAST_ACCURACY:.0%}; nothing was written.",
                 "Train for more epochs.",
             )
-        save(options.out, module, images[heldout], labels[heldout], top1)
+        try:
+            save(options.out, module, images[heldout], labels[heldout], top1)
+        except OSError as error:
+            raise BadInput(
+                f"{options.out} cannot be written: {error}", "Choose another folder with --out."
+            ) from error
     except MimiqError as error:
         print(error, file=sys.stderr)
         return error.exit_code

@@ -1,0 +1,164 @@
+"""The half-precision form of a graph, for TensorRT's strongly typed networks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import onnx_ir as ir
+
+from mimiq.errors import UnsupportedModel
+from mimiq.export.graph import (
+    DEQUANTIZE,
+    QUANTIZE,
+    Array,
+    add_initializer,
+    array,
+    constant,
+    consumers,
+    nodes_of,
+    producer,
+)
+from mimiq.export.linears import find_linears
+
+HALF, FLOAT = ir.DataType.FLOAT16, ir.DataType.FLOAT
+
+_HALF_MAX = 65504.0
+
+# Operators that mean the same in half precision, those on shapes and integers included.
+# fmt: off
+_KNOWN = frozenset([
+    "Add", "Clip", "Concat", "Conv", "DequantizeLinear", "Div",
+    "Erf", "Expand", "Flatten", "Gather", "Gelu", "Gemm",
+    "Identity", "LayerNormalization", "MatMul", "Mul", "Pow", "QuantizeLinear",
+    "ReduceMean", "Relu", "Reshape", "Shape", "Sigmoid", "Slice",
+    "Softmax", "Split", "Sqrt", "Squeeze", "Sub", "Tanh",
+    "Transpose", "Unsqueeze",
+])
+# fmt: on
+
+
+class ToHalf(ir.passes.InPlacePass):
+    """fp16 throughout, except around integers, where numbers grow large or scales must be exact.
+
+    Every QuantizeLinear of an activation, its Clip and its DequantizeLinear stay fp32 with fp32
+    scales; so do the product of a quantised activation with a quantised weight and its bias. Such a
+    Linear builds as int8 × int8 → float: in half precision its integer sums, up to K·127², would
+    pass 65504 before the scale brings them down. The products inside attention are half, as INT8
+    attention fuses only then. Weight-only layers are half with half scales.
+
+    The input ``images`` and the output ``logits`` stay float32.
+
+    Raises:
+        UnsupportedModel: for an operator unknown here, a subgraph, or a constant that half
+            precision cannot hold.
+    """
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        _check(model)
+        single = _float_nodes(model)
+        converted = _Conversions(model.graph)
+        for node in nodes_of(model):
+            wanted = FLOAT if node in single else HALF
+            for index, value in enumerate(node.inputs):
+                if value is not None and value.dtype in (FLOAT, HALF):
+                    node.replace_input_with(index, converted.to(value, wanted))
+            for output in node.outputs:
+                if output.dtype == FLOAT:
+                    output.type = ir.TensorType(wanted)
+        for index, output in enumerate(model.graph.outputs):
+            if output.dtype == HALF:
+                name = output.name
+                output.name = f"{name}/half"
+                cast = converted.to(output, FLOAT)
+                cast.name = name
+                model.graph.outputs[index] = cast
+        return ir.passes.PassResult(model, modified=True)
+
+
+class _Conversions:
+    """Values in the other precision, each made once: a copy of a constant, or a Cast."""
+
+    def __init__(self, graph: ir.Graph) -> None:
+        self.graph = graph
+        self.made: dict[tuple[ir.Value, ir.DataType], ir.Value] = {}
+
+    def to(self, value: ir.Value, wanted: ir.DataType) -> ir.Value:
+        if value.dtype == wanted:
+            return value
+        key = (value, wanted)
+        if key not in self.made:
+            data = array(value)
+            self.made[key] = self._cast(*key) if data is None else self._copy(value, data)
+        return self.made[key]
+
+    def _copy(self, value: ir.Value, data: Array) -> ir.Value:
+        if data.size and float(np.abs(data).max()) > _HALF_MAX:
+            raise UnsupportedModel(
+                f"{value.name} holds {float(np.abs(data).max()):g}, which half precision cannot.",
+                "Build an fp32 engine for this model.",
+            )
+        copy = data.astype(np.float16)
+        scales = any(reader.op_type == DEQUANTIZE for reader in consumers(value))
+        if scales and not copy.all():
+            raise UnsupportedModel(
+                f"{value.name} holds a weight scale that is 0 in half precision.",
+                "Quantise that layer per channel with activations, or build an fp32 engine.",
+            )
+        return add_initializer(self.graph, value.name or "constant", copy)
+
+    def _cast(self, value: ir.Value, wanted: ir.DataType) -> ir.Value:
+        node = ir.node("Cast", [value], {"to": ir.AttrInt64("to", wanted.value)})
+        node.name = f"{value.name}/to_{wanted.name.lower()}"
+        output = node.outputs[0]
+        output.name, output.type, output.shape = node.name, ir.TensorType(wanted), value.shape
+        source = value.producer()
+        if source is None:
+            self.graph.insert_before(self.graph[0], node)
+        else:
+            self.graph.insert_after(source, node)
+        return output
+
+
+def _check(model: ir.Model) -> None:
+    for node in model.graph:
+        integer_cast = node.op_type == "Cast" and node.outputs[0].dtype not in (FLOAT, HALF)
+        if node.domain not in ("", "ai.onnx") or not (node.op_type in _KNOWN or integer_cast):
+            raise UnsupportedModel(
+                f"Node {node.name} is a {node.op_type}, whose half-precision form is not known.",
+                "Build an fp32 engine for this model, or export it with mimiq.",
+            )
+        for value in node.outputs:
+            if value.dtype in (HALF, ir.DataType.BFLOAT16, ir.DataType.DOUBLE):
+                raise UnsupportedModel(
+                    f"{value.name} is {value.dtype.name.lower()} already.",
+                    "Convert the fp32 graph.",
+                )
+            if value.dtype is None:
+                raise UnsupportedModel(
+                    f"The type of {value.name} is not recorded in the graph.",
+                    "Run ONNX shape inference on the model first.",
+                )
+
+
+def _float_nodes(model: ir.Model) -> set[ir.Node]:
+    """The nodes that stay fp32."""
+    single: set[ir.Node] = set()
+    for quantize in nodes_of(model, QUANTIZE):
+        clip = producer(quantize.inputs[0], "Clip")
+        single |= {quantize, *consumers(quantize.outputs[0], DEQUANTIZE)}
+        if clip is not None:
+            single.add(clip)
+    for linear in find_linears(model):
+        if linear.activation is not None and linear.weight is not None:
+            single |= {linear.node, linear.weight, *_bias(linear.node)}
+    return single
+
+
+def _bias(node: ir.Node) -> Iterable[ir.Node]:
+    """The Add of a constant that alone reads a Linear's product."""
+    readers = consumers(node.outputs[0])
+    if len(readers) != 1 or readers[0].op_type != "Add":
+        return ()
+    others = [value for value in readers[0].inputs if value is not node.outputs[0]]
+    return readers if len(others) == 1 and constant(others[0]) is not None else ()

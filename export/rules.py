@@ -1,0 +1,99 @@
+"""Which rules hold for which target, and how to check a graph against them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import onnx_ir as ir
+
+from mimiq.errors import BadInput, UnsupportedTarget
+from mimiq.export import attention_rules as attention
+from mimiq.export import quantization_rules as quantization
+from mimiq.export.findings import Finding, Rule, Subject, Target
+from mimiq.export.graph import load
+
+__all__ = ["Finding", "Target", "check", "require"]
+
+_TENSORRT: tuple[Rule, ...] = (
+    quantization.integer_operators,
+    quantization.zero_points,
+    quantization.unsigned_activations,
+    quantization.integer_types,
+    quantization.fp8_needs_ada,
+    quantization.activation_scales,
+    quantization.weight_scales_along_inputs,
+    quantization.blocks_with_activations,
+    quantization.block_sizes,
+    quantization.operand_types,
+    quantization.half_quantized,
+    quantization.half_accumulation,
+    quantization.int4_with_activations,
+    attention.attention_incomplete,
+    attention.attention_too_large,
+    attention.attention_clipped,
+    attention.attention_operator,
+    attention.fused_qkv,
+)
+
+RULES: dict[Target, tuple[Rule, ...]] = {
+    "ort": (
+        quantization.unlowered,
+        quantization.qdq_before_movement,
+        quantization.block_sizes,
+        quantization.int4_with_activations,
+    ),
+    "rtx": (*_TENSORRT, quantization.turing),
+    "trt": _TENSORRT,
+}
+
+
+def check(
+    model: str | Path | ir.Model,
+    target: Target,
+    *,
+    compute_capabilities: Sequence[str] = (),
+) -> list[Finding]:
+    """Everything in a graph that ``target`` would refuse, run in another precision, or run slowly.
+
+    The graph is judged as it is: give the form that will be built, see
+    :func:`mimiq.export.to_fp16`.
+
+    Args:
+        target: ``ort`` (ONNX Runtime), ``rtx`` (TensorRT-RTX) or ``trt`` (TensorRT).
+        compute_capabilities: GPUs to build for, such as ``("8.6", "8.9")``; empty: not checked.
+
+    Raises:
+        BadInput: for an unreadable file, an unknown target or compute capability.
+    """
+    if target not in RULES:
+        raise BadInput(f"Target {target!r} is unknown.", f"Choose one of {', '.join(RULES)}.")
+    for text in compute_capabilities:
+        major, _, minor = text.partition(".")
+        if not (major.isdigit() and minor.isdigit()):
+            raise BadInput(f"{text!r} is no compute capability.", "Write for example 8.6.")
+    subject = Subject(load(model), target, tuple(compute_capabilities))
+    return [finding for rule in RULES[target] for finding in rule(subject)]
+
+
+def require(
+    model: str | Path | ir.Model,
+    target: Target,
+    *,
+    compute_capabilities: Sequence[str] = (),
+) -> list[Finding]:
+    """As :func:`check`; anything but ``slow`` is an error.
+
+    Returns:
+        the findings that are merely slow.
+
+    Raises:
+        UnsupportedTarget: naming the first node and rule, and how many more there are.
+    """
+    findings = check(model, target, compute_capabilities=compute_capabilities)
+    fatal = [finding for finding in findings if finding.severity != "slow"]
+    if fatal:
+        first, others = fatal[0], len(fatal) - 1
+        more = f" ({others} more like it or worse)" if others else ""
+        raise UnsupportedTarget(f"{target}: {first}{more}", first.next_step)
+    return findings

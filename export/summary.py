@@ -1,0 +1,73 @@
+"""What a graph holds, for ``mimiq inspect`` and reports."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+
+from mimiq.export.attention import find_attentions
+from mimiq.export.graph import load
+from mimiq.export.linears import Linear, find_linears
+
+
+def summarize(model: str | Path | ir.Model) -> dict[str, Any]:
+    """Counts and sizes of one graph, ready for JSON.
+
+    Returns:
+        ``layers``: how many Linears and convolutions there are of each kind, such as
+        ``{"MatMul int4 per channel × int8": 48}`` (weight type, granularity, activation type).
+        ``attention``: how many attentions have all, some or none of q, k, v and the softmax output
+        quantised. ``weight_bytes``: bytes of stored weights by type, ``scale_bytes`` of their
+        scales, ``initializer_bytes`` of everything stored. ``file_bytes``: the file's size, None
+        for a model in memory. ``operators``: how many nodes of each type. ``opset``,
+        ``ir_version``, ``producer`` and ``metadata`` as the file has them.
+
+    Raises:
+        BadInput: when the file is absent or no ONNX model.
+    """
+    path = None if isinstance(model, ir.Model) else Path(model)
+    graph = load(model)
+    linears = find_linears(graph)
+    stored = {value: value.const_value for linear in linears if (value := linear.stored)}
+    weights: Counter[str] = Counter()
+    for tensor in stored.values():
+        if tensor is not None:
+            weights[tensor.dtype.name.lower()] += tensor.nbytes
+    scales = {value for linear in linears if linear.weight and (value := linear.weight.inputs[1])}
+    initializers = graph.graph.initializers.values()
+    return {
+        "layers": dict(Counter(describe(linear) for linear in linears)),
+        "attention": _attention(graph),
+        "weight_bytes": dict(weights),
+        "scale_bytes": sum(value.const_value.nbytes for value in scales if value.const_value),
+        "initializer_bytes": sum(v.const_value.nbytes for v in initializers if v.const_value),
+        "file_bytes": path.stat().st_size if path else None,
+        "operators": dict(Counter(node.op_type for node in graph.graph).most_common()),
+        "opset": graph.opset_imports.get(""),
+        "ir_version": graph.ir_version,
+        "producer": f"{graph.producer_name or ''} {graph.producer_version or ''}".strip(),
+        "metadata": dict(graph.metadata_props),
+    }
+
+
+def describe(linear: Linear) -> str:
+    """``MatMul int4 per channel × int8``: operator, weight, its granularity, activation."""
+    stored = linear.stored
+    weight = stored.dtype.name.lower() if stored is not None and stored.dtype else "unknown"
+    if linear.weight is not None:
+        weight = f"{weight} {linear.granularity}"
+    value = (linear.activation or linear.node).inputs[0]
+    activation = value.dtype.name.lower() if value is not None and value.dtype else "unknown"
+    return f"{linear.node.op_type} {weight} × {activation}"
+
+
+def _attention(model: ir.Model) -> dict[str, int]:
+    counts: Counter[str] = Counter()
+    for attention in find_attentions(model):
+        quantized = [node is not None for node in attention.quantized.values()]
+        state = "quantised" if all(quantized) else "incomplete" if any(quantized) else "float"
+        counts[state] += 1
+    return dict(counts)

@@ -1,0 +1,89 @@
+"""What was chosen on the command line, before it is turned into the values that stages take."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+CALIBRATIONS = ("synthetic", "psaq", "noise")
+RECIPES = ("paper", "gpu", "cpu", "tiny")
+TARGETS = ("auto", "rtx", "trt", "ort")
+BACKENDS = ("auto", "ort", "ort-cuda", "rtx", "trt")
+
+
+@dataclass(frozen=True)
+class ModelChoice:
+    """Which network: see :func:`mimiq.models.load_model`."""
+
+    model: str
+    weights: Path | None
+    untrained: bool
+    num_classes: int | None
+    image_size: int | None
+    crop_pct: float | None
+    mean: tuple[float, float, float] | None
+    std: tuple[float, float, float] | None
+    labels: Path | None
+
+
+@dataclass(frozen=True)
+class PrecisionChoice:
+    """Which precision; at most one of ``int8``, ``int4`` and ``bits``, none for INT8."""
+
+    int8: bool
+    int4: bool
+    bits: str | None
+    weight_only: bool
+    block_size: int | None
+
+
+@dataclass(frozen=True)
+class ImagesChoice:
+    """How calibration images are made."""
+
+    recipe: str | None
+    images: int | None
+    seed: int
+    device: str
+
+
+@dataclass(frozen=True)
+class TuningChoice:
+    """What is calibrated on, and for how long it is tuned."""
+
+    calibration: str
+    steps: int | None
+
+
+@dataclass(frozen=True)
+class MeasureChoice:
+    """What the compiled model is measured on."""
+
+    evaluation: Path | None
+    eval_limit: int | None
+    batches: tuple[int, ...]
+    no_bench: bool
+
+
+@dataclass(frozen=True)
+class EngineChoice:
+    """Which engine to build."""
+
+    target: str
+    allow_fallback: bool
+
+
+@dataclass(frozen=True)
+class OutChoice:
+    """Where the result goes."""
+
+    out: Path | None
+    force: bool
+
+
+@dataclass(frozen=True)
+class Say:
+    """How the command speaks."""
+
+    json: bool
+    quiet: bool

@@ -1,0 +1,143 @@
+"""``mimiq-compile``: from a trained network to a checked, quantised bundle."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mimiq.cli import choices, options, preflight, values
+from mimiq.cli.engines import add_engine, engine_json
+from mimiq.cli.failures import Command
+from mimiq.cli.output import next_commands, print_json, show, working
+
+if TYPE_CHECKING:
+    from mimiq.export.tensorrt.engines import BundleEngine
+    from mimiq.pipeline import Job
+    from mimiq.progress import Progress
+    from mimiq.runtime.bundle import Bundle
+
+MANIFEST = "manifest.json"  # by which a bundle is known
+
+
+@click.command("compile", cls=Command, short_help="From a trained network to a checked bundle.")
+@options.model_options
+@options.precision_options
+@options.images_options
+@options.tuning_options
+@options.measure_options
+@options.engine_options
+@options.out_options
+@options.cache_option
+@options.say_options
+def compile_command(
+    choice: choices.ModelChoice,
+    precision: choices.PrecisionChoice,
+    images: choices.ImagesChoice,
+    tuning: choices.TuningChoice,
+    measurement: choices.MeasureChoice,
+    engine: choices.EngineChoice,
+    output: choices.OutChoice,
+    cache_dir: Path | None,
+    say: choices.Say,
+) -> None:
+    """Compile MODEL to a checked, quantised bundle, without one real image.
+
+    MODEL is a short name (deit_t, deit_s, deit_b, vit_t, vit_s, vit_b), any ViT or DeiT of timm,
+    or digits, a small network that comes with mimiq. An interrupted run goes on where it stopped
+    when the same command is given again.
+    """
+    preflight.require_compile_extra()
+    values.check_precision(precision)
+    if output.out is not None:
+        preflight.require_new(output.out, output.force, MANIFEST)
+    if measurement.evaluation is not None:
+        preflight.require_folder(measurement.evaluation, "--eval", "a folder of labelled images")
+    preflight.require_target(engine.target)
+
+    from mimiq.cache import Cache, default_cache_dir
+    from mimiq.progress import Progress
+
+    progress = Progress(say.quiet)
+    with working():
+        with progress.stage("load") as stage:
+            stage.status(choice.model)
+            job = _measured(_job(choice, precision, images, tuning, output), measurement)
+        bundle, built = _run(job, Cache(cache_dir or default_cache_dir()), engine, progress)
+    if say.json:
+        print_json(result_json(bundle, built))
+    else:
+        show_result(bundle, built)
+
+
+def _job(
+    choice: choices.ModelChoice,
+    precision: choices.PrecisionChoice,
+    images: choices.ImagesChoice,
+    tuning: choices.TuningChoice,
+    output: choices.OutChoice,
+) -> Job:
+    model = values.load(choice)
+    wanted = values.precision_of(precision, model)
+    out = output.out or values.default_out(choice.model, wanted.label, ".mimiq")
+    preflight.require_new(out, output.force, MANIFEST)
+    return replace(values.job_of(model, wanted, images, tuning, out), overwrite=output.force)
+
+
+def _measured(job: Job, measurement: choices.MeasureChoice) -> Job:
+    """The job with its measurements, whose images are looked at now."""
+    job = replace(job, batches=() if measurement.no_bench else measurement.batches)
+    folder = measurement.evaluation
+    if folder is None:
+        return job
+    dataset = values.dataset_of(folder, job.model.num_classes, measurement.eval_limit)
+    return replace(job, evaluation=dataset, evaluation_name=str(folder))
+
+
+def _run(
+    job: Job, cache: Any, engine: choices.EngineChoice, progress: Progress
+) -> tuple[Bundle, BundleEngine | None]:
+    from mimiq.pipeline import compile_model
+
+    bundle = compile_model(job, cache, progress)
+    built = add_engine(bundle, engine, progress)
+    if built is None:
+        return bundle, None
+    return _with_fallbacks(built.bundle, built), built
+
+
+def _with_fallbacks(bundle: Bundle, built: BundleEngine) -> Bundle:
+    """The report also says what the engine computes in higher precision than asked for."""
+    from mimiq.runtime.bundle import add_files
+
+    fallbacks = [f"{built.engine_name}: {fallback}" for fallback in built.proof.fallbacks]
+    report = bundle.report
+    if not fallbacks or report is None:
+        return bundle
+    return add_files(bundle, report=report | {"fallbacks": [*report["fallbacks"], *fallbacks]})
+
+
+def result_json(bundle: Bundle, built: BundleEngine | None) -> dict[str, Any]:
+    """The report, where the bundle lies, and the engine's proof."""
+    engine = engine_json(built) if built is not None else None
+    return {**(bundle.report or {}), "bundle": str(bundle.path), "engine": engine}
+
+
+def show_result(bundle: Bundle, built: BundleEngine | None) -> None:
+    """The report's table, the engine's proof, and what to do next."""
+    from mimiq.runtime.report import render
+
+    show(render(bundle.report or {}))
+    commands: dict[str, list[str | Path]] = {
+        "what it loses on your images": ["mimiq", "eval", bundle.path, "DIR"],
+        "what is computed in which precision": ["mimiq", "inspect", bundle.path],
+    }
+    if built is not None:
+        from mimiq.export.tensorrt.proof import proof_table
+
+        show("", proof_table(built.proof, f"{built.engine_name}, built in {built.seconds:.1f} s"))
+    else:
+        commands["an engine, on the host that serves it"] = ["mimiq", "build", bundle.path]
+    show(f"\nBundle: {bundle.path}", next_commands(commands))

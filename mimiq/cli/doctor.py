@@ -1,0 +1,222 @@
+"""``doctor``: what this host can build and run, and what would have to be done for the rest."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import click
+
+from mimiq.cli import options
+from mimiq.cli.failures import Command
+from mimiq.cli.output import print_json, show, table, working
+from mimiq.cli.preflight import missing_libraries
+from mimiq.errors import MimiqError
+
+_DISTRIBUTIONS = (
+    "mimiq",
+    "numpy",
+    "pillow",
+    "click",
+    "rich",
+    "onnxruntime-gpu",
+    "onnxruntime",
+    "torch",
+    "timm",
+    "onnx",
+    "onnx-ir",
+    "onnxscript",
+    "safetensors",
+    "tensorrt-rtx-cu13",
+    "tensorrt",
+    "cuda-python",
+    "pycuda",
+)
+_LEAST_FREE_BYTES = 2**30
+
+
+@dataclass(frozen=True)
+class Ability:
+    """Something that a host can do or not.
+
+    Attributes:
+        name: what it is called on the command line.
+        title: what it is.
+        possible: whether it works here.
+        reason: why not; empty where it works.
+        next_step: what would make it work; empty where nothing is missing or can be done.
+    """
+
+    name: str
+    title: str
+    possible: bool
+    reason: str = ""
+    next_step: str = ""
+
+
+@click.command(cls=Command, short_help="What this host can build and run.")
+@options.cache_option
+@options.json_option
+def doctor(cache_dir: Path | None, json: bool) -> None:
+    """Say what this host can build and run, and what is missing for the rest."""
+    with working():
+        findings = examine(cache_dir)
+    if json:
+        print_json(findings)
+        return
+    _show(findings)
+
+
+def examine(cache_dir: Path | None = None) -> dict[str, Any]:
+    """Everything that ``doctor`` prints; no probe's failure is an error."""
+    from mimiq.cache import default_cache_dir
+    from mimiq.runtime.hardware import describe_hardware
+
+    backends, targets = runnable(), buildable()
+    cache = describe_cache(cache_dir or default_cache_dir())
+    abilities = [*backends, *targets]
+    steps = [ability.next_step for ability in abilities if ability.next_step]
+    steps += cache["next_steps"]
+    return {
+        "python": sys.version.split()[0],
+        "executable": sys.executable,
+        "software": {name: _version(name) for name in _DISTRIBUTIONS},
+        "hardware": describe_hardware(),
+        "backends": [asdict(ability) for ability in backends],
+        "targets": [asdict(ability) for ability in targets],
+        "cache": cache,
+        "next_steps": list(dict.fromkeys(steps)),
+    }
+
+
+def runnable() -> list[Ability]:
+    """The backends that bundles run on."""
+    return [
+        _ability("ort", "ONNX Runtime on the CPU", _why_not_ort),
+        _ability("ort-cuda", "ONNX Runtime on an NVIDIA GPU", _why_not_ort_cuda),
+        *(_ability(p.name, f"{p.title} engines", p.why_not_run) for p in _products()),
+    ]
+
+
+def buildable() -> list[Ability]:
+    """What can be made here."""
+
+    def why_not_compile() -> str | None:
+        missing = missing_libraries()
+        return f"not installed: {', '.join(missing)} (extra 'compile')." if missing else None
+
+    found = [_ability("ort", "bundles, with mimiq-compile", why_not_compile)]
+    for product in _products():
+
+        def why_not_build(product: Any = product) -> str | None:
+            product.load()
+            return None if product.can_build_here() else product.why_not_run()
+
+        found.append(_ability(product.name, f"{product.title} engines", why_not_build))
+    return found
+
+
+def describe_cache(folder: Path) -> dict[str, Any]:
+    """Where finished stages are kept, how much they take, and how much is free."""
+    here = folder
+    while not here.exists():
+        here = here.parent
+    try:
+        free = shutil.disk_usage(here).free
+    except OSError:
+        free = None
+    files = [path for path in folder.rglob("*") if path.is_file()] if folder.is_dir() else []
+    steps = []
+    if free is not None and free < _LEAST_FREE_BYTES:
+        steps.append(f"Free some disk space: {here} has {free / 1e6:.0f} MB left.")
+    return {
+        "folder": str(folder),
+        "entries": sum(1 for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else 0,
+        "bytes": sum(_size(path) for path in files),
+        "free_bytes": free,
+        "next_steps": steps,
+    }
+
+
+def _ability(name: str, title: str, why_not: Callable[[], str | None]) -> Ability:
+    try:
+        reason, step = why_not() or "", ""
+    except MimiqError as error:
+        reason, step = error.problem, error.next_step
+    except Exception as error:  # a broken library must not hide the others
+        reason, step = f"{type(error).__name__}: {error}".splitlines()[0], ""
+    if "extra '" in reason and not step:
+        extra = reason.split("extra '")[1].split("'")[0]
+        step = f"pip install 'mimiq[{extra}]'"
+    return Ability(name, title, not reason, reason, step)
+
+
+def _why_not_ort() -> str | None:
+    from mimiq.runtime.onnxruntime_session import _import_onnxruntime
+
+    _import_onnxruntime()
+    return None
+
+
+def _why_not_ort_cuda() -> str | None:
+    from mimiq.runtime.onnxruntime_session import _import_onnxruntime, _require_cuda
+
+    _require_cuda(_import_onnxruntime())
+    return None
+
+
+def _products() -> Iterable[Any]:
+    from mimiq.export.tensorrt.product import PRODUCTS
+
+    return PRODUCTS
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
+
+
+def _show(findings: dict[str, Any]) -> None:
+    hardware, cache = findings["hardware"], findings["cache"]
+    gpus = [
+        f"{gpu['name']}, {gpu['memory_gib']} GiB, compute capability "
+        f"{gpu['compute_capability']}, driver {gpu['driver']}"
+        for gpu in hardware["gpus"]
+    ]
+    free = cache["free_bytes"]
+    host = [
+        ("python", f"{findings['python']}  {findings['executable']}"),
+        ("system", hardware["os"]),
+        ("cpu", f"{hardware['cpu']}, {hardware['cores']} cores, {hardware['memory_gib']} GiB"),
+        ("instructions", ", ".join(hardware["instruction_sets"]) or "none that matter here"),
+        ("gpu", "\n".join(gpus) or "none"),
+        (
+            "cache",
+            f"{cache['folder']}: {cache['entries']} results, {cache['bytes'] / 1e6:.0f} MB; "
+            + (f"{free / 1e9:.1f} GB free" if free is not None else "free space unknown"),
+        ),
+    ]
+    software = [(name, version or "–") for name, version in findings["software"].items()]
+    show(table(("", ""), host, "This host"), "", table(("", ""), software, "Software"))
+    for title, key in (("Runs here", "backends"), ("Can be built here", "targets")):
+        rows = [
+            (item["name"], "yes" if item["possible"] else "no", item["title"], item["reason"])
+            for item in findings[key]
+        ]
+        show("", table(("", "", "", ""), rows, title))
+    if findings["next_steps"]:
+        show("", "Next steps", *(f"  {step}" for step in findings["next_steps"]))

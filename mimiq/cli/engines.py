@@ -1,0 +1,152 @@
+"""Building engines into bundles: ``mimiq build``, and the last stage of ``mimiq-compile``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mimiq.cli import choices, options
+from mimiq.cli.failures import Command
+from mimiq.cli.output import print_json, show, working
+from mimiq.cli.parameters import NAMES, PATH, PROFILE
+from mimiq.errors import BadInput, BuildFailed, MimiqError, UnsupportedTarget
+
+if TYPE_CHECKING:
+    from mimiq.export.tensorrt.engines import BundleEngine
+    from mimiq.progress import Progress
+    from mimiq.runtime.bundle import Bundle
+
+
+@click.command(cls=Command, short_help="Build a TensorRT engine into a bundle.")
+@click.argument("bundle", type=PATH)
+@options.engine_options
+@options.option(
+    "Target",
+    "--profile",
+    type=PROFILE,
+    default="1,8,128",
+    show_default=True,
+    help="Smallest, typical and largest batch that the engine takes.",
+)
+@options.option(
+    "Target",
+    "--compute-capabilities",
+    type=NAMES,
+    default="",
+    help="TensorRT-RTX: GPUs to compile for, e.g. 8.6,8.9; by default 8.0 and all later.",
+)
+@options.option(
+    "Target",
+    "--hardware-compatibility",
+    type=click.Choice(("none", "ampere-plus", "same-compute-capability")),
+    default="none",
+    show_default=True,
+    help="TensorRT: which other GPUs may run the engine.",
+)
+@options.option(
+    "Target",
+    "--workspace-mib",
+    type=click.IntRange(1),
+    help="Limit of the builder's scratch memory.",
+)
+@options.option(
+    "Target",
+    "--timing-cache",
+    type=PATH,
+    help="TensorRT: file of kernel timings, read and updated.",
+)
+@options.say_options
+def build(
+    bundle: Path,
+    engine: choices.EngineChoice,
+    profile: tuple[int, int, int],
+    compute_capabilities: tuple[str, ...],
+    hardware_compatibility: Any,
+    workspace_mib: int | None,
+    timing_cache: Path | None,
+    say: choices.Say,
+) -> None:
+    """Build a TensorRT engine into BUNDLE, and prove its precision layer by layer."""
+    from mimiq.export.tensorrt.build import BuildOptions
+    from mimiq.export.tensorrt.engines import build_for_bundle
+    from mimiq.progress import Progress
+    from mimiq.runtime.bundle import Bundle
+
+    if engine.target == "ort":
+        raise BadInput(
+            "ONNX Runtime needs no engine: it opens the bundle as it is.",
+            "Choose --target rtx or --target trt.",
+        )
+    wanted = BuildOptions(
+        batches=profile,
+        compute_capabilities=compute_capabilities,
+        hardware_compatibility=hardware_compatibility,
+        workspace_bytes=None if workspace_mib is None else workspace_mib * 2**20,
+        timing_cache=timing_cache,
+        allow_fallback=engine.allow_fallback,
+    )
+    with working(), Progress(say.quiet).stage("engine") as stage:
+        stage.status("building and proving")
+        built = build_for_bundle(Bundle(bundle), engine.target, wanted)
+    if say.json:
+        print_json(engine_json(built))
+        return
+    show_engine(built)
+
+
+def add_engine(
+    bundle: Bundle, choice: choices.EngineChoice, progress: Progress
+) -> BundleEngine | None:
+    """The compiler's last stage: the engine that was asked for, or that this host can build.
+
+    Returns:
+        The engine and the bundle that now holds it; None where there is nothing to build.
+
+    Raises:
+        UnsupportedTarget, BuildFailed: saying that the bundle itself is complete.
+        EnvironmentLacks: the target was named and cannot be built here.
+    """
+    from mimiq.export.tensorrt.build import BuildOptions
+    from mimiq.export.tensorrt.engines import build_for_bundle, choose_product
+
+    if choice.target == "ort":
+        return None
+    product = choose_product(choice.target)
+    if product is None:
+        return None
+    wanted = BuildOptions(allow_fallback=choice.allow_fallback)
+    try:
+        with progress.stage("engine") as stage:
+            stage.status(product.title)
+            return build_for_bundle(bundle, product, wanted)
+    except (UnsupportedTarget, BuildFailed) as error:
+        raise _without_engine(error, bundle, product.name) from error
+
+
+def engine_json(built: BundleEngine) -> dict[str, Any]:
+    return {
+        "bundle": str(built.bundle.path),
+        "engine": built.engine_name,
+        "record": built.record.to_json(),
+        "proof": built.proof.to_json(),
+        "seconds": built.seconds,
+        "warnings": list(built.warnings),
+    }
+
+
+def show_engine(built: BundleEngine) -> None:
+    """The proof of precision and the builder's warnings."""
+    from mimiq.export.tensorrt.proof import proof_table
+
+    title = f"{built.engine_name}, built in {built.seconds:.1f} s"
+    show(proof_table(built.proof, title), *(f"• {warning}" for warning in built.warnings))
+
+
+def _without_engine(error: MimiqError, bundle: Bundle, target: str) -> MimiqError:
+    return type(error)(
+        error.problem,
+        f"{error.next_step}\n  The bundle {bundle.path} is complete but for this engine: "
+        f"mimiq build {bundle.path} --target {target} makes it without compiling again.",
+    )

@@ -1,0 +1,178 @@
+"""What a user sees when something goes wrong: one clear error and an exit code, no traceback."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import traceback
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import click
+
+from mimiq.errors import BadInput, EnvironmentLacks, MimiqError
+
+DEBUG = "MIMIQ_DEBUG"
+INTERRUPTED, INTERNAL_ERROR = 130, 70
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+# safetensors (Rust), and PyTorch's zip writer, which keeps no error number.
+_DISK_FULL_WORDS = ("No space left", "os error 28", "PytorchStreamWriter failed writing file")
+_ACCESS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
+
+
+@contextlib.contextmanager
+def reported() -> Iterator[None]:
+    """Turn whatever is raised inside into a message on standard error and an exit code.
+
+    click's own exceptions pass, and a closed pipe too: click ends quietly for it.
+
+    Raises:
+        click.exceptions.Exit: with the error's exit code.
+    """
+    try:
+        with _quiet_libraries():
+            yield
+    except (click.ClickException, click.Abort, click.exceptions.Exit, BrokenPipeError):
+        raise
+    except KeyboardInterrupt as error:
+        print_message(
+            "interrupted; what is finished is kept, run the same command again to go on", "yellow"
+        )
+        raise click.exceptions.Exit(INTERRUPTED) from error
+    except Exception as error:
+        if debugging():
+            traceback.print_exc()
+        known = explained(error)
+        if known is None:
+            _print_internal(error)
+            raise click.exceptions.Exit(INTERNAL_ERROR) from error
+        print_error(known)
+        raise click.exceptions.Exit(known.exit_code) from error
+
+
+class Command(click.Command):
+    """A command whose errors are reported by :func:`reported`, and whose help has sections."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with reported():
+            return super().invoke(ctx)
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The options under the headings that :class:`mimiq.cli.options.Option` gives them."""
+        sections: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if isinstance(parameter, click.Option) and record is not None:
+                section = getattr(parameter, "section", "General")
+                sections.setdefault(section, []).append(record)
+        for heading, records in sections.items():
+            with formatter.section(heading):
+                formatter.write_dl(records)
+
+
+class Group(click.Group):
+    """A group of such commands."""
+
+    command_class = Command
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """In the order in which they were added: that of the work."""
+        return list(self.commands)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with reported():
+            return super().invoke(ctx)
+
+
+def explained(error: Exception) -> MimiqError | None:
+    """The error as one that the user can act on; None for what only a defect can have caused."""
+    if isinstance(error, MimiqError):
+        return error
+    if _disk_is_full(error):
+        where = _filename(error)
+        return EnvironmentLacks(
+            "The disk is full" + (f": {where} could not be written." if where else "."),
+            "Free some space, or choose other places with -o and --cache-dir; what is finished "
+            "is kept, so run the same command again.",
+        )
+    if isinstance(error, OSError) and error.errno in _ACCESS and error.filename is not None:
+        return BadInput(
+            f"{error.filename} cannot be read or written: {error.strerror}.",
+            "Check the path and its permissions.",
+        )
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return EnvironmentLacks(
+            f"The memory is exhausted: {_first_line(error)}",
+            "Use a smaller --recipe or --batches, or a host with more memory.",
+        )
+    return None
+
+
+def print_error(error: MimiqError) -> None:
+    """``error: problem`` and the next step, on standard error."""
+    print_message(error.problem, "red", "error: ", error.next_step)
+
+
+def print_message(text: str, style: str, prefix: str = "", next_step: str = "") -> None:
+    """One message on standard error; nothing in it is taken as markup or a terminal's command."""
+    from rich.console import Console
+    from rich.text import Text
+
+    message = Text(prefix, style=f"bold {style}")
+    message.append(_printable(text), style="none" if prefix else style)
+    if next_step:
+        message.append(f"\n  {_printable(next_step)}", style="not bold")
+    Console(stderr=True, highlight=False).print(message, soft_wrap=True)
+
+
+def debugging() -> bool:
+    """Whether tracebacks and libraries' warnings are wanted: ``MIMIQ_DEBUG=1``."""
+    return os.environ.get(DEBUG, "") not in ("", "0")
+
+
+def _print_internal(error: Exception) -> None:
+    print_message(
+        f"{type(error).__name__}: {_first_line(error)}",
+        "red",
+        "internal error: ",
+        "This is a defect of mimiq. Please report it with the traceback that "
+        f"{DEBUG}=1 shows, and the output of mimiq doctor.",
+    )
+
+
+@contextlib.contextmanager
+def _quiet_libraries() -> Iterator[None]:
+    """Libraries' warnings are for developers."""
+    with warnings.catch_warnings():
+        if not debugging():
+            warnings.simplefilter("ignore")
+        yield
+
+
+def _disk_is_full(error: BaseException | None) -> bool:
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in _DISK_FULL:
+            return True
+        if any(words in str(error) for words in _DISK_FULL_WORDS):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _filename(error: BaseException | None) -> str | None:
+    while error is not None:
+        if isinstance(error, OSError) and error.filename is not None:
+            return str(error.filename)
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+
+
+def _printable(text: str) -> str:
+    """A file's name may hold escape sequences: they are shown, not sent to the terminal."""
+    return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)

@@ -1,0 +1,61 @@
+"""Results on standard output: tables for people, JSON for machines, and nothing else."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shlex
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+_PIPED_WIDTH = 140  # a pipe has no width; tables must not be cut to 80 columns in a log
+
+
+@contextlib.contextmanager
+def working() -> Iterator[None]:
+    """Whatever a library prints during the work goes to standard error."""
+    with contextlib.redirect_stdout(sys.stderr):
+        yield
+
+
+def print_json(data: Any) -> None:
+    click.echo(json.dumps(data, indent=2, ensure_ascii=False))
+
+
+def show(*parts: RenderableType) -> None:
+    """Print tables and lines for people; text is taken literally."""
+    from rich.console import Console
+
+    width = None if sys.stdout.isatty() else _PIPED_WIDTH
+    console = Console(width=width, highlight=False, markup=False, soft_wrap=False)
+    for part in parts:
+        console.print(part)
+
+
+def table(headings: Sequence[str], rows: Sequence[Sequence[object]], title: str = "") -> Any:
+    """A plain table; every cell is taken literally."""
+    from rich.table import Table
+    from rich.text import Text
+
+    built = Table(
+        title=title or None, title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0)
+    )
+    for heading in headings:
+        built.add_column(heading, overflow="fold")
+    for row in rows:
+        built.add_row(*(Text(str(cell)) for cell in row))
+    return built
+
+
+def next_commands(commands: Mapping[str, Sequence[str | Path]]) -> str:
+    """Commands to try next, quoted for a shell, one a line."""
+    lines = [(shlex.join(str(part) for part in command), why) for why, command in commands.items()]
+    widest = max(len(line) for line, _ in lines)
+    return "\n".join(f"  {line:<{widest}}  {why}" for line, why in lines)

@@ -1,0 +1,47 @@
+"""Results put in place: written aside under another name, then renamed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from uuid import uuid4
+
+
+def place_folder(out: Path, fill: Callable[[Path], object]) -> None:
+    """Make the folder ``out``, complete or not at all; one that is there is replaced.
+
+    Args:
+        out: checked by :func:`mimiq.cli.preflight.require_new`.
+        fill: writes the content into the folder it is given.
+    """
+    out = out.absolute()
+    aside, old = _beside(out, "tmp"), _beside(out, "old")
+    try:
+        aside.mkdir(parents=True)
+        fill(aside)
+        if out.exists():
+            os.rename(out, old)
+        os.rename(aside, out)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+        if old.exists() and not out.exists():
+            os.rename(old, out)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def place_file(source: Path, out: Path) -> None:
+    """Copy a file to ``out``, complete or not at all."""
+    out = out.absolute()
+    aside = _beside(out, "tmp")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, aside)
+        os.replace(aside, out)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def _beside(out: Path, suffix: str) -> Path:
+    return out.with_name(f".{out.name}.{uuid4().hex[:8]}.{suffix}")

@@ -1,0 +1,270 @@
+"""From what was chosen on the command line to the values that the stages take."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mimiq.cli.choices import (
+    CALIBRATIONS,
+    ImagesChoice,
+    ModelChoice,
+    PrecisionChoice,
+    TuningChoice,
+)
+from mimiq.errors import BadInput
+from mimiq.precision import (
+    Block,
+    LayerPrecision,
+    Precision,
+    from_bits,
+    int4,
+    int8,
+    largest_block,
+    parse_bits,
+    weight_only,
+)
+
+if TYPE_CHECKING:
+    from mimiq.models import LoadedModel
+    from mimiq.pipeline import Job
+    from mimiq.recipes import Recipe
+    from mimiq.recipes_synthesis import SynthesisRecipe
+    from mimiq.runtime.datasets import ImageFiles
+
+DIGITS = "digits"
+
+
+def check_precision(choice: PrecisionChoice) -> None:
+    """Refuse contradictions that need no model to be seen.
+
+    Raises:
+        BadInput: more than one precision, block scales with quantised activations, unknown widths.
+    """
+    given = [flag for flag in ("int8", "int4", "bits") if getattr(choice, flag)]
+    if len(given) > 1:
+        flags = " and ".join(f"--{flag}" for flag in given)
+        raise BadInput(f"{flags} exclude each other.", "Choose one precision.")
+    if choice.int8 and choice.weight_only:
+        raise BadInput(
+            "--weight-only goes with --int4 or --bits wXa16.",
+            "For INT8 weights and float activations use --bits w8a16.",
+        )
+    weight_bits, activation_bits = _widths(choice)
+    if choice.weight_only and choice.bits and activation_bits is not None:
+        raise BadInput(
+            f"--weight-only contradicts the {activation_bits}-bit activations of {choice.bits}.",
+            f"Use --bits w{weight_bits}a16, or leave out --weight-only.",
+        )
+    if choice.block_size is not None and not choice.weight_only:
+        LayerPrecision(weight_bits, Block(choice.block_size), activation_bits)
+
+
+def precision_of(choice: PrecisionChoice, model: LoadedModel) -> Precision:
+    """The chosen precision for this network; INT8 where none was chosen.
+
+    Raises:
+        BadInput: a block size that does not divide a Linear's inputs, or where none does.
+    """
+    check_precision(choice)
+    weight_bits, activation_bits = _widths(choice)
+    if choice.weight_only or choice.block_size is not None:
+        inputs = _linear_inputs(model)
+        if choice.block_size is not None:
+            _check_block(choice.block_size, inputs)
+        return weight_only(weight_bits, choice.block_size or largest_block(inputs.values()))
+    if choice.bits:
+        return from_bits(weight_bits, activation_bits)
+    return int4() if choice.int4 else int8()
+
+
+def load(choice: ModelChoice) -> LoadedModel:
+    """Load the chosen network; errors as :func:`mimiq.models.load_model`."""
+    from mimiq.models import load_model
+
+    if (choice.mean is None) != (choice.std is None):
+        raise BadInput("--mean and --std belong together.", "Give both, or neither.")
+    return load_model(
+        choice.model,
+        weights=choice.weights,
+        untrained=choice.untrained,
+        num_classes=choice.num_classes,
+        image_size=choice.image_size,
+        crop_pct=choice.crop_pct,
+        mean=choice.mean,
+        std=choice.std,
+        labels=read_labels(choice.labels) if choice.labels else None,
+    )
+
+
+def read_labels(path: Path) -> tuple[str, ...]:
+    """Class names, one a line.
+
+    Raises:
+        BadInput: the file cannot be read, or a line is empty.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(
+            f"Labels file {path} cannot be read: {getattr(error, 'strerror', None) or error}.",
+            "Give a UTF-8 text file with one class name a line.",
+        ) from error
+    labels = tuple(line.strip() for line in text.rstrip("\n").split("\n"))
+    for number, label in enumerate(labels, start=1):
+        if not label:
+            raise BadInput(f"{path}, line {number} is empty.", "Give one class name a line.")
+    return labels
+
+
+def recipe_name(choice: ImagesChoice, model: str) -> str:
+    """The chosen recipe, or what suits model and device.
+
+    Raises:
+        BadInput, EnvironmentLacks: the device is unknown or absent.
+    """
+    from mimiq.devices import pick_device
+
+    device = pick_device(choice.device)
+    if choice.recipe is not None:
+        return choice.recipe
+    if model == DIGITS:
+        return "tiny"
+    return "gpu" if device.type == "cuda" else "cpu"
+
+
+def recipe_of(
+    images: ImagesChoice, tuning: TuningChoice, model: str, precision: Precision
+) -> Recipe:
+    """The recipe with what the flags change in it."""
+    from mimiq.recipes import recipe_for
+
+    recipe = recipe_for(recipe_name(images, model), precision)
+    distillation = recipe.distillation
+    if tuning.steps is not None:
+        distillation = replace(distillation, steps=tuning.steps)
+    return replace(recipe, synthesis=_resized(recipe.synthesis, images), distillation=distillation)
+
+
+def synthesis_of(images: ImagesChoice, model: str) -> SynthesisRecipe:
+    """The part of the recipe that makes images."""
+    from mimiq.recipes_synthesis import SYNTHESIS_RECIPES
+
+    return _resized(SYNTHESIS_RECIPES[recipe_name(images, model)], images)
+
+
+def calibration_of(source: str) -> str | Path:
+    """The named source, or the folder.
+
+    Raises:
+        BadInput: there is no such folder, or it holds no image.
+    """
+    if source in CALIBRATIONS:
+        return source
+    from mimiq.calibrate.dataset import CalibrationSet
+    from mimiq.calibrate.sources import IMAGE_SUFFIXES
+    from mimiq.cli.preflight import require_folder
+
+    folder = Path(source)
+    require_folder(folder, "--calibration", f"a folder, or one of {', '.join(CALIBRATIONS)},")
+    if CalibrationSet.is_set(folder):
+        CalibrationSet.open(folder)
+    elif not any(path.suffix.lower() in IMAGE_SUFFIXES for path in folder.rglob("*")):
+        raise BadInput(
+            f"Calibration folder {folder} holds no image.",
+            f"Images end in {', '.join(sorted(IMAGE_SUFFIXES))}.",
+        )
+    return folder
+
+
+def dataset_of(folder: Path, num_classes: int, limit: int | None) -> ImageFiles:
+    """Labelled images whose every file looks like an image.
+
+    Raises:
+        BadInput: as :func:`mimiq.runtime.open_dataset`, or naming a file that is no image.
+    """
+    from mimiq.runtime.datasets import open_dataset
+
+    dataset = open_dataset(folder, num_classes, limit)
+    check_headers(dataset)
+    return dataset
+
+
+def check_headers(dataset: ImageFiles) -> None:
+    """Read the first bytes of the files, so that a bad one is found before an hour's work.
+
+    Raises:
+        BadInput: naming the file.
+    """
+    from PIL import Image
+
+    for path, _ in dataset:
+        try:
+            Image.open(path).close()
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            raise BadInput(
+                f"{path} is not a readable image: {getattr(error, 'strerror', None) or error}",
+                "Remove it, or convert it to JPEG or PNG.",
+            ) from error
+
+
+def job_of(
+    model: LoadedModel,
+    precision: Precision,
+    images: ImagesChoice,
+    tuning: TuningChoice,
+    out: Path,
+) -> Job:
+    """A compilation without measurements; what those need is put in by the caller."""
+    from mimiq.pipeline import Job
+
+    return Job(
+        model=model,
+        precision=precision,
+        recipe=recipe_of(images, tuning, model.name, precision),
+        out=out,
+        calibration=calibration_of(tuning.calibration),
+        seed=images.seed,
+        device=images.device,
+        batches=(),
+    )
+
+
+def default_out(model: str, label: str, suffix: str) -> Path:
+    """``deit_t-w8a8.mimiq`` in the current folder."""
+    return Path(f"{re.sub(r'[^A-Za-z0-9_.-]+', '-', model)}-{label}{suffix}")
+
+
+def _widths(choice: PrecisionChoice) -> tuple[int, int | None]:
+    if choice.bits:
+        return parse_bits(choice.bits)
+    if choice.int4:
+        return 4, None if choice.weight_only else 8
+    return 8, 8
+
+
+def _resized(recipe: SynthesisRecipe, images: ImagesChoice) -> SynthesisRecipe:
+    if images.images is None:
+        return recipe
+    # A batch larger than the set would leave nothing to resume from.
+    return replace(recipe, images=images.images, batch_size=min(recipe.batch_size, images.images))
+
+
+def _linear_inputs(model: LoadedModel) -> dict[str, int]:
+    from mimiq.models import quantizable_layers
+
+    layers = quantizable_layers(model.module)
+    return {name: layer.weight.shape[1] for name, layer in layers.items() if layer.weight.ndim == 2}
+
+
+def _check_block(size: int, inputs: Mapping[str, int]) -> None:
+    for name, count in inputs.items():
+        if count % size:
+            raise BadInput(
+                f"Block size {size} does not divide the {count} inputs of {name}.",
+                "Choose a --block-size that divides them (32 and 64 suit most ViTs), or leave it "
+                "out.",
+            )

@@ -1,0 +1,116 @@
+"""Networks with simulated quantisation, made by plain min–max on a few images."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from mimiq.fake_quant import (
+    Grid,
+    QuantConv2d,
+    QuantLinear,
+    Quantizer,
+    freeze,
+    weight_axis,
+)
+from mimiq.models import ExplicitAttention, quantizable_layers
+from mimiq.models.vit import ViTFamily
+from mimiq.precision import LayerPrecision, Precision
+
+DEIT_T = (
+    Path(__file__).parents[3] / "shared" / "weights" / "deit_tiny_patch16_224.safetensors"
+)
+
+
+class _Range(nn.Module):
+    """Stands where a quantiser will be, and remembers the largest magnitude."""
+
+    largest = 1e-3
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.largest = max(self.largest, float(x.abs().max()))
+        return x
+
+
+def vit(
+    image: int = 32, patch: int = 4, heads: int = 2, head_dim: int = 32, depth: int = 1
+) -> nn.Module:
+    """An untrained ViT with explicit attention, 10 classes, biases of its own everywhere."""
+    from timm.models.vision_transformer import VisionTransformer
+
+    torch.manual_seed(0)
+    network = VisionTransformer(
+        img_size=image,
+        patch_size=patch,
+        embed_dim=heads * head_dim,
+        depth=depth,
+        num_heads=heads,
+        num_classes=10,
+    ).eval()
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            if name.endswith("bias"):
+                parameter.normal_(0, 0.1)
+            elif "norm" in name:
+                parameter.uniform_(0.5, 1.5)
+            elif parameter.ndim == 2:
+                parameter.normal_(0, 0.1)
+    return ViTFamily().rewrite(network)
+
+
+def simulate(module: nn.Module, precision: Precision, images: torch.Tensor) -> nn.Module:
+    """A copy of ``module`` with frozen quantisers, scales from the largest magnitudes."""
+    module = copy.deepcopy(module)
+    for name, layer in quantizable_layers(module).items():
+        wanted = precision.of(name)
+        if wanted.is_float:
+            continue
+        quantizer = weight_quantizer(layer.weight.detach(), wanted)
+        swapped: QuantLinear | QuantConv2d
+        if isinstance(layer, nn.Linear):
+            swapped = QuantLinear(layer, quantizer)
+        else:
+            swapped = QuantConv2d(layer, quantizer)
+        if wanted.activation_bits is not None:
+            swapped.input_quantizer = _Range()
+        module.set_submodule(name, swapped)
+    bits = precision.attention_bits
+    if bits is not None:
+        for attention in module.modules():
+            if isinstance(attention, ExplicitAttention):
+                for point in ("q", "k", "v", "probs"):
+                    setattr(attention, f"{point}_quantizer", _Range())
+    with torch.no_grad():
+        module(images)
+    for name, parent in list(module.named_modules()):
+        for point, seen in list(parent.named_children()):
+            if isinstance(seen, _Range):
+                layer_bits = precision.of(name).activation_bits or bits
+                assert layer_bits is not None
+                setattr(parent, point, activation_quantizer(seen.largest, layer_bits, point))
+    return freeze(module).eval()
+
+
+def weight_quantizer(weight: torch.Tensor, wanted: LayerPrecision) -> nn.Module:
+    if wanted.weight_bits is None:
+        return nn.Identity()
+    grid = Grid.weight(wanted.weight_bits)
+    axis, block = weight_axis(wanted.granularity)
+    if axis < 0:
+        largest = weight.abs().max()
+    elif block:
+        largest = weight.unflatten(axis, (-1, block)).abs().amax(axis + 1)
+    else:
+        largest = weight.abs().flatten(1).amax(1)
+    return Quantizer(largest.clamp_min(1e-6) / grid.qmax, grid, axis, block)
+
+
+def activation_quantizer(largest: float, bits: int, point: str) -> Quantizer:
+    if point == "probs_quantizer":
+        grid = Grid(0, 127) if bits == 8 else Grid.shifted(bits, 0)
+        return Quantizer(torch.tensor((1.0 if bits == 8 else largest) / grid.qmax), grid)
+    grid = Grid.signed(bits)
+    return Quantizer(torch.tensor(largest / grid.qmax), grid)

@@ -1,0 +1,145 @@
+"""Distillation: the losses against their definitions, and the loop."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from mimiq.distillation import DistillationRecipe, distill
+from mimiq.errors import BadInput
+from mimiq.losses import Target, distillation_loss, outputs_of, structural_loss
+from mimiq.models import LoadedModel
+from mimiq.precision import from_bits, int4
+from mimiq.quantization import QuantizedModel, RangeRecipe, quantize
+from mimiq.views import Views
+
+_RECIPE = DistillationRecipe(steps=40, batch_size=8, lr_weights=3e-4, evaluate_every=10)
+_NEAREST = RangeRecipe(observer="minmax", migrate=False, rounding="nearest")
+
+
+def _student(model: LoadedModel, images: torch.Tensor) -> QuantizedModel:
+    return quantize(model, from_bits(3, 8), images, _NEAREST)
+
+
+def test_structural_loss_equals_its_definition() -> None:
+    torch.manual_seed(0)
+    teacher, student = torch.randn(2, 3, 10, 4), torch.randn(2, 3, 10, 4)
+    total = 0.0
+    for b in range(2):
+        for h in range(3):
+            for c in range(4):
+                t, q = teacher[b, h, :, c], student[b, h, :, c]
+                covariance = ((t - t.mean()) * (q - q.mean())).mean()
+                s = (2 * covariance + 9e-4) / (t.var(correction=0) + q.var(correction=0) + 9e-4)
+                total += float(1 - s)
+    assert float(structural_loss(teacher, student)) == pytest.approx(total / 24, rel=1e-5)
+    assert float(structural_loss(teacher, teacher)) == pytest.approx(0, abs=1e-6)
+    assert float(structural_loss(teacher, -teacher)) == pytest.approx(2, abs=1e-2)
+
+
+def test_divergence_is_of_the_student_from_the_teacher() -> None:
+    teacher, student = torch.tensor([[2.0, 0.0, -1.0]]), torch.tensor([[0.0, 1.0, 0.0]])
+    p, q = (student / 5).softmax(-1), (teacher / 5).softmax(-1)
+    expected = 25 * (p * (p / q).log()).sum()
+    found = distillation_loss(
+        Target(student, []), Target(teacher, []), temperature=5, structural_weight=0
+    )
+    torch.testing.assert_close(found, expected)
+
+
+def test_heads_are_spatial_and_in_order(small_vit: LoadedModel, images: torch.Tensor) -> None:
+    outputs = outputs_of(small_vit, small_vit.module, images[:2])
+    assert [tuple(head.shape) for head in outputs.heads] == [(2, 2, 64, 32)] * 2
+    assert torch.equal(outputs.logits, small_vit.module(images[:2]))
+
+
+@pytest.mark.parametrize("views", [Views(), Views(crop=0.5, flip=0.5, jitter=0.3, mix=0.5)])
+def test_lowers_the_held_out_loss(
+    small_vit: LoadedModel, images: torch.Tensor, pixels: torch.Tensor, views: Views
+) -> None:
+    student = _student(small_vit, images)
+    result = distill(student, pixels, replace(_RECIPE, views=views), seed=0)
+    assert result.best_loss < 0.8 * result.initial_loss
+    assert 0 < result.best_step <= result.steps == 40
+    assert not any(p.requires_grad for p in student.module.parameters())
+
+
+def test_keeps_the_best_state_when_training_goes_wrong(
+    small_vit: LoadedModel, images: torch.Tensor, pixels: torch.Tensor
+) -> None:
+    student = _student(small_vit, images)
+    before = student.module(images)
+    result = distill(student, pixels, replace(_RECIPE, lr_weights=10.0, lr_scales=0.0), seed=0)
+    assert result.best_step == 0
+    assert torch.equal(student.module(images), before)
+
+
+def test_same_seed_same_result_and_resumed_run_too(
+    small_vit: LoadedModel, images: torch.Tensor, pixels: torch.Tensor, tmp_path: Path
+) -> None:
+    recipe = replace(_RECIPE, steps=20, views=Views(flip=0.5, mix=0.5))
+    whole = _student(small_vit, images)
+    uninterrupted = distill(whole, pixels, recipe, seed=3)
+
+    class Interrupted(Exception):
+        pass
+
+    def stop_at_15(step: int, *_: float) -> None:
+        if step == 15:
+            raise Interrupted
+
+    checkpoint = tmp_path / "checkpoint.pt"
+    with pytest.raises(Interrupted):
+        distill(
+            _student(small_vit, images),
+            pixels,
+            recipe,
+            seed=3,
+            checkpoint=checkpoint,
+            progress=stop_at_15,
+        )
+    assert checkpoint.exists()
+    again = _student(small_vit, images)
+    resumed = distill(again, pixels, recipe, seed=3, checkpoint=checkpoint)
+    assert resumed.history == uninterrupted.history
+    assert torch.equal(again.module(images), whole.module(images))
+    assert not checkpoint.exists()
+
+
+def test_paper_optimiser_runs(
+    small_vit: LoadedModel, images: torch.Tensor, pixels: torch.Tensor
+) -> None:
+    student = quantize(small_vit, int4(), images, _NEAREST)
+    recipe = replace(_RECIPE, optimizer="sgd", lr_weights=1e-3, steps=20)
+    result = distill(student, pixels, recipe, seed=0)
+    assert result.best_loss < result.initial_loss
+
+
+def test_one_image_is_too_few(
+    small_vit: LoadedModel, images: torch.Tensor, pixels: torch.Tensor
+) -> None:
+    with pytest.raises(BadInput, match="too few"):
+        distill(_student(small_vit, images), pixels[:1], _RECIPE)
+
+
+def test_views_keep_shape_and_depend_on_the_generator_alone(images: torch.Tensor) -> None:
+    views = Views(crop=0.3, flip=0.5, jitter=0.4, grey=0.2, mix=0.5)
+
+    def drawn(seed: int) -> torch.Tensor:
+        return views(images, torch.Generator().manual_seed(seed))
+
+    assert drawn(1).shape == images.shape
+    assert torch.equal(drawn(1), drawn(1))
+    assert not torch.equal(drawn(1), drawn(2))
+    assert torch.isfinite(drawn(1)).all()
+    assert torch.equal(Views()(images, torch.Generator()), images)
+    assert Views().fixed
+    assert not views.fixed
+
+
+def test_flip_alone_mirrors(images: torch.Tensor) -> None:
+    flipped = Views(flip=1.0)(images, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(flipped, images.flip(-1), rtol=1e-4, atol=1e-5)

@@ -1,0 +1,118 @@
+"""The fake-quantisation operator against its definition, and its gradients."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from mimiq.fake_quant import (
+    FrozenQuantizer,
+    Grid,
+    QuantLinear,
+    Quantizer,
+    fake_quantize,
+    freeze,
+)
+
+_grids = st.sampled_from(
+    [Grid.signed(8), Grid.signed(4), Grid.weight(8), Grid(0, 127), Grid(-1, 14), Grid.signed(2)]
+)
+
+
+def _definition(x: torch.Tensor, scale: torch.Tensor, grid: Grid) -> torch.Tensor:
+    return torch.clamp(torch.round(x / scale), grid.qmin, grid.qmax) * scale
+
+
+@given(_grids, st.integers(0, 10_000), st.sampled_from(["tensor", "channel", "block"]))
+@settings(deadline=None)
+def test_equals_the_definition(grid: Grid, seed: int, kind: str) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(6, 8, generator=generator)
+    if kind == "tensor":
+        scale, axis, block, spread = torch.tensor(0.07), -1, 0, torch.tensor(0.07)
+    elif kind == "channel":
+        scale = torch.rand(6, generator=generator) * 0.2 + 0.01
+        axis, block, spread = 0, 0, scale[:, None]
+    else:
+        scale = torch.rand(6, 2, generator=generator) * 0.2 + 0.01
+        axis, block, spread = 1, 4, scale.repeat_interleave(4, 1)
+    found = fake_quantize(x, scale, grid.qmin, grid.qmax, axis, block)
+    assert torch.equal(found, _definition(x, spread, grid))
+
+
+@given(st.floats(1e-4, 10), st.integers(-200, 200))
+def test_is_idempotent_and_odd_steps_round_to_even(step: float, whole: int) -> None:
+    grid, scale = Grid.signed(8), torch.tensor(step)
+    x = torch.tensor([whole * step])
+    once = fake_quantize(x, scale, grid.qmin, grid.qmax, -1, 0)
+    assert torch.equal(fake_quantize(once, scale, grid.qmin, grid.qmax, -1, 0), once)
+    half = torch.tensor([0.5, 1.5, 2.5, -0.5])
+    rounded = fake_quantize(half, torch.tensor(1.0), grid.qmin, grid.qmax, -1, 0)
+    assert rounded.tolist() == [0, 2, 2, 0]
+
+
+@pytest.mark.parametrize(("axis", "block", "shape"), [(-1, 0, ()), (0, 0, (6,)), (1, 4, (6, 2))])
+def test_gradients_are_straight_through_and_lsq(
+    axis: int, block: int, shape: tuple[int, ...]
+) -> None:
+    torch.manual_seed(0)
+    grid = Grid.signed(4)
+    x = torch.randn(6, 8, requires_grad=True)
+    scale = (torch.rand(shape) * 0.1 + 0.15).requires_grad_()
+    weights = torch.randn(6, 8)
+    (fake_quantize(x, scale, grid.qmin, grid.qmax, axis, block) * weights).sum().backward()
+
+    spread = scale.detach()
+    if axis == 0:
+        spread = spread[:, None]
+    elif block:
+        spread = spread.repeat_interleave(block, 1)
+    ratio = x.detach() / spread
+    inside = (ratio >= grid.qmin) & (ratio <= grid.qmax)
+    assert x.grad is not None
+    assert torch.equal(x.grad, weights * inside)
+    slope = torch.where(inside, ratio.round() - ratio, ratio.clamp(grid.qmin, grid.qmax))
+    expected = (slope * weights).reshape(*(shape if shape else (1,)), -1).sum(-1).reshape(shape)
+    expected = expected / math.sqrt(48 / max(1, scale.numel()) * grid.qmax)
+    torch.testing.assert_close(scale.grad, expected)
+
+
+def test_operator_is_well_formed() -> None:
+    x, scale = torch.randn(4, 8, requires_grad=True), torch.tensor(0.1, requires_grad=True)
+    torch.library.opcheck(
+        fake_quantize,
+        (x, scale, -8, 7, -1, 0),
+        test_utils=("test_schema", "test_faketensor", "test_autograd_registration"),
+    )
+
+
+def test_keeps_the_dtype_of_its_input() -> None:
+    x = torch.randn(3, 4, dtype=torch.bfloat16)
+    assert fake_quantize(x, torch.tensor(0.1), -128, 127, -1, 0).dtype == torch.bfloat16
+
+
+def test_freeze_changes_no_value() -> None:
+    torch.manual_seed(0)
+    linear = nn.Linear(8, 4)
+    layer = QuantLinear(linear, Quantizer(torch.full((4,), 0.02), Grid.signed(4), 0))
+    layer.input_quantizer = Quantizer(torch.tensor(0.03), Grid.signed(8))
+    network = nn.Sequential(layer)
+    x = torch.randn(5, 8)
+    before = network(x)
+    freeze(network)
+    assert torch.equal(network(x), before)
+    assert not any(isinstance(part, Quantizer) for part in network.modules())
+    assert sum(isinstance(part, FrozenQuantizer) for part in network.modules()) == 2
+
+
+def test_grids() -> None:
+    assert (Grid.signed(8).qmin, Grid.signed(8).qmax) == (-128, 127)
+    assert (Grid.weight(8).qmin, Grid.weight(8).qmax) == (-127, 127)
+    assert (Grid.weight(4).qmin, Grid.weight(4).qmax) == (-8, 7)
+    assert (Grid.shifted(4, -1).qmin, Grid.shifted(4, -1).qmax) == (-1, 14)
+    assert (Grid.shifted(8, 0).qmin, Grid.shifted(8, 0).qmax) == (0, 127)

@@ -1,0 +1,90 @@
+"""Precision values: parsing, labels, overrides and JSON."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mimiq.errors import BadInput
+from mimiq.precision import (
+    FLOAT,
+    Block,
+    LayerPrecision,
+    PerChannel,
+    PerTensor,
+    Precision,
+    from_bits,
+    int4,
+    int8,
+    largest_block,
+    parse_bits,
+    weight_only,
+)
+
+_bits = st.integers(2, 8)
+_layers = st.one_of(
+    st.just(FLOAT),
+    st.builds(LayerPrecision, _bits, st.sampled_from([PerTensor(), PerChannel()]), _bits),
+    st.builds(LayerPrecision, _bits, st.builds(Block, st.sampled_from([32, 64, 128])), st.none()),
+)
+
+
+@given(
+    st.builds(
+        Precision,
+        _layers,
+        st.one_of(st.none(), _bits),
+        st.lists(st.tuples(st.text(min_size=1), _layers), max_size=3).map(tuple),
+    )
+)
+def test_json_round_trip(precision: Precision) -> None:
+    assert Precision.from_json(precision.to_json()) == precision
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [("w4a8", (4, 8)), ("W8A8", (8, 8)), ("w4a16", (4, None))]
+)
+def test_parse_bits(text: str, expected: tuple[int, int | None]) -> None:
+    assert parse_bits(text) == expected
+
+
+@pytest.mark.parametrize("text", ["w4", "w9a8", "w4a1", "w1a8", "a8w8", "", "w4a8b32"])
+def test_parse_bits_refuses(text: str) -> None:
+    with pytest.raises(BadInput):
+        parse_bits(text)
+
+
+def test_labels() -> None:
+    assert [p.label for p in (int8(), int4(), weight_only(4, 64), from_bits(4, 4))] == [
+        "w8a8",
+        "w4a8",
+        "w4a16-b64",
+        "w4a4",
+    ]
+
+
+def test_patch_embedding_keeps_8_bits_and_a_float_input() -> None:
+    for precision in (int8(), int4(), weight_only(4, 32), from_bits(4, 4)):
+        assert precision.of("patch_embed.proj") == LayerPrecision(8, PerChannel(), None)
+
+
+def test_first_matching_override_wins() -> None:
+    precision = int4().with_override("blocks.*.mlp.fc2", LayerPrecision(8))
+    precision = precision.with_override("blocks.3.mlp.fc2", FLOAT)
+    assert precision.of("blocks.3.mlp.fc2") == FLOAT
+    assert precision.of("blocks.4.mlp.fc2").weight_bits == 8
+    assert precision.of("blocks.4.mlp.fc1").weight_bits == 4
+
+
+def test_largest_block() -> None:
+    assert largest_block([768, 3072]) == 128
+    assert largest_block([192, 768]) == 64
+    assert largest_block([96, 384]) == 32
+    with pytest.raises(BadInput, match="divides"):
+        largest_block([192, 100])
+
+
+def test_blocks_need_float_activations() -> None:
+    with pytest.raises(BadInput, match="no target"):
+        LayerPrecision(4, Block(32), 8)
