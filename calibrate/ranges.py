@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
 from mimiq.calibrate.observers import OBSERVERS, MSEObserver, Observer
-from mimiq.fake_quant import Grid, QuantConv2d, QuantLinear, Quantizer
+from mimiq.fake_quant import Grid, QuantConv2d, QuantLinear, Quantizer, fake_quantize
+from mimiq.models.attention import ExplicitAttention
 from mimiq.models.family import Family
 from mimiq.precision import Precision
 
 ObserverName = Literal["minmax", "percentile", "mse", "entropy"]
-
-# The softmax output lies in [0, 1]. TensorRT fuses INT8 attention for this scale.
-_PROBS_INT8 = 1 / 127
 
 
 @torch.no_grad()
@@ -35,33 +33,73 @@ def activation_quantizers(
     that are already there take part, so that the ranges are those of the quantised network.
     """
     points = list(_points(family, module, precision))
-    observers = [_observer_for(observer, bits) for _, _, bits in points]
-    with ExitStack() as stack:
-        for (parent, attribute, _), seen in zip(points, observers, strict=True):
-            stack.callback(
-                getattr(parent, attribute).register_forward_pre_hook(_updating(seen)).remove
-            )
-        for batch in images.split(batch_size):
-            module(batch)
-    for (parent, attribute, bits), seen in zip(points, observers, strict=True):
-        if attribute == "probs_quantizer" and bits == 8:
-            scale, grid = torch.tensor(_PROBS_INT8), Grid(0, 127)
-        else:
-            scale, grid = _scale_and_grid(seen, bits)
+    seen = [_observer_for(observer, bits) for _, _, bits in points]
+    bits = precision.attention_bits
+    attentions = family.attentions(module) if bits is not None else []
+    searches = [_ProbsSearch(Grid.shifted(bits or 8, 0)) for _ in attentions]
+    with ExitStack() as hooks:
+        for (parent, attribute, _), one in zip(points, seen, strict=True):
+            point = getattr(parent, attribute)
+            hooks.callback(point.register_forward_pre_hook(_updating(one)).remove)
+        for attention, search in zip(attentions, searches, strict=True):
+            hooks.enter_context(search.watching(attention))
+        for start in range(0, len(images), batch_size):
+            module(images[start : start + batch_size])
+    for (parent, attribute, width), one in zip(points, seen, strict=True):
+        scale, grid = _scale_and_grid(one, width)
         setattr(parent, attribute, Quantizer(scale.to(images.device), grid))
+    for attention, search in zip(attentions, searches, strict=True):
+        attention.probs_quantizer = Quantizer(search.best().to(images.device), search.grid)
+
+
+class _ProbsSearch:
+    """The softmax output's scale with the least error of what the heads put out.
+
+    Of some 200 probabilities most are far below 1/127: a scale that covers 1 rounds them away, and
+    a small one cuts the few peaks. Which matters more depends on the values v that they weigh, so
+    the candidates are judged by ``softmax · v``.
+    """
+
+    def __init__(self, grid: Grid) -> None:
+        self.grid = grid
+        self.scales = [1 / grid.qmax / 2 ** (step / 4) for step in range(17)]  # down to 1/16 of it
+        self.errors = torch.zeros(len(self.scales), dtype=torch.float64)
+        self._v: torch.Tensor | None = None
+
+    def watching(self, attention: ExplicitAttention) -> ExitStack:
+        """A context in which every forward of ``attention`` counts."""
+        hooks = ExitStack()
+        hooks.callback(attention.v_quantizer.register_forward_hook(self._see_v).remove)
+        hooks.callback(attention.probs_quantizer.register_forward_hook(self._see_probs).remove)
+        return hooks
+
+    def best(self) -> torch.Tensor:
+        return torch.tensor(self.scales[int(self.errors.argmin())])
+
+    def _see_v(self, _module: nn.Module, _inputs: Any, v: torch.Tensor) -> None:
+        self._v = v
+
+    def _see_probs(self, _module: nn.Module, _inputs: Any, probs: torch.Tensor) -> None:
+        assert self._v is not None
+        # Two images a batch tell enough: each has heads × tokens² probabilities.
+        probs, v = probs[:2].float(), self._v[:2].float()
+        for index, scale in enumerate(self.scales):
+            spread = torch.tensor(scale, device=probs.device)
+            rounded = fake_quantize(probs, spread, self.grid.qmin, self.grid.qmax, -1, 0)
+            self.errors[index] += float(((rounded - probs) @ v).square().sum())
 
 
 def _points(
     family: Family, module: nn.Module, precision: Precision
 ) -> Iterator[tuple[nn.Module, str, int]]:
-    """(parent, attribute, bits) of every quantiser point that the precision asks for."""
+    """(parent, attribute, bits) of every quantiser point that is observed."""
     for name, layer in module.named_modules():
         bits = precision.of(name).activation_bits
         if isinstance(layer, QuantLinear | QuantConv2d) and bits is not None:
             yield layer, "input_quantizer", bits
     if precision.attention_bits is not None:
         for attention in family.attentions(module):
-            for point in ("q", "k", "v", "probs"):
+            for point in ("q", "k", "v"):
                 yield attention, f"{point}_quantizer", precision.attention_bits
 
 
@@ -70,7 +108,7 @@ def _observer_for(name: ObserverName, bits: int) -> Observer:
     return OBSERVERS[name]() if bits >= 7 else MSEObserver()
 
 
-def _updating(observer: Observer):  # type: ignore[no-untyped-def]
+def _updating(observer: Observer) -> Callable[[nn.Module, tuple[torch.Tensor, ...]], None]:
     def hook(_module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
         observer.update(inputs[0])
 

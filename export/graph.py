@@ -159,6 +159,16 @@ def add_initializer(graph: ir.Graph, name: str, data: Array | ir.TensorProtocol)
     return value
 
 
+def take_place(value: ir.Value, old: ir.Value) -> None:
+    """Give an initialiser the name of another that nobody reads any more, and drop that one."""
+    graph = old.graph
+    if old.uses() or not old.is_initializer() or graph is None or old.name is None:
+        return
+    name = old.name
+    del graph.initializers[name]
+    ir.convenience.rename_values(value, name)
+
+
 def emit(
     before: ir.Node,
     op_type: str,
@@ -190,3 +200,9 @@ def replace(node: ir.Node, output: ir.Value) -> None:
         output.name = old.name
     old.replace_all_uses_with(output, replace_graph_outputs=True)
     graph_of(node).remove(node, safe=True)
+
+
+def drop_if_unused(node: ir.Node) -> None:
+    """Remove a node whose output nobody reads any more."""
+    if not any(value.uses() or value.is_graph_output() for value in node.outputs):
+        graph_of(node).remove(node, safe=True)

@@ -41,6 +41,7 @@ class DistillationRecipe:
         lr_scales: peak learning rate of the scales' logarithms.
         temperature: T of the divergence.
         structural_weight: w, the weight of the head-wise structural loss.
+        feature_weight: of the error of every block's output tokens; not in the paper.
         views: random changes of the images.
         held_out: share of the images that choose the best state and are never trained on.
         evaluate_every: steps between two looks at the held-out images.
@@ -54,6 +55,7 @@ class DistillationRecipe:
     lr_scales: float = 1e-3
     temperature: float = 5.0
     structural_weight: float = 10.0
+    feature_weight: float = 0.0
     views: Views = field(default_factory=Views)
     held_out: float = 0.125
     evaluate_every: int = 50
@@ -182,7 +184,7 @@ class _Run:
         for group, peak in zip(self.optimizer.param_groups, self.peak_rates, strict=True):
             group["lr"] = peak * _schedule(self.step, self.recipe.steps)
         with self._autocast():
-            output = outputs_of(self.model, self.student, batch)
+            output = self._outputs(self.student, batch)
         loss = self._loss(output, target)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -194,7 +196,7 @@ class _Run:
     def evaluate(self) -> None:
         """Held-out loss in fp32; the state is kept if it is the best so far."""
         losses = [
-            self._loss(outputs_of(self.model, self.student, batch), target) * len(batch)
+            self._loss(self._outputs(self.student, batch), target) * len(batch)
             for batch, target in zip(self.held_out, self.held_out_targets, strict=True)
         ]
         loss = float(torch.stack(losses).sum()) / sum(len(batch) for batch in self.held_out)
@@ -247,6 +249,7 @@ class _Run:
             target,
             temperature=self.recipe.temperature,
             structural_weight=self.recipe.structural_weight,
+            feature_weight=self.recipe.feature_weight,
         )
 
     def _optimizer(self) -> torch.optim.Optimizer:
@@ -278,27 +281,36 @@ class _Run:
     @torch.no_grad()
     def _teach(self, batch: torch.Tensor, fast: bool = True) -> Target:
         if not fast:
-            return outputs_of(self.model, self.teacher, batch)
+            return self._outputs(self.teacher, batch)
         with self._autocast():
-            return outputs_of(self.model, self.teacher, batch)
+            return self._outputs(self.teacher, batch)
+
+    def _outputs(self, module: nn.Module, batch: torch.Tensor) -> Target:
+        features = self.recipe.feature_weight > 0
+        return outputs_of(self.model, module, batch, features=features)
 
     def _teach_all(self) -> Target | None:
         """The teacher's outputs for every training image, if they fit in memory."""
         first = self._teach(self._normalize(self.train_images[:1]))
-        kept_bytes = sum(2 * head.numel() for head in first.heads) * len(self.train_images)
+        kept = [*first.heads, *first.features]
+        kept_bytes = sum(2 * output.numel() for output in kept) * len(self.train_images)
         if kept_bytes > _CACHE_BYTES:
             return None
         parts = [self._teach(batch) for batch in self._batches()]
-        heads = [
-            torch.cat([part.heads[block].half() for part in parts])
-            for block in range(len(first.heads))
-        ]
-        return Target(torch.cat([part.logits.float() for part in parts]), heads)
+        return Target(
+            torch.cat([part.logits.float() for part in parts]),
+            [torch.cat(heads).half() for heads in zip(*(p.heads for p in parts), strict=True)],
+            [torch.cat(tokens).half() for tokens in zip(*(p.features for p in parts), strict=True)],
+        )
 
     def _known(self, chosen: torch.Tensor) -> Target:
         assert self.known is not None
         chosen = chosen.to(self.device)
-        return Target(self.known.logits[chosen], [head[chosen] for head in self.known.heads])
+        return Target(
+            self.known.logits[chosen],
+            [head[chosen] for head in self.known.heads],
+            [tokens[chosen] for tokens in self.known.features],
+        )
 
     def _batches(self) -> Iterator[torch.Tensor]:
         for part in self.train_images.split(self.recipe.batch_size):

@@ -14,12 +14,13 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from mimiq.calibrate.observers import mse_weight_scale
 from mimiq.fake_quant import Grid, fake_quantize, weight_axis
 from mimiq.models import LoadedModel, Migration, quantizable_layers
 from mimiq.precision import LayerPrecision, Precision
 from mimiq.sampling import sample_inputs
 
-STRENGTHS = (0.0, 0.25, 0.4, 0.5, 0.6, 0.75, 0.9, 1.0)
+STRENGTHS = (0.0, 0.25, 0.5, 0.75, 0.9, 1.0)
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,8 @@ def migrate_outliers(
         for place in model.family.migrations(module)
         if not precision.of(names[place.consumer]).is_float
     ]
-    inputs = sample_inputs(module, {name: place.consumer for name, place in places}, images)
+    consumers = {name: place.consumer for name, place in places}
+    inputs = sample_inputs(module, consumers, images, rows=2048)
     results = []
     for name, place in places:
         factors, result = _search(name, place, inputs[name], precision.of(name))
@@ -88,15 +90,14 @@ def _search(
 
 
 def _quantized_output(x: torch.Tensor, weight: torch.Tensor, layer: LayerPrecision) -> torch.Tensor:
-    from mimiq.calibrate.observers import mse_weight_scale
-
     if layer.activation_bits:
         grid = Grid.signed(layer.activation_bits)
         x = fake_quantize(x, x.abs().amax() / grid.qmax, grid.qmin, grid.qmax, -1, 0)
     if layer.weight_bits:
         axis, block = weight_axis(layer.granularity)
         grid = Grid.weight(layer.weight_bits)
-        scale = mse_weight_scale(weight, grid, axis, block)
+        # To compare strengths, a coarse search of the weight's scale is enough.
+        scale = mse_weight_scale(weight, grid, axis, block, candidates=6 if grid.qmax < 64 else 2)
         weight = fake_quantize(weight, scale, grid.qmin, grid.qmax, axis, block)
     return x @ weight.T
 

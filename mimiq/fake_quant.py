@@ -84,13 +84,16 @@ def _spread(scale: torch.Tensor, x: torch.Tensor, axis: int, block_size: int) ->
     return scale.reshape(shape)
 
 
-def _sum_to_scale(grad: torch.Tensor, axis: int, block_size: int) -> torch.Tensor:
-    """Sum an elementwise gradient over the elements that share a scale."""
+def _dot_to_scale(
+    grad: torch.Tensor, steps: torch.Tensor, axis: int, block_size: int
+) -> torch.Tensor:
+    """Sum ``grad · steps`` over the elements that share a scale."""
     if axis < 0:
-        return grad.sum()
+        return torch.dot(grad.float().reshape(-1), steps.reshape(-1))
+    product = grad * steps
     if block_size:
-        return grad.unflatten(axis, (-1, block_size)).sum(axis + 1)
-    return grad.sum([dim for dim in range(grad.ndim) if dim != axis])
+        return product.unflatten(axis, (-1, block_size)).sum(axis + 1)
+    return product.sum([dim for dim in range(product.ndim) if dim != axis])
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
@@ -107,16 +110,16 @@ def _gradients(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
     x, scale = ctx.saved_tensors
     ratio = x.float().div(_spread(scale, x, ctx.axis, ctx.block_size))
     steps = ratio.clamp(ctx.qmin, ctx.qmax)
-    inside = steps == ratio
-    grad_x = grad * inside if ctx.needs_input_grad[0] else None
-    grad_scale = None
-    if ctx.needs_input_grad[1]:
-        # Outside the grid ``steps`` is an integer already, and ``ratio`` no longer counts.
-        slope = steps.round_().sub_(ratio.mul_(inside)).mul_(grad)
-        elements_per_scale = x.numel() / scale.numel()
-        grad_scale = _sum_to_scale(slope, ctx.axis, ctx.block_size)
-        grad_scale = grad_scale / math.sqrt(elements_per_scale * max(ctx.qmax, 1))
-    return grad_x, grad_scale, None, None, None, None
+    grad_x = torch.where(steps == ratio, grad, 0.0)
+    if not ctx.needs_input_grad[1]:
+        return grad_x, None, None, None, None, None
+    # Σ g·round(q) over all elements less Σ g·q over those inside the grid: the same sum with half
+    # the passes over memory, for outside the grid q is an integer already.
+    inside = _dot_to_scale(grad_x, steps, ctx.axis, ctx.block_size)
+    total = _dot_to_scale(grad, steps.round_(), ctx.axis, ctx.block_size)
+    elements_per_scale = x.numel() / scale.numel()
+    grad_scale = (total - inside) / math.sqrt(elements_per_scale * max(ctx.qmax, 1))
+    return grad_x, grad_scale.reshape(scale.shape), None, None, None, None
 
 
 fake_quantize.register_autograd(_gradients, setup_context=_save)

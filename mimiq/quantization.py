@@ -95,6 +95,7 @@ def quantize(
     if recipe.rounding == "compensated":
         progress("rounding weights")
         compensate_rounding(model.family, module, precision, images)
+    module.requires_grad_(False)
     return QuantizedModel(module, model, precision, migrations)
 
 

@@ -197,10 +197,13 @@ def _optimise(objective: Objective, batch: Batch, stage: Stage, steps_before: in
             # Reading a loss waits for the device: seldom.
             if now - reported > _SECONDS_BETWEEN_REPORTS:
                 reported = now
-                values = ", ".join(f"{name} {float(loss):.3f}" for name, loss in losses.items())
-                rate = step * len(batch.images) / (now - started)
-                stage.update(steps_before + step, f"{rate:.1f} image steps/s, {values}")
-    stage.update(steps_before + step)
+                stage.update(steps_before + step, _standing(step / (now - started), losses))
+    stage.update(steps_before + step, _standing(step / (time.monotonic() - started), losses))
+
+
+def _standing(rate: float, losses: Mapping[str, torch.Tensor]) -> str:
+    values = ", ".join(f"{name} {float(loss):.2f}" for name, loss in losses.items())
+    return f"{rate:.1f} steps/s, {values}"
 
 
 def _check_finite(batch: Batch, index: int) -> None:

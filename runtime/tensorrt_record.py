@@ -26,7 +26,7 @@ class EngineRecord:
         gpu, gpu_compute_capability: TensorRT: the GPU it was built on.
         hardware_compatibility: TensorRT: ``none``, ``ampere-plus`` or ``same-compute-capability``.
         batches: smallest, typical and largest batch of its optimisation profile.
-        input_name, output_name: of its tensors.
+        allow_fallback: it was accepted although low precision was lost.
         source: name in the bundle of the graph it was built from, and that file's SHA-256.
         plan_sha256, plan_bytes: of the engine file.
     """
@@ -39,6 +39,7 @@ class EngineRecord:
     gpu_compute_capability: str | None
     hardware_compatibility: str
     batches: tuple[int, int, int]
+    allow_fallback: bool
     source: str
     source_sha256: str
     plan_sha256: str

@@ -6,39 +6,43 @@ import numpy as np
 import onnx_ir as ir
 
 from mimiq.errors import UnsupportedModel
-from mimiq.export.graph import DEQUANTIZE, array, consumers, int_attribute, nodes_of
+from mimiq.export.graph import DEQUANTIZE, array, consumers
+from mimiq.export.linears import find_linears
 
 
 class Int4ToInt8Carrier(ir.passes.InPlacePass):
-    """INT4 initialisers with a scale a channel become INT8 initialisers of equal value.
+    """INT4 weights that meet quantised activations become INT8 initialisers of equal value.
 
     TensorRT-RTX 1.7 takes INT4 weights with int8 activations, but unpacks them to int8 in memory by
     a kernel of its own before every product; the carrier costs twice the bytes and no such kernel.
-    ONNX Runtime's CPU has integer kernels for INT8 weights alone. Block-wise weights stay INT4:
+    ONNX Runtime's CPU multiplies in integers only with INT8 weights. Weight-only layers stay INT4:
     their kernels are made for it.
 
     Raises:
-        UnsupportedModel: for INT4 integers that are not read by DequantizeLinear alone.
+        UnsupportedModel: for INT4 integers that are not read by DequantizeLinear alone, or that
+            have a zero point.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        done: set[ir.Value] = set()
-        for node in nodes_of(model, DEQUANTIZE):
-            stored = node.inputs[0]
-            if stored is None or stored.dtype != ir.DataType.INT4 or stored in done:
+        modified = False
+        for linear in find_linears(model):
+            stored = linear.stored
+            if linear.activation is None or linear.block_size or stored is None:
                 continue
-            integers = array(stored)
-            readers = consumers(stored)
-            if integers is None or any(
-                r.op_type != DEQUANTIZE or len(r.inputs) > 2 for r in readers
-            ):
-                raise UnsupportedModel(
-                    f"Node {node.name} dequantises INT4 that is no plain stored weight.",
-                    "Export the model with mimiq.",
-                )
-            if any(int_attribute(reader, "block_size", 0) for reader in readers):
+            if stored.dtype != ir.DataType.INT4:
                 continue
-            stored.const_value = ir.tensor(integers.astype(np.int8), name=stored.name)
-            stored.type = ir.TensorType(ir.DataType.INT8)
-            done.add(stored)
-        return ir.passes.PassResult(model, modified=bool(done))
+            _widen(stored)
+            modified = True
+        return ir.passes.PassResult(model, modified=modified)
+
+
+def _widen(stored: ir.Value) -> None:
+    integers = array(stored)
+    readers = consumers(stored)
+    if integers is None or any(r.op_type != DEQUANTIZE or len(r.inputs) > 2 for r in readers):
+        raise UnsupportedModel(
+            f"The INT4 weight {stored.name} is not a symmetric one read by DequantizeLinear alone.",
+            "Export the model with mimiq.",
+        )
+    stored.const_value = ir.tensor(integers.astype(np.int8), name=stored.name)
+    stored.type = ir.TensorType(ir.DataType.INT8)

@@ -8,6 +8,7 @@ from mimiq.export.graph import (
     FAKE_QUANTIZE,
     array,
     consumers,
+    drop_if_unused,
     emit,
     nodes_of,
     operand,
@@ -59,4 +60,5 @@ def _swap(node: ir.Node) -> bool:
         domain=quantizer.domain,
     )
     replace(node, quantized)
+    drop_if_unused(quantizer)
     return True

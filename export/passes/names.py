@@ -16,6 +16,7 @@ _ROLES = {
     QUANTIZE: ("", "scale", "zero_point"),
     DEQUANTIZE: ("integers", "scale", "zero_point"),
     "Clip": ("", "min", "max"),
+    "MatMul": ("", "weight"),
 }
 
 
@@ -59,7 +60,7 @@ def _module_path(node: ir.Node) -> str | None:
 
 
 def _name_parameters(node: ir.Node, path: str) -> None:
-    """Scales and zero points after their quantiser, where no other node shares them."""
+    """Weights after their layer, scales after their quantiser, unless several modules share one."""
     for value, role in zip(node.inputs, _ROLES.get(node.op_type, ()), strict=False):
         if not role or value is None or not value.is_initializer():
             continue

@@ -11,6 +11,7 @@ from mimiq.export.graph import (
     FAKE_QUANTIZE,
     add_initializer,
     array,
+    drop_if_unused,
     emit,
     graph_of,
     int_attribute,
@@ -18,6 +19,7 @@ from mimiq.export.graph import (
     operand,
     producer,
     replace,
+    take_place,
 )
 
 
@@ -49,6 +51,7 @@ def _fold(node: ir.Node) -> bool:
     )
     if quantizer is None:
         replace(node, folded)
+        take_place(folded, weight)
         return True
 
     axis = int_attribute(quantizer, "axis", -1)
@@ -81,4 +84,6 @@ def _fold(node: ir.Node) -> bool:
         domain=DOMAIN,
     )
     replace(node, output)
+    drop_if_unused(quantizer)
+    take_place(folded, weight)
     return True

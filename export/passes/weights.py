@@ -20,6 +20,7 @@ from mimiq.export.graph import (
     nodes_of,
     operand,
     replace,
+    take_place,
 )
 
 
@@ -99,4 +100,5 @@ def _lower(node: ir.Node) -> bool:
         shape=integers.shape,
     )
     replace(node, output)
+    take_place(integers, source)
     return True

@@ -151,7 +151,7 @@ def recorded_proofs(bundle: Bundle) -> dict[str, Proof]:
 
 def options_of(record: EngineRecord, gpu: Gpu | None = None) -> BuildOptions:
     """The options that build an engine like a recorded one, for this host's GPU."""
-    options = BuildOptions(batches=record.batches)
+    options = BuildOptions(batches=record.batches, allow_fallback=record.allow_fallback)
     if record.product == "trt":
         return replace(options, hardware_compatibility=_level(record.hardware_compatibility))
     capabilities = () if record.forward_compatible else record.targets
@@ -184,6 +184,7 @@ def _record(
         gpu_compute_capability=known.compute_capability if known else None,
         hardware_compatibility=options.hardware_compatibility,
         batches=built.batches,
+        allow_fallback=options.allow_fallback,
         source=source,
         source_sha256=str(bundle.manifest["files"][source]["sha256"]),
         plan_sha256=hashlib.sha256(built.plan).hexdigest(),

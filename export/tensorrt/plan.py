@@ -9,12 +9,20 @@ from pathlib import Path
 
 from mimiq.errors import BadInput
 from mimiq.export.tensorrt.myelin import MyelinProgram, Step, Tensor, bits_of, read_programs
-from mimiq.export.tensorrt.summary import UNKNOWN, FusedAttention, MatrixProduct, PlanSummary, Role
+from mimiq.export.tensorrt.summary import (
+    LOW_PRECISION,
+    UNKNOWN,
+    FusedAttention,
+    MatrixProduct,
+    PlanSummary,
+    Role,
+)
 
 _PRODUCTS: dict[str, Role] = {"fully_connected": "linear", "corrltn": "convolution"}
 _NO_KERNEL = {"shape_call", "label"}
 # Generated kernels are named after what they do, four letters each: __myl_ReshTranCast.
 _MOVEMENT = {"Cast", "Copy", "Move", "Resh", "Tran", "Slic", "Repl", "Conc"}
+_PRODUCT_NODE = re.compile(r"(MatMul|Gemm)(_\d+)?$")
 _QDQ = re.compile(r"(Dequantize|Quantize)Linear(_\d+)?$")
 _DEPTH = 3  # how many views and unpacking kernels may lie between a constant and its product
 
@@ -86,9 +94,23 @@ class _Reader:
                 named = [self.bodies[node] for node in step.nodes if node in self.bodies]
                 inside = {core.name: (body, core) for body, core in named}
                 found += [self._product(step, core, body) for body, core in inside.values()]
-                if not inside and "Fc" in step.name:
+                if not inside and "Fc" in step.name:  # its body cannot be read
                     found.append(MatrixProduct(step.nodes, "matmul", UNKNOWN, UNKNOWN, UNKNOWN))
+            elif step.kind == "function" and "MulSum" in step.name:
+                found += self._generated(step)
         return found
+
+    def _generated(self, step: Step) -> list[MatrixProduct]:
+        """A product of one row, written out as multiply and sum inside generated code."""
+        weight = self._weight(step)
+        nodes = tuple(node for node in step.nodes if _PRODUCT_NODE.search(node))
+        if weight is None or not nodes:
+            return []
+        types = {_type(self.program.tensors.get(name)) for name in step.inputs} - {UNKNOWN}
+        stored, widest = _type(weight), max(types, key=bits_of, default=UNKNOWN)
+        compute = widest if stored in LOW_PRECISION else stored
+        output = _type(self.program.tensors.get(step.outputs[0])) if step.outputs else UNKNOWN
+        return [MatrixProduct(nodes, "linear", compute, stored, output)]
 
     def _product(self, step: Step, core: Step, body: MyelinProgram) -> MatrixProduct:
         """``core`` is the product itself, in ``body``; ``step`` the kernel that contains it."""

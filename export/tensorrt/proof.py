@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -160,33 +160,39 @@ def require_precision(proof: Proof, *, allow_fallback: bool = False) -> None:
 def proof_table(proof: Proof, title: str = "Precision of the engine") -> Table:
     """The proof as a table for people."""
     from rich.table import Table
+    from rich.text import Text
 
     summary = proof.summary
-    table = Table(title=title, show_header=False, title_justify="left")
+    table = Table(title=Text(title), show_header=False, title_justify="left")
     table.add_column(style="bold")
     table.add_column()
+    for key, value in _rows(proof, summary):
+        table.add_row(key, Text(value))  # names of nodes may look like markup
+    return table
+
+
+def _rows(proof: Proof, summary: PlanSummary) -> Iterator[tuple[str, str]]:
     if summary.source == "unreadable":
-        table.add_row("layers", "unknown: this engine's text cannot be read on this host")
+        yield "layers", "unknown: this engine's text cannot be read on this host"
     else:
-        table.add_row("Linears", _counted(summary.linears()))
-        table.add_row("convolutions", _labels(summary.of_role("convolution")))
-        table.add_row("fused attentions", _counted(summary.fused_attentions()))
-        table.add_row("other products", _counted(summary.matmuls()))
+        yield "Linears", _counted(summary.linears())
+        yield "convolutions", _labels(summary.of_role("convolution"))
+        yield "fused attentions", _counted(summary.fused_attentions())
+        yield "other products", _counted(summary.matmuls())
         if proof.unfused:
-            table.add_row("not fused", _listed(proof.unfused))
-        table.add_row("fallbacks", _listed([str(fallback) for fallback in proof.fallbacks]))
-        table.add_row("kernels", _kernels(summary))
-        table.add_row("weights", _weights(summary))
+            yield "not fused", _listed(proof.unfused)
+        yield "fallbacks", _listed([str(fallback) for fallback in proof.fallbacks])
+        yield "kernels", _kernels(summary)
+        yield "weights", _weights(summary)
     if proof.unproven:
-        table.add_row("not shown", _listed(proof.unproven))
+        yield "not shown", _listed(proof.unproven)
     if proof.overflow:
         risk = "int8 sums pass through half before they are scaled and may overflow: "
-        table.add_row("overflow risk", risk + _listed(proof.overflow))
+        yield "overflow risk", risk + _listed(proof.overflow)
     if summary.targets:
         later = " and later" if summary.forward_compatible else ""
-        table.add_row("compiled for", ", ".join(summary.targets) + later)
-    table.add_row("engine", f"{summary.plan_bytes / 1e6:.1f} MB")
-    return table
+        yield "compiled for", ", ".join(summary.targets) + later
+    yield "engine", f"{summary.plan_bytes / 1e6:.1f} MB"
 
 
 def _counted(counts: dict[str, int]) -> str:

@@ -9,12 +9,13 @@ from __future__ import annotations
 import click
 
 from mimiq.cli.compiling import compile_command
-from mimiq.cli.doctor import doctor
+from mimiq.cli.diagnosis import doctor
 from mimiq.cli.engines import build
+from mimiq.cli.exporting import export
 from mimiq.cli.failures import Group
 from mimiq.cli.inspecting import inspect_command
 from mimiq.cli.listing import models
-from mimiq.cli.making import distill, export, synthesize
+from mimiq.cli.making import distill, synthesize
 from mimiq.cli.measuring import bench, evaluate_command
 
 _CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}

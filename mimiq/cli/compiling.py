@@ -11,7 +11,7 @@ import click
 from mimiq.cli import choices, options, preflight, values
 from mimiq.cli.engines import add_engine, engine_json
 from mimiq.cli.failures import Command
-from mimiq.cli.output import next_commands, print_json, show, working
+from mimiq.cli.output import next_commands, print_json, show, shown, working
 
 if TYPE_CHECKING:
     from mimiq.export.tensorrt.engines import BundleEngine
@@ -130,14 +130,15 @@ def show_result(bundle: Bundle, built: BundleEngine | None) -> None:
     from mimiq.runtime.report import render
 
     show(render(bundle.report or {}))
+    path = shown(bundle.path)
     commands: dict[str, list[str | Path]] = {
-        "what it loses on your images": ["mimiq", "eval", bundle.path, "DIR"],
-        "what is computed in which precision": ["mimiq", "inspect", bundle.path],
+        "what it loses on your images": ["mimiq", "eval", path, "DIR"],
+        "what is computed in which precision": ["mimiq", "inspect", path],
     }
     if built is not None:
         from mimiq.export.tensorrt.proof import proof_table
 
         show("", proof_table(built.proof, f"{built.engine_name}, built in {built.seconds:.1f} s"))
     else:
-        commands["an engine, on the host that serves it"] = ["mimiq", "build", bundle.path]
-    show(f"\nBundle: {bundle.path}", next_commands(commands))
+        commands["an engine, on the host that serves it"] = ["mimiq", "build", path]
+    show(f"\nBundle: {path}", next_commands(commands))

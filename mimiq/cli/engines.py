@@ -9,7 +9,7 @@ import click
 
 from mimiq.cli import choices, options
 from mimiq.cli.failures import Command
-from mimiq.cli.output import print_json, show, working
+from mimiq.cli.output import print_json, show, shown, working
 from mimiq.cli.parameters import NAMES, PATH, PROFILE
 from mimiq.errors import BadInput, BuildFailed, MimiqError, UnsupportedTarget
 
@@ -147,6 +147,6 @@ def show_engine(built: BundleEngine) -> None:
 def _without_engine(error: MimiqError, bundle: Bundle, target: str) -> MimiqError:
     return type(error)(
         error.problem,
-        f"{error.next_step}\n  The bundle {bundle.path} is complete but for this engine: "
-        f"mimiq build {bundle.path} --target {target} makes it without compiling again.",
+        f"{error.next_step}\n  The bundle {shown(bundle.path)} is complete but for this engine: "
+        f"mimiq build {shown(bundle.path)} --target {target} makes it without compiling again.",
     )

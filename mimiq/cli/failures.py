@@ -17,8 +17,8 @@ from mimiq.errors import BadInput, EnvironmentLacks, MimiqError
 DEBUG = "MIMIQ_DEBUG"
 INTERRUPTED, INTERNAL_ERROR = 130, 70
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
-# safetensors (Rust), and PyTorch's zip writer, which keeps no error number.
-_DISK_FULL_WORDS = ("No space left", "os error 28", "PytorchStreamWriter failed writing file")
+# From safetensors (Rust), and PyTorch's zip writer, which only sees that something is missing.
+_DISK_FULL_WORDS = ("No space left", "os error 28", "PytorchStreamWriter failed", "unexpected pos")
 _ACCESS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
 
 

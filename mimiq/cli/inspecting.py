@@ -10,7 +10,7 @@ import click
 
 from mimiq.cli import options
 from mimiq.cli.failures import Command
-from mimiq.cli.output import print_json, show, table, working
+from mimiq.cli.output import print_json, show, shown, size, table, working
 from mimiq.cli.parameters import PATH
 from mimiq.cli.preflight import missing_libraries
 from mimiq.errors import BadInput, missing_extra
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from mimiq.runtime.bundle import Bundle
 
 _GRAPH_LIBRARIES = {"onnx", "onnx_ir"}
-_BYTES = "MB"
 
 
 @click.command("inspect", cls=Command, short_help="Layers, weights and engines, and their proof.")
@@ -92,12 +91,9 @@ def graph_table(name: str, summary: Mapping[str, Any]) -> Any:
         (f"{count} ×", layer) for layer, count in summary["layers"].items()
     ]
     rows += [(f"{count} ×", f"attention, {how}") for how, count in summary["attention"].items()]
-    weights = ", ".join(
-        f"{kind} {size / 1e6:.2f}" for kind, size in summary["weight_bytes"].items()
-    )
-    rows.append((_BYTES, f"weights {weights or 0}; scales {summary['scale_bytes'] / 1e6:.2f}"))
-    size = (summary["file_bytes"] or 0) / 1e6
-    return table(("", ""), rows, f"{name}, {size:.2f} MB, opset {summary['opset']}")
+    stored = [f"{kind} {size(count)}" for kind, count in summary["weight_bytes"].items()]
+    rows.append(("", "weights: " + ", ".join([*stored, f"scales {size(summary['scale_bytes'])}"])))
+    return table(("", ""), rows, f"{name}, {size(summary['file_bytes'])}, opset {summary['opset']}")
 
 
 def _show_bundle(
@@ -116,8 +112,8 @@ def _show_bundle(
         ("made", f"{manifest['created']} by mimiq {manifest['mimiq']}"),
         ("digest", bundle.digest),
     ]
-    rows += [(name, f"{entry['bytes'] / 1e6:.2f} MB") for name, entry in manifest["files"].items()]
-    show(table(("", ""), rows, str(bundle.path)))
+    rows += [(name, size(entry["bytes"])) for name, entry in manifest["files"].items()]
+    show(table(("", ""), rows, str(shown(bundle.path))))
     if bundle.untrained:
         show("UNTRAINED: random weights, good for latency alone.")
     if graphs is None:
@@ -127,4 +123,4 @@ def _show_bundle(
     for name, proof in proofs.items():
         show("", proof_table(proof, name))
     if not proofs:
-        show("", f"No TensorRT engine; mimiq build {bundle.path} makes one.")
+        show("", f"No TensorRT engine; mimiq build {shown(bundle.path)} makes one.")

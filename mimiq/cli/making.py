@@ -1,11 +1,10 @@
-"""The compiler's stages on their own: ``synthesize``, ``distill`` and ``export``."""
+"""The compiler's stages on their own: ``synthesize`` and ``distill``."""
 
 from __future__ import annotations
 
 import json
-import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -13,19 +12,14 @@ from mimiq.cli import choices, options, preflight, values
 from mimiq.cli.failures import Command
 from mimiq.cli.output import next_commands, print_json, show, table, working
 from mimiq.cli.parameters import PATH
-from mimiq.cli.placing import place_file, place_folder
-from mimiq.errors import BadInput
+from mimiq.cli.placing import place_folder
+from mimiq.cli.preparing import ORIGIN, TUNED, graph_metadata, prepared, tuned
 
 if TYPE_CHECKING:
     from mimiq.calibrate import CalibrationSet
     from mimiq.models import LoadedModel
-    from mimiq.pipeline import Job
     from mimiq.progress import Progress
-    from mimiq.quantization import QuantizedModel
     from mimiq.recipes_synthesis import SynthesisRecipe
-
-TUNED = "quantizers.json"  # by which a folder of mimiq distill is known
-ORIGIN = "origin.json"
 
 
 @click.command(cls=Command, short_help="Make a calibration set.")
@@ -64,7 +58,7 @@ def synthesize(
     if say.json:
         print_json({"path": str(out), "sha256": made.content_hash, "manifest": dict(made.manifest)})
         return
-    command: list[str | Path] = ["mimiq-compile", choice.model, "--calibration", out]
+    command = ["mimiq-compile", *values.repeated(choice), "--calibration", out]
     show(
         f"{len(made)} images of {made.image_size} pixels: {out}",
         next_commands({"calibrates and tunes on them": command}),
@@ -117,9 +111,9 @@ def distill(
 
     progress = Progress(say.quiet)
     with working():
-        job = _prepared(choice, precision, images, tuning, output, ".tuned", TUNED)
-        quantized, calibration, report = _tuned(job, cache_dir, progress)
-        origin = {"metadata": _metadata(job.model, quantized, calibration), "tuning": report}
+        job = prepared(choice, precision, images, tuning, output, ".tuned", TUNED)
+        quantized, calibration, report = tuned(job, cache_dir, progress)
+        origin = {"metadata": graph_metadata(job.model, quantized, calibration), "tuning": report}
 
         def fill(folder: Path) -> None:
             save_quantized(quantized, folder)
@@ -135,150 +129,8 @@ def distill(
         ("held-out loss after", f"{result['best_loss']:.4f} (step {result['best_step']})"),
         ("same top-1 as the original", f"{result['agreement']:.1%} of the held-out images"),
     ]
-    command: list[str | Path] = ["mimiq", "export", choice.model, "--from", job.out]
+    command = ["mimiq", "export", *values.repeated(choice), "--from", job.out]
     show(
         table(("", ""), rows, f"{choice.model} → {job.precision.label}: {job.out}"),
         next_commands({"writes its ONNX graph": command}),
     )
-
-
-@click.command(cls=Command, short_help="Write a model as a Q/DQ ONNX graph.")
-@options.model_options
-@options.precision_options
-@options.images_options
-@options.tuning_options
-@options.option(
-    "Precision",
-    "--from",
-    "source",
-    type=PATH,
-    help="Folder of mimiq distill; its precision is taken, nothing is calibrated.",
-)
-@options.option(
-    "Target",
-    "--target",
-    type=click.Choice(choices.TARGETS[1:]),
-    default="ort",
-    show_default=True,
-    help="Whose rules the graph must obey: rtx and trt get the half-precision form.",
-)
-@options.out_options
-@options.cache_option
-@options.say_options
-def export(
-    choice: choices.ModelChoice,
-    precision: choices.PrecisionChoice,
-    images: choices.ImagesChoice,
-    tuning: choices.TuningChoice,
-    source: Path | None,
-    target: Any,
-    output: choices.OutChoice,
-    cache_dir: Path | None,
-    say: choices.Say,
-) -> None:
-    """Write MODEL as a Q/DQ ONNX graph, and check it against a target's rules."""
-    preflight.require_compile_extra()
-    values.check_precision(precision)
-    from mimiq.export import export_onnx, require, summarize, to_fp16
-    from mimiq.progress import Progress
-
-    progress = Progress(say.quiet)
-    with working():
-        if source is None:
-            job = _prepared(choice, precision, images, tuning, output, ".onnx", None)
-            model, out = job.model, job.out
-            quantized, calibration, _ = _tuned(job, cache_dir, progress)
-            metadata = _metadata(model, quantized, calibration)
-        else:
-            _refuse_precision(precision)
-            model = values.load(choice)
-            quantized, metadata = _read_tuned(model, source)
-            label = quantized.precision.label
-            out = output.out or values.default_out(choice.model, label, ".onnx")
-            preflight.require_new(out, output.force, None)
-        with progress.stage("export") as stage, tempfile.TemporaryDirectory() as folder:
-            stage.status("Q/DQ graph")
-            graph = Path(folder) / "model.onnx"
-            size = model.preprocessing.image_size
-            graph = export_onnx(quantized.module, size, graph, metadata=metadata)
-            if target != "ort":
-                graph = to_fp16(graph, Path(folder) / "half.onnx")
-            stage.status(f"checking the rules of {target}")
-            slow = [str(finding) for finding in require(graph, target)]
-            place_file(graph, out)
-    summary = summarize(out)
-    if say.json:
-        print_json({"path": str(out), "graph": summary, "slow": slow})
-        return
-    layers = [(count, layer) for layer, count in summary["layers"].items()]
-    show(
-        table(("", "layers"), layers, f"{out}, {out.stat().st_size / 1e6:.2f} MB"),
-        *(f"• {finding}" for finding in slow),
-    )
-
-
-def _prepared(
-    choice: choices.ModelChoice,
-    precision: choices.PrecisionChoice,
-    images: choices.ImagesChoice,
-    tuning: choices.TuningChoice,
-    output: choices.OutChoice,
-    suffix: str,
-    marker: str | None,
-) -> Job:
-    """The job, its inputs and output checked."""
-    if output.out is not None:
-        preflight.require_new(output.out, output.force, marker)
-    model = values.load(choice)
-    wanted = values.precision_of(precision, model)
-    out = output.out or values.default_out(choice.model, wanted.label, suffix)
-    preflight.require_new(out, output.force, marker)
-    return values.job_of(model, wanted, images, tuning, out)
-
-
-def _tuned(
-    job: Job, cache_dir: Path | None, progress: Progress
-) -> tuple[QuantizedModel, CalibrationSet, dict[str, Any]]:
-    from mimiq.cache import Cache, default_cache_dir
-    from mimiq.pipeline import calibration_set, tuned_network
-
-    cache = Cache(cache_dir or default_cache_dir())
-    calibration = calibration_set(job, cache, progress)
-    quantized, report = tuned_network(job, calibration, cache, progress)
-    return quantized, calibration, report
-
-
-def _metadata(
-    model: LoadedModel, quantized: QuantizedModel, calibration: CalibrationSet
-) -> dict[str, str]:
-    """What the ONNX file says of itself, as in a bundle."""
-    return {
-        "mimiq.model": model.name,
-        "mimiq.precision": json.dumps(quantized.precision.to_json()),
-        "mimiq.preprocessing": json.dumps(model.preprocessing.to_json()),
-        "mimiq.weights_sha256": model.weights_hash,
-        "mimiq.calibration_sha256": calibration.content_hash,
-        "mimiq.untrained": json.dumps(model.untrained),
-    }
-
-
-def _read_tuned(model: LoadedModel, source: Path) -> tuple[QuantizedModel, dict[str, str]]:
-    from mimiq.state import load_quantized
-
-    preflight.require_folder(source, "--from", "a folder that mimiq distill wrote")
-    quantized = load_quantized(model, source)
-    try:
-        metadata: dict[str, str] = json.loads((source / ORIGIN).read_text())["metadata"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise BadInput(
-            f"{source / ORIGIN} cannot be read: {error}", "Run mimiq distill again."
-        ) from error
-    return quantized, metadata
-
-
-def _refuse_precision(choice: choices.PrecisionChoice) -> None:
-    if choice != choices.PrecisionChoice(False, False, None, False, None):
-        raise BadInput(
-            "--from brings its own precision, and another was given.",
-            "Leave out --int8, --int4, --bits, --weight-only and --block-size.",
-        )

@@ -45,7 +45,12 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[object]], title: str 
     from rich.text import Text
 
     built = Table(
-        title=title or None, title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0)
+        title=title or None,
+        title_justify="left",
+        box=None,
+        pad_edge=False,
+        padding=(0, 2, 0, 0),
+        show_header=any(headings),
     )
     for heading in headings:
         built.add_column(heading, overflow="fold")
@@ -54,7 +59,20 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[object]], title: str 
     return built
 
 
-def next_commands(commands: Mapping[str, Sequence[str | Path]]) -> str:
+def shown(path: Path) -> Path:
+    """The path as a person would write it here: relative where it lies below this folder."""
+    absolute, here = path.absolute(), Path.cwd()
+    return absolute.relative_to(here) if absolute.is_relative_to(here) else absolute
+
+
+def size(count: int) -> str:
+    """Bytes for people: ``512 B``, ``3.1 kB``, ``0.67 MB`` from 100 kB on."""
+    if count < 1000:
+        return f"{count} B"
+    return f"{count / 1e3:.1f} kB" if count < 100_000 else f"{count / 1e6:.2f} MB"
+
+
+def next_commands(commands: Mapping[str, Sequence[object]]) -> str:
     """Commands to try next, quoted for a shell, one a line."""
     lines = [(shlex.join(str(part) for part in command), why) for why, command in commands.items()]
     widest = max(len(line) for line, _ in lines)

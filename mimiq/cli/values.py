@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -100,6 +100,20 @@ def load(choice: ModelChoice) -> LoadedModel:
     )
 
 
+def repeated(choice: ModelChoice) -> list[str]:
+    """The arguments that name this network again, for commands to try next."""
+    arguments = [choice.model]
+    for field in fields(choice):
+        value = getattr(choice, field.name)
+        if field.name == "model" or value is None or value is False:
+            continue
+        arguments.append(f"--{field.name.replace('_', '-')}")
+        if value is not True:
+            parts = value if isinstance(value, tuple) else (value,)
+            arguments.append(",".join(str(part) for part in parts))
+    return arguments
+
+
 def read_labels(path: Path) -> tuple[str, ...]:
     """Class names, one a line.
 
@@ -156,11 +170,11 @@ def synthesis_of(images: ImagesChoice, model: str) -> SynthesisRecipe:
     return _resized(SYNTHESIS_RECIPES[recipe_name(images, model)], images)
 
 
-def calibration_of(source: str) -> str | Path:
+def calibration_of(source: str, image_size: int) -> str | Path:
     """The named source, or the folder.
 
     Raises:
-        BadInput: there is no such folder, or it holds no image.
+        BadInput: there is no such folder, it holds no image, or a set of images of another size.
     """
     if source in CALIBRATIONS:
         return source
@@ -171,7 +185,13 @@ def calibration_of(source: str) -> str | Path:
     folder = Path(source)
     require_folder(folder, "--calibration", f"a folder, or one of {', '.join(CALIBRATIONS)},")
     if CalibrationSet.is_set(folder):
-        CalibrationSet.open(folder)
+        found = CalibrationSet.open(folder).image_size
+        if found != image_size:
+            raise BadInput(
+                f"Calibration set {folder} has images of {found} pixels, the network takes "
+                f"{image_size}.",
+                "Use a set made for this network.",
+            )
     elif not any(path.suffix.lower() in IMAGE_SUFFIXES for path in folder.rglob("*")):
         raise BadInput(
             f"Calibration folder {folder} holds no image.",
@@ -226,7 +246,7 @@ def job_of(
         precision=precision,
         recipe=recipe_of(images, tuning, model.name, precision),
         out=out,
-        calibration=calibration_of(tuning.calibration),
+        calibration=calibration_of(tuning.calibration, model.preprocessing.image_size),
         seed=images.seed,
         device=images.device,
         batches=(),

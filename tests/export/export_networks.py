@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -11,18 +12,44 @@ from torch import nn
 from mimiq.fake_quant import (
     Grid,
     QuantConv2d,
-    QuantLinear,
     Quantizer,
+    QuantLinear,
     freeze,
     weight_axis,
 )
 from mimiq.models import ExplicitAttention, quantizable_layers
 from mimiq.models.vit import ViTFamily
-from mimiq.precision import LayerPrecision, Precision
-
-DEIT_T = (
-    Path(__file__).parents[3] / "shared" / "weights" / "deit_tiny_patch16_224.safetensors"
+from mimiq.precision import (
+    FP32,
+    LayerPrecision,
+    Precision,
+    from_bits,
+    int4,
+    int8,
+    weight_only,
 )
+
+DEIT_T = Path(__file__).parents[3] / "shared" / "weights" / "deit_tiny_patch16_224.safetensors"
+
+PRECISIONS = {
+    "fp32": FP32,
+    "w8a8": int8(),
+    "w4a8": int4(),
+    "w4a16-b32": weight_only(4, 32),
+    "w4a16": from_bits(4, None),
+    "w4a4": from_bits(4, 4),
+}
+METADATA = {"model": "digits", "precision": "see the name"}
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A simulated network and its graph."""
+
+    module: nn.Module
+    path: Path
+    images: torch.Tensor
+    precision: Precision
 
 
 class _Range(nn.Module):

@@ -71,13 +71,15 @@ class _Writer:
         self.random = np.random.default_rng(0)
         self.float_type = TensorProto.FLOAT16 if spec.half else TensorProto.FLOAT
 
-    def op(self, kind: str, *inputs: str, name: str = "", outputs: int = 1, **attributes: object) -> str:
+    def op(
+        self, kind: str, *inputs: str, name: str = "", outputs: int = 1, **attributes: object
+    ) -> str:
         name = f"{self.scope}/{name or kind}"
         taken = sum(node.name == name or node.name.startswith(name + "_") for node in self.nodes)
         name = f"{name}_{taken}" if taken else name
-        results = [f"{name}_output_{i}" for i in range(outputs)]
-        self.nodes.append(helper.make_node(kind, list(inputs), results, name=name, **attributes))
-        return results[0]
+        result = f"{name}_output_0"
+        self.nodes.append(helper.make_node(kind, list(inputs), [result], name=name, **attributes))
+        return result
 
     def constant(self, values: npt.ArrayLike, kind: int | None = None, name: str = "") -> str:
         name = name or f"constant_{len(self.constants)}"
@@ -168,7 +170,8 @@ class _Writer:
             qkv = self.op("Reshape", qkv, shape)
             qkv = self.op("Transpose", qkv, perm=[2, 0, 3, 1, 4])
             q, k, v = (
-                self.op("Gather", qkv, self.constant(np.array(i, np.int64)), axis=0) for i in range(3)
+                self.op("Gather", qkv, self.constant(np.array(i, np.int64)), axis=0)
+                for i in range(3)
             )
         else:
             q, k, v = (self.heads(self.linear(x, width, width, part), part) for part in "qkv")

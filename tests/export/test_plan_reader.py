@@ -60,7 +60,8 @@ descriptors {
 }
 main {
   cast={ name="c" output={"xf" } input={"x" } stream=0  layers="[ONNX Layer: b/DequantizeLinear]" }
-  fully_connected={ name="b/MatMul" output={"z" } input={"xf" "kf" } layers="[ONNX Layer: b/MatMul]" }
+  fully_connected={ name="b/MatMul" output={"z" } input={"xf" "kf" } \
+layers="[ONNX Layer: b/MatMul]" }
 }
 """
 PLAN = b"vtrt\x00\x01" + HEADER.encode() + b"\x00\xff\x10" + BODY.encode() + b"\x00\x00"
@@ -150,6 +151,11 @@ def rendered(proof: Proof) -> str:
     return capture.get()
 
 
+def test_a_table_of_names_that_look_like_markup() -> None:
+    proof = judge(read_plan(b""), [want("[/bold]/MatMul[0]", "int8", "int8")])
+    assert "[/bold]/MatMul[0]" in rendered(proof)
+
+
 def test_table() -> None:
     wanted = [want("a/MatMul", "int8", "int4"), want("b/MatMul", "int8", "int8")]
     text = rendered(judge(read_plan(PLAN), wanted))
@@ -171,10 +177,10 @@ def test_truncated_and_damaged_plans(data: st.DataObject) -> None:
 
 FRAGMENTS = [
     "header {\n", "descriptors {\n", "main {\n", "}\n", "\n", "  ", "tensor={ ", "sub_tensor={ ",
-    "name=", '"', '"a" ', "dims={ ", "type=int8 ", "const_payload_size=", "9" * 40, "accelerators={",
-    "*} ", "fully_connected={ name=a ", "function={ name=__myl_ReshCast ", "runtime_fusion={ name=Fc ",
-    "input={", "output={", "output_args={", 'base="a" ', "[ONNX Layer: ", "]", "\x1f", "layers=\"", " }",
-    "alpha=ZZZZZZZZ", "alpha=3F800000", "region=", "offset=", "_gemm_mha_v2",
+    "name=", '"', '"a" ', "dims={ ", "type=int8 ", "const_payload_size=", "9" * 40, "*} ", " }",
+    "accelerators={", "fully_connected={ name=a ", "function={ name=__myl_ReshCast ", "input={",
+    "runtime_fusion={ name=Fc ", "output={", "output_args={", 'base="a" ', "[ONNX Layer: ", "]",
+    "\x1f", 'layers="', "alpha=ZZZZZZZZ", "alpha=3F800000", "region=", "offset=", "_gemm_mha_v2",
 ]  # fmt: skip
 
 
@@ -193,12 +199,14 @@ def test_garbage(content: bytes) -> None:
 
 
 def test_views_in_a_circle() -> None:
-    circle = PLAN.replace(b'base="x"', b'base="x^deref"').replace(b'{ "w4" } output', b'{ "w8" } output')
+    circle = PLAN.replace(b'base="x"', b'base="x^deref"').replace(
+        b'{ "w4" } output', b'{ "w8" } output'
+    )
     assert read_plan(circle).linears()
 
 
 def test_large_files_are_read_fast() -> None:
-    """What is not text is skipped over, not parsed: 100 MB of weights take a fraction of a second."""
+    """What is not text is skipped over, not parsed: 100 MB of weights are no work."""
     content = PLAN + b"\x7fheader\n tensor={ " * (100_000_000 // 18) + PLAN
     started = time.perf_counter()
     assert read_programs(content)

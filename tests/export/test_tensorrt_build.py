@@ -117,10 +117,22 @@ def test_batches(tmp_path: Path) -> None:
     assert build_engine(write(tmp_path, fixed), RTX, BuildOptions()).batches == (4, 4, 4)
 
 
+def test_a_single_row_is_no_product_but_counts(tmp_path: Path) -> None:
+    """At a fixed batch of 1 the head becomes generated code, a sum of products."""
+    built = build(tmp_path, FLOAT, batches=(1, 1, 1))
+    summary = read_plan(built.plan)
+    assert summary.linears() == {"half": 5}
+    assert judge(summary, built.wanted).unproven == ()
+
+
 def test_external_weights(tmp_path: Path) -> None:
     path = tmp_path / "graph.onnx"
     onnx.save(
-        transformer(FLOAT), path, save_as_external_data=True, location="graph.data", size_threshold=0
+        transformer(FLOAT),
+        path,
+        save_as_external_data=True,
+        location="graph.data",
+        size_threshold=0,
     )
     assert read_plan(build_engine(path, RTX, BuildOptions()).plan).linears() == {"half": 5}
 
@@ -267,7 +279,12 @@ def test_options_of_the_other_product(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{"batches": (0, 1, 2)}, {"batches": (1, 9, 8)}, {"batches": (2, 1, 8)}, {"workspace_bytes": 0}],
+    [
+        {"batches": (0, 1, 2)},
+        {"batches": (1, 9, 8)},
+        {"batches": (2, 1, 8)},
+        {"workspace_bytes": 0},
+    ],
 )
 def test_impossible_options(options: dict[str, Any]) -> None:
     with pytest.raises(BadInput):

@@ -113,7 +113,7 @@ def test_paper_optimiser_runs(
     small_vit: LoadedModel, images: torch.Tensor, pixels: torch.Tensor
 ) -> None:
     student = quantize(small_vit, int4(), images, _NEAREST)
-    recipe = replace(_RECIPE, optimizer="sgd", lr_weights=1e-3, steps=20)
+    recipe = replace(_RECIPE, optimizer="sgd", lr_weights=1e-4, lr_scales=1e-4, steps=20)
     result = distill(student, pixels, recipe, seed=0)
     assert result.best_loss < result.initial_loss
 

@@ -45,7 +45,7 @@ def test_float_layers_stay_as_they_are(small_vit: LoadedModel, images: torch.Ten
 
 @pytest.mark.parametrize(
     ("precision", "limit"),
-    [(int8(), 0.02), (int4(), 0.25), (weight_only(4, 32), 0.25), (from_bits(6, 6), 0.15)],
+    [(int8(), 0.06), (int4(), 0.25), (weight_only(4, 32), 0.25), (from_bits(6, 6), 0.15)],
 )
 def test_quantised_logits_stay_close(
     small_vit: LoadedModel, images: torch.Tensor, precision: Precision, limit: float

@@ -9,12 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
 import torch
 
 from mimiq import synthesis, synthesis_driver
 from mimiq.augment import Augmentation
 from mimiq.errors import BadInput, CheckFailed, EnvironmentLacks
-from mimiq.models import LoadedModel, observe_attention
+from mimiq.models import LoadedModel, load_model, observe_attention
 from mimiq.recipes_synthesis import SYNTHESIS_RECIPES, SynthesisRecipe
 from mimiq.similarity import inter_head_loss_definition
 from mimiq.synthesis import mimiq_objective, synthesize
@@ -166,7 +167,7 @@ def test_progress_names_rate_and_losses(
     assert "synthesize" in captured.err
     assert not captured.out
     assert reported[-1][0] == 3 * RECIPE.iterations
-    assert any("image steps/s" in text and "label" in text for _, text in reported)
+    assert any("steps/s" in text and "label" in text for _, text in reported)
 
 
 def run(model: LoadedModel, recipe: SynthesisRecipe, dtype: torch.dtype | None = None) -> Batch:
@@ -240,6 +241,31 @@ def test_batches_are_drawn_independently_of_each_other(model: LoadedModel) -> No
     many = draw_batch(model, 5000, 0, 0, CPU).labels.bincount(minlength=10)
     assert many.min() > 420  # uniform over ten classes
     assert many.max() < 580
+
+
+@pytest.mark.parametrize("name", ["vit_t", "deit_t_distilled"])
+def test_the_forward_that_shows_the_maps_is_timms_own(name: str) -> None:
+    loaded = load_model(name, untrained=True, image_size=64)
+    original = timm.create_model(loaded.architecture, img_size=64).eval()
+    original.load_state_dict(loaded.module.state_dict())
+    images = torch.randn(4, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    maps = {}
+    attentions = loaded.family.attentions(loaded.module)
+    with torch.no_grad():
+        with observe_attention(attentions, scores=maps.__setitem__):
+            logits = loaded.module(images)
+        torch.testing.assert_close(logits, original(images), rtol=0, atol=1e-4)
+
+        # The maps themselves: the first block's q·kᵀ of the spatial tokens, made by hand.
+        block = original.blocks[0]
+        tokens = original.norm_pre(original._pos_embed(original.patch_embed(images)))
+        qkv = block.attn.qkv(block.norm1(tokens))
+        q, k, _ = qkv.reshape(4, tokens.shape[1], 3, 3, 64).permute(2, 0, 3, 1, 4)
+        prefix = original.num_prefix_tokens
+        wanted = (q @ k.mT)[:, :, prefix:, prefix:] / 8
+    assert len(maps) == 12
+    assert maps[0].shape == (4, 3, 16, 16)
+    torch.testing.assert_close(maps[0], wanted, rtol=1e-4, atol=1e-5)
 
 
 def test_without_similarity_no_map_is_looked_at(

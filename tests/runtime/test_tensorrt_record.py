@@ -22,6 +22,7 @@ RTX = EngineRecord(
     gpu_compute_capability=None,
     hardware_compatibility="none",
     batches=(1, 8, 32),
+    allow_fallback=False,
     source="model.onnx",
     source_sha256="a",
     plan_sha256="b",

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
+import re
 import shutil
 import sys
 from collections.abc import Callable, Iterable
@@ -17,6 +20,7 @@ from mimiq.cli.failures import Command
 from mimiq.cli.output import print_json, show, table, working
 from mimiq.cli.preflight import missing_libraries
 from mimiq.errors import MimiqError
+from mimiq.runtime.hardware import cuda_driver_present, describe_hardware
 
 _DISTRIBUTIONS = (
     "mimiq",
@@ -75,7 +79,6 @@ def doctor(cache_dir: Path | None, json: bool) -> None:
 def examine(cache_dir: Path | None = None) -> dict[str, Any]:
     """Everything that ``doctor`` prints; no probe's failure is an error."""
     from mimiq.cache import default_cache_dir
-    from mimiq.runtime.hardware import describe_hardware
 
     backends, targets = runnable(), buildable()
     cache = describe_cache(cache_dir or default_cache_dir())
@@ -105,20 +108,10 @@ def runnable() -> list[Ability]:
 
 def buildable() -> list[Ability]:
     """What can be made here."""
-
-    def why_not_compile() -> str | None:
-        missing = missing_libraries()
-        return f"not installed: {', '.join(missing)} (extra 'compile')." if missing else None
-
-    found = [_ability("ort", "bundles, with mimiq-compile", why_not_compile)]
-    for product in _products():
-
-        def why_not_build(product: Any = product) -> str | None:
-            product.load()
-            return None if product.can_build_here() else product.why_not_run()
-
-        found.append(_ability(product.name, f"{product.title} engines", why_not_build))
-    return found
+    return [
+        _ability("ort", "bundles, with mimiq-compile", _why_not_compile),
+        *(_ability(p.name, f"{p.title} engines", _why_not_build(p)) for p in _products()),
+    ]
 
 
 def describe_cache(folder: Path) -> dict[str, Any]:
@@ -144,29 +137,52 @@ def describe_cache(folder: Path) -> dict[str, Any]:
 
 
 def _ability(name: str, title: str, why_not: Callable[[], str | None]) -> Ability:
+    step = ""
     try:
-        reason, step = why_not() or "", ""
+        reason = why_not() or ""
     except MimiqError as error:
         reason, step = error.problem, error.next_step
     except Exception as error:  # a broken library must not hide the others
-        reason, step = f"{type(error).__name__}: {error}".splitlines()[0], ""
-    if "extra '" in reason and not step:
-        extra = reason.split("extra '")[1].split("'")[0]
-        step = f"pip install 'mimiq[{extra}]'"
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+    extra = re.search(r"extra '(\w+)'", reason)
+    if extra is not None:
+        step = f"Install it with: pip install 'mimiq[{extra[1]}]'"
+    if name == "trt" and not cuda_driver_present():
+        step = ""  # installing it would not help
     return Ability(name, title, not reason, reason, step)
 
 
-def _why_not_ort() -> str | None:
-    from mimiq.runtime.onnxruntime_session import _import_onnxruntime
+def _why_not_compile() -> str | None:
+    missing = missing_libraries()
+    return f"Not installed: {', '.join(missing)} (extra 'compile')." if missing else None
 
-    _import_onnxruntime()
+
+def _why_not_build(product: Any) -> Callable[[], str | None]:
+    def why_not() -> str | None:
+        if not product.is_installed:
+            return f"{product.title} is not installed (extra {product.name!r})."
+        product.load()
+        return None if product.can_build_here() else str(product.why_not_run())
+
+    return why_not
+
+
+def _why_not_ort() -> str | None:
+    if importlib.util.find_spec("onnxruntime") is None:
+        return "onnxruntime is not installed."
+    importlib.import_module("onnxruntime")
     return None
 
 
 def _why_not_ort_cuda() -> str | None:
-    from mimiq.runtime.onnxruntime_session import _import_onnxruntime, _require_cuda
-
-    _require_cuda(_import_onnxruntime())
+    reason = _why_not_ort()
+    if reason is not None:
+        return reason
+    if not cuda_driver_present():
+        return "No NVIDIA driver and GPU can be used on this host."
+    library: Any = importlib.import_module("onnxruntime")
+    if "CUDAExecutionProvider" not in library.get_available_providers():
+        return f"onnxruntime {library.__version__} was built without CUDA: use onnxruntime-gpu."
     return None
 
 

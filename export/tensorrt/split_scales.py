@@ -1,0 +1,146 @@
+"""Int8 products that write half, safely: one scale inside the product, the rest behind it."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from mimiq.export.graph import add_initializer, array, constant, consumers
+from mimiq.export.linears import Linear, find_linears
+
+HALF, FLOAT = ir.DataType.FLOAT16, ir.DataType.FLOAT
+_SMALLEST_NORMAL = float(np.finfo(np.float16).smallest_normal)
+
+
+class SplitWeightScales(ir.passes.InPlacePass):
+    """Per-channel weight scales become one scale of the tensor and a vector of ratios.
+
+    The builder folds a product's scalar scales into the product itself, and applies a vector only
+    to what the product wrote: with scales per channel it writes bare integer sums, which half
+    cannot hold, so that a half-precision graph keeps those Linears in fp32
+    (:class:`mimiq.export.passes.half.ToHalf`) and each writes four bytes an element. Here
+    ``s_c = s · r_c`` with ``s = max s_c`` rounded to half: the product is scaled by ``s`` and the
+    activation's scale, stays within ``1 / min r_c`` of the true output, is written as half, and is
+    multiplied by ``r_c`` together with the bias.
+
+    Run it on the graph that ``ToHalf`` made. Linears whose largest scale half cannot hold
+    precisely, INT4 weights and everything that is not such a Linear stay as they are.
+    """
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        modified = False
+        for linear in find_linears(model):
+            scale = linear.scale
+            if _fits(linear) and scale is not None and scale.max() >= _SMALLEST_NORMAL:
+                _split(model.graph, linear, scale.astype(np.float32))
+                modified = True
+        return ir.passes.PassResult(model, modified=modified)
+
+
+def _fits(linear: Linear) -> bool:
+    stored = linear.stored
+    return (
+        linear.node.op_type == "MatMul"
+        and linear.activation is not None
+        and linear.granularity == "per channel"
+        and stored is not None
+        and stored.dtype == ir.DataType.INT8
+        and linear.node.outputs[0].dtype == FLOAT
+    )
+
+
+def _split(graph: ir.Graph, linear: Linear, scale: np.ndarray) -> None:
+    node, weight = linear.node, linear.weight
+    assert weight is not None
+    name = weight.inputs[1].name if weight.inputs[1] is not None else linear.name
+    largest = np.asarray(scale.max(), np.float16)
+    ratios = (scale / largest.astype(np.float32)).astype(np.float16)
+
+    # The integers, now with one scale in half.
+    weight.replace_input_with(1, add_initializer(graph, f"{name}_largest", largest))
+    weight.attributes.pop("axis", None)
+    _set_type(weight.outputs[0], HALF)
+    if node.inputs[0] is not None:
+        node.replace_input_with(0, _cast(graph, node.inputs[0], HALF, before=node))
+    _set_type(node.outputs[0], HALF)
+
+    # What is left of each channel's scale.
+    product = node.outputs[0]
+    readers = [(use.node, use.idx) for use in product.uses()]
+    multiply = ir.node("Mul", [product, add_initializer(graph, f"{name}_ratios", ratios)])
+    multiply.name = f"{linear.name}/scale"
+    multiply.metadata_props.update(node.metadata_props)
+    result = multiply.outputs[0]
+    result.name, result.shape = multiply.name, product.shape
+    _set_type(result, HALF)
+    for reader, index in readers:
+        reader.replace_input_with(index, result)
+    graph.insert_after(node, multiply)
+
+    bias = _bias(result)
+    if bias is not None:
+        for index, value in enumerate(bias.inputs):
+            data = array(value)
+            if data is not None and value is not None:
+                copy = add_initializer(graph, f"{value.name}_half", data.astype(np.float16))
+                bias.replace_input_with(index, copy)
+        result = bias.outputs[0]
+        _set_type(result, HALF)
+    _hand_on(graph, result)
+
+
+def _hand_on(graph: ir.Graph, result: ir.Value) -> None:
+    """Readers wanted fp32: casts to half fall away, others get a cast."""
+    others: list[tuple[ir.Node, int]] = []
+    for use in list(result.uses()):
+        reader = use.node
+        if reader.op_type == "Cast" and reader.outputs[0].dtype == HALF:
+            if reader.outputs[0].is_graph_output():
+                continue
+            reader.outputs[0].replace_all_uses_with(result)
+            graph.remove(reader, safe=True)
+        else:
+            others.append((reader, use.idx))
+    source = result.producer()
+    if (others or result.is_graph_output()) and source is not None:
+        # Readers of the half value came from the casts above; those that were fp32 need it back.
+        for reader, index in others:
+            reader.replace_input_with(index, _cast(graph, result, FLOAT, before=reader))
+        if result.is_graph_output():
+            _keep_output(graph, result)
+
+
+def _keep_output(graph: ir.Graph, result: ir.Value) -> None:
+    """A graph output stays fp32 under its name."""
+    index = list(graph.outputs).index(result)
+    name, result.name = result.name, f"{result.name}/half"
+    cast = ir.node("Cast", [result], {"to": ir.AttrInt64("to", FLOAT.value)})
+    cast.name = f"{name}/to_float"
+    output = cast.outputs[0]
+    output.name, output.shape = name, result.shape
+    _set_type(output, FLOAT)
+    graph.append(cast)
+    graph.outputs[index] = output
+
+
+def _bias(result: ir.Value) -> ir.Node | None:
+    """The Add of a constant that alone reads the product."""
+    readers = consumers(result)
+    if len(readers) != 1 or readers[0].op_type != "Add" or result.is_graph_output():
+        return None
+    others = [value for value in readers[0].inputs if value is not result]
+    return readers[0] if len(others) == 1 and constant(others[0]) is not None else None
+
+
+def _cast(graph: ir.Graph, value: ir.Value, wanted: ir.DataType, before: ir.Node) -> ir.Value:
+    node = ir.node("Cast", [value], {"to": ir.AttrInt64("to", wanted.value)})
+    node.name = f"{before.name}/{value.name}/to_{wanted.name.lower()}"
+    output = node.outputs[0]
+    output.name, output.shape = node.name, value.shape
+    _set_type(output, wanted)
+    graph.insert_before(before, node)
+    return output
+
+
+def _set_type(value: ir.Value, dtype: ir.DataType) -> None:
+    value.type = ir.TensorType(dtype)

@@ -1,0 +1,135 @@
+"""``export``: a network as a Q/DQ ONNX graph, checked against a target's rules."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mimiq.cli import choices, options, preflight, values
+from mimiq.cli.failures import Command
+from mimiq.cli.output import print_json, show, size, table, working
+from mimiq.cli.parameters import PATH
+from mimiq.cli.placing import place_file
+from mimiq.cli.preparing import ORIGIN, graph_metadata, prepared, tuned
+from mimiq.errors import BadInput
+
+if TYPE_CHECKING:
+    from mimiq.export.findings import Finding
+    from mimiq.models import LoadedModel
+    from mimiq.quantization import QuantizedModel
+
+
+@click.command(cls=Command, short_help="Write a model as a Q/DQ ONNX graph.")
+@options.model_options
+@options.precision_options
+@options.images_options
+@options.tuning_options
+@options.option(
+    "Precision",
+    "--from",
+    "source",
+    type=PATH,
+    help="Folder of mimiq distill; its precision is taken, nothing is calibrated.",
+)
+@options.option(
+    "Target",
+    "--target",
+    type=click.Choice(choices.TARGETS[1:]),
+    default="ort",
+    show_default=True,
+    help="Whose rules the graph must obey: rtx and trt get the half-precision form.",
+)
+@options.out_options
+@options.cache_option
+@options.say_options
+def export(
+    choice: choices.ModelChoice,
+    precision: choices.PrecisionChoice,
+    images: choices.ImagesChoice,
+    tuning: choices.TuningChoice,
+    source: Path | None,
+    target: Any,
+    output: choices.OutChoice,
+    cache_dir: Path | None,
+    say: choices.Say,
+) -> None:
+    """Write MODEL as a Q/DQ ONNX graph, and check it against a target's rules."""
+    preflight.require_compile_extra()
+    values.check_precision(precision)
+    from mimiq.export import export_onnx, require, summarize, to_fp16
+    from mimiq.progress import Progress
+
+    progress = Progress(say.quiet)
+    with working():
+        if source is None:
+            job = prepared(choice, precision, images, tuning, output, ".onnx", None)
+            model, out = job.model, job.out
+            quantized, calibration, _ = tuned(job, cache_dir, progress)
+            metadata = graph_metadata(model, quantized, calibration)
+        else:
+            _refuse_precision(precision)
+            preflight.require_folder(source, "--from", "a folder that mimiq distill wrote")
+            if output.out is not None:
+                preflight.require_new(output.out, output.force, None)
+            model = values.load(choice)
+            quantized, metadata = _read_tuned(model, source)
+            label = quantized.precision.label
+            out = output.out or values.default_out(choice.model, label, ".onnx")
+            preflight.require_new(out, output.force, None)
+        with progress.stage("export") as stage, tempfile.TemporaryDirectory() as folder:
+            stage.status("Q/DQ graph")
+            graph = Path(folder) / "model.onnx"
+            pixels = model.preprocessing.image_size
+            graph = export_onnx(quantized.module, pixels, graph, metadata=metadata)
+            if target != "ort":
+                graph = to_fp16(graph, Path(folder) / "half.onnx")
+            stage.status(f"checking the rules of {target}")
+            slow = _grouped(require(graph, target))
+            place_file(graph, out)
+    summary = summarize(out)
+    if say.json:
+        print_json({"path": str(out), "graph": summary, "slow": slow})
+        return
+    layers = [(count, layer) for layer, count in summary["layers"].items()]
+    show(
+        table(("", "layers"), layers, f"{out}, {size(out.stat().st_size)}"),
+        *(f"• {text}" for text in slow),
+    )
+
+
+def _grouped(findings: Iterable[Finding]) -> list[str]:
+    """One line for each rule and problem, however many nodes have it."""
+    nodes: dict[tuple[str, str], list[str]] = {}
+    for finding in findings:
+        nodes.setdefault((finding.rule, finding.problem), []).append(finding.node)
+    lines = []
+    for (_, problem), names in nodes.items():
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        lines.append(f"{', '.join(names[:3])}{more}: {problem}")
+    return lines
+
+
+def _read_tuned(model: LoadedModel, source: Path) -> tuple[QuantizedModel, dict[str, str]]:
+    from mimiq.state import load_quantized
+
+    quantized = load_quantized(model, source)
+    try:
+        metadata: dict[str, str] = json.loads((source / ORIGIN).read_text())["metadata"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BadInput(
+            f"{source / ORIGIN} cannot be read: {error}", "Run mimiq distill again."
+        ) from error
+    return quantized, metadata
+
+
+def _refuse_precision(choice: choices.PrecisionChoice) -> None:
+    if choice != choices.PrecisionChoice(False, False, None, False, None):
+        raise BadInput(
+            "--from brings its own precision, and another was given.",
+            "Leave out --int8, --int4, --bits, --weight-only and --block-size.",
+        )

@@ -1,0 +1,64 @@
+"""The stages that ``distill`` and ``export`` share: inputs checked, network tuned."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mimiq.cli import choices, preflight, values
+
+if TYPE_CHECKING:
+    from mimiq.calibrate import CalibrationSet
+    from mimiq.models import LoadedModel
+    from mimiq.pipeline import Job
+    from mimiq.progress import Progress
+    from mimiq.quantization import QuantizedModel
+
+TUNED = "quantizers.json"  # by which a folder of mimiq distill is known
+ORIGIN = "origin.json"
+
+
+def prepared(
+    choice: choices.ModelChoice,
+    precision: choices.PrecisionChoice,
+    images: choices.ImagesChoice,
+    tuning: choices.TuningChoice,
+    output: choices.OutChoice,
+    suffix: str,
+    marker: str | None,
+) -> Job:
+    """The job, its inputs and output checked."""
+    if output.out is not None:
+        preflight.require_new(output.out, output.force, marker)
+    model = values.load(choice)
+    wanted = values.precision_of(precision, model)
+    out = output.out or values.default_out(choice.model, wanted.label, suffix)
+    preflight.require_new(out, output.force, marker)
+    return values.job_of(model, wanted, images, tuning, out)
+
+
+def tuned(
+    job: Job, cache_dir: Path | None, progress: Progress
+) -> tuple[QuantizedModel, CalibrationSet, dict[str, Any]]:
+    from mimiq.cache import Cache, default_cache_dir
+    from mimiq.pipeline import calibration_set, tuned_network
+
+    cache = Cache(cache_dir or default_cache_dir())
+    calibration = calibration_set(job, cache, progress)
+    quantized, report = tuned_network(job, calibration, cache, progress)
+    return quantized, calibration, report
+
+
+def graph_metadata(
+    model: LoadedModel, quantized: QuantizedModel, calibration: CalibrationSet
+) -> dict[str, str]:
+    """What the ONNX file says of itself, as in a bundle."""
+    return {
+        "mimiq.model": model.name,
+        "mimiq.precision": json.dumps(quantized.precision.to_json()),
+        "mimiq.preprocessing": json.dumps(model.preprocessing.to_json()),
+        "mimiq.weights_sha256": model.weights_hash,
+        "mimiq.calibration_sha256": calibration.content_hash,
+        "mimiq.untrained": json.dumps(model.untrained),
+    }

@@ -1,0 +1,97 @@
+"""Where scales come from: the softmax output's search, windows, and independence of batches."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from mimiq.calibrate.ranges import activation_quantizers
+from mimiq.fake_quant import Grid, Quantizer, fake_quantize, quant_layers
+from mimiq.models import ExplicitAttention
+from mimiq.models.vit import ViTFamily
+from mimiq.precision import from_bits, int8
+from mimiq.quantization import swap_layers
+
+
+@pytest.fixture(scope="module")
+def network() -> nn.Module:
+    """One block, untrained."""
+    from timm.models.vision_transformer import VisionTransformer
+
+    torch.manual_seed(0)
+    original = VisionTransformer(
+        img_size=32, patch_size=4, embed_dim=64, depth=1, num_heads=2, num_classes=10
+    )
+    return ViTFamily().rewrite(original)
+
+
+@pytest.fixture(scope="module")
+def images() -> torch.Tensor:
+    return torch.randn(12, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+
+
+def _quantized(network: nn.Module, images: torch.Tensor, bits: int, batch: int = 16) -> nn.Module:
+    module = copy.deepcopy(network)
+    precision = int8() if bits == 8 else from_bits(bits, bits)
+    swap_layers(module, precision)
+    activation_quantizers(ViTFamily(), module, precision, images, "minmax", batch)
+    return module
+
+
+def _scales(module: nn.Module) -> dict[str, float]:
+    return {
+        name: float(part.scale)
+        for name, part in module.named_modules()
+        if isinstance(part, Quantizer) and part.scale.ndim == 0
+    }
+
+
+def test_minmax_scale_covers_what_was_seen(network: nn.Module, images: torch.Tensor) -> None:
+    module = _quantized(network, images, 8)
+    seen: list[torch.Tensor] = []
+    layer = quant_layers(module)["blocks.0.attn.qkv"]
+    layer.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    plain = copy.deepcopy(network)
+    plain.get_submodule("blocks.0.attn.qkv").register_forward_pre_hook(
+        lambda _, inputs: seen.append(inputs[0])
+    )
+    plain(images)
+    assert isinstance(layer.input_quantizer, Quantizer)
+    scale = float(layer.input_quantizer.scale.detach())
+    demanded = max(float(seen[0].max()) / 127, -float(seen[0].min()) / 128)
+    # The patch embedding's INT8 weights move the activations a little.
+    assert scale == pytest.approx(demanded, rel=0.05)
+
+
+def test_softmax_scale_beats_the_whole_range(network: nn.Module, images: torch.Tensor) -> None:
+    module = _quantized(network, images, 8)
+    attention = ViTFamily().attentions(module)[0]
+    assert isinstance(attention, ExplicitAttention)
+    quantizer = attention.probs_quantizer
+    assert isinstance(quantizer, Quantizer)
+    assert quantizer.grid == Grid(0, 127)
+    # Untrained attention is nearly even over 65 tokens: covering 1 would round it all away.
+    assert float(quantizer.scale) < 1 / 127 / 4
+    probs = torch.full((1, 65), 1 / 65)
+    chosen = fake_quantize(probs, quantizer.scale, 0, 127, -1, 0) - probs
+    covering = fake_quantize(probs, torch.tensor(1 / 127), 0, 127, -1, 0) - probs
+    assert chosen.abs().max() < covering.abs().max()
+
+
+def test_scales_do_not_depend_on_the_batch_size(network: nn.Module, images: torch.Tensor) -> None:
+    whole, split = _scales(_quantized(network, images, 8)), _scales(
+        _quantized(network, images, 8, batch=2)
+    )
+    for name, scale in whole.items():
+        if "probs" not in name:  # looks at the first two images of each batch
+            assert split[name] == pytest.approx(scale, rel=1e-5), name
+
+
+def test_four_bits_use_all_sixteen_levels(network: nn.Module, images: torch.Tensor) -> None:
+    module = _quantized(network, images, 4)
+    for part in module.modules():
+        if isinstance(part, Quantizer) and part.scale.ndim == 0:
+            assert part.grid.qmax - part.grid.qmin == 15

@@ -1,0 +1,84 @@
+"""Small graphs written by hand, and ONNX Runtime to run them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import onnxruntime
+from onnx import TensorProto, helper, numpy_helper
+
+
+def graph(
+    nodes: Sequence[onnx.NodeProto],
+    inputs: Mapping[str, Sequence[int | str]],
+    constants: Mapping[str, Any] = {},
+    *,
+    outputs: Sequence[str] = ("y",),
+    opset: int = 21,
+) -> ir.Model:
+    """An onnx-ir model with float inputs; types of everything standard are inferred."""
+    proto = helper.make_model(
+        helper.make_graph(
+            list(nodes),
+            "graph",
+            [helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in inputs.items()],
+            [helper.make_value_info(n, onnx.TypeProto()) for n in outputs],
+            [
+                v if isinstance(v, TensorProto) else numpy_helper.from_array(np.asarray(v), n)
+                for n, v in constants.items()
+            ],
+        ),
+        opset_imports=[helper.make_opsetid("", opset), helper.make_opsetid("mimiq", 1)],
+        ir_version=10,
+    )
+    inferred = onnx.shape_inference.infer_shapes(proto)
+    model = ir.from_proto(inferred)
+    for node in model.graph:  # the custom operator keeps type and shape
+        source = node.inputs[0]
+        if node.domain == "mimiq" and source is not None:
+            node.outputs[0].type, node.outputs[0].shape = source.type, source.shape
+    for node in model.graph:
+        for value in node.outputs:
+            if value.dtype is None:
+                value.type = ir.TensorType(ir.DataType.FLOAT)
+    return model
+
+
+def fake_quantize(
+    x: str, scale: str, y: str, qmin: int, qmax: int, axis: int = -1, block_size: int = 0
+) -> onnx.NodeProto:
+    return helper.make_node(
+        "FakeQuantize",
+        [x, scale],
+        [y],
+        domain="mimiq",
+        name=y,
+        qmin=qmin,
+        qmax=qmax,
+        axis=axis,
+        block_size=block_size,
+    )
+
+
+def operators(model: ir.Model) -> list[str]:
+    return [node.op_type for node in model.graph]
+
+
+def run(model: ir.Model, **inputs: np.ndarray) -> list[np.ndarray]:
+    """Outputs under ONNX Runtime without optimisation."""
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(
+        ir.to_proto(model).SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    results: list[np.ndarray] = session.run(None, inputs)
+    return results
+
+
+def check(model: ir.Model) -> None:
+    """ONNX's own checker, types and shapes included."""
+    onnx.checker.check_model(onnx.shape_inference.infer_shapes(ir.to_proto(model)))

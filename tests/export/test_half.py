@@ -1,0 +1,224 @@
+"""The half-precision form: its types, its numbers, and what TensorRT-RTX builds from it."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+import torch
+from export_networks import DEIT_T, PRECISIONS, Exported, simulate
+from graphs import graph
+from onnx import helper
+from test_torch_onnx import distance, run
+
+from mimiq.errors import UnsupportedModel
+from mimiq.export import check, export_onnx, require, summarize, to_fp16
+from mimiq.export.attention import find_attentions
+from mimiq.export.graph import load, nodes_of
+from mimiq.export.linears import find_linears
+from mimiq.export.passes.half import ToHalf
+
+Export = Callable[[str], Exported]
+HALF, FLOAT = ir.DataType.FLOAT16, ir.DataType.FLOAT
+
+needs_rtx = pytest.mark.skipif(
+    importlib.util.find_spec("tensorrt_rtx") is None, reason="the extra 'rtx' is not installed"
+)
+
+
+@pytest.mark.parametrize("label", PRECISIONS)
+def test_half_form_is_valid_and_keeps_its_interface(
+    exported: Export, label: str, tmp_path: Path
+) -> None:
+    path = to_fp16(exported(label).path, tmp_path / "half.onnx")
+    onnx.checker.check_model(onnx.load(path), full_check=True)
+    model = load(path)
+    assert [(v.name, v.dtype) for v in model.graph.inputs] == [("images", FLOAT)]
+    assert [(v.name, v.dtype) for v in model.graph.outputs] == [("logits", FLOAT)]
+    assert str(model.graph.inputs[0].shape) == "[batch,3,32,32]"
+    assert summarize(path)["metadata"] == summarize(exported(label).path)["metadata"]
+
+
+@pytest.mark.parametrize("label", PRECISIONS)
+def test_half_form_computes_nearly_the_same(exported: Export, label: str, tmp_path: Path) -> None:
+    network = exported(label)
+    path = to_fp16(network.path, tmp_path / "half.onnx")
+    images = network.images
+    noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        expected = network.module(images)
+        disturbed = network.module(images * (1 + 5e-4 * noise))
+    # Half rounds at 2^-11 = 5e-4. Roundings to few steps amplify that, in the graph as in the
+    # simulation fed with images that differ by as much.
+    limit = 1.5 * distance(disturbed, expected) + 1e-3 * float(expected.abs().max())
+    assert distance(run(path, images), expected) < limit
+
+
+def test_quantised_linears_are_float_islands(exported: Export, tmp_path: Path) -> None:
+    model = load(to_fp16(exported("w8a8").path, tmp_path / "half.onnx"))
+    linears = [linear for linear in find_linears(model) if linear.activation is not None]
+    assert len(linears) == 9
+    for linear in linears:
+        assert linear.weight is not None
+        assert linear.weight.inputs[1] is not None
+        assert linear.weight.inputs[1].dtype == FLOAT
+        assert linear.node.outputs[0].dtype == FLOAT
+        (bias,) = (use.node for use in linear.node.outputs[0].uses())
+        assert bias.op_type == "Add"
+        assert bias.outputs[0].dtype == FLOAT
+    for attention in find_attentions(model):
+        assert attention.scores.outputs[0].dtype == HALF
+        assert attention.heads.outputs[0].dtype == HALF
+        assert attention.softmax.outputs[0].dtype == HALF
+    for node in nodes_of(model, "QuantizeLinear"):
+        assert node.inputs[1] is not None
+        assert node.inputs[1].dtype == FLOAT
+    for node in nodes_of(model, "LayerNormalization", "Gelu", "Conv"):
+        assert node.outputs[0].dtype == HALF
+
+
+def test_weight_only_layers_are_half_throughout(exported: Export, tmp_path: Path) -> None:
+    model = load(to_fp16(exported("w4a16-b32").path, tmp_path / "half.onnx"))
+    for linear in find_linears(model):
+        assert linear.weight is not None
+        assert linear.weight.inputs[1] is not None
+        assert linear.weight.inputs[1].dtype == HALF
+    casts = nodes_of(model, "Cast")
+    assert len(casts) == 2  # of the input and the output
+
+
+def test_integers_and_activation_scales_are_unchanged(exported: Export, tmp_path: Path) -> None:
+    source = exported("w4a4").path
+    before = load(source).graph.initializers
+    after = load(to_fp16(source, tmp_path / "half.onnx", int8_carrier=False)).graph.initializers
+    checked = 0
+    for name, value in before.items():
+        if value.dtype in (ir.DataType.INT4, ir.DataType.INT8) or name.endswith(
+            "input_quantizer.scale"
+        ):
+            assert value.const_value is not None
+            kept = after[name].const_value
+            assert kept is not None
+            np.testing.assert_array_equal(kept.numpy(), value.const_value.numpy())
+            checked += 1
+    assert checked >= 30
+
+
+def test_carrier_is_the_default_for_layers_with_activations(
+    exported: Export, tmp_path: Path
+) -> None:
+    source = exported("w4a8").path
+    wide = summarize(to_fp16(source, tmp_path / "wide.onnx"))
+    packed = summarize(to_fp16(source, tmp_path / "packed.onnx", int8_carrier=False))
+    assert "int4" not in wide["weight_bytes"]
+    assert packed["weight_bytes"]["int4"] == summarize(source)["weight_bytes"]["int4"]
+
+
+def test_weight_only_int4_is_never_widened(exported: Export, tmp_path: Path) -> None:
+    for label in ("w4a16", "w4a16-b32"):
+        source = exported(label).path
+        half = summarize(to_fp16(source, tmp_path / "half.onnx"))
+        assert half["weight_bytes"]["int4"] == summarize(source)["weight_bytes"]["int4"]
+
+
+def test_a_second_conversion_is_refused(exported: Export, tmp_path: Path) -> None:
+    path = to_fp16(exported("fp32").path, tmp_path / "half.onnx")
+    with pytest.raises(UnsupportedModel):
+        to_fp16(path, tmp_path / "again.onnx")
+    assert not (tmp_path / "again.onnx").exists()
+
+
+def test_unknown_operators_are_refused() -> None:
+    model = graph([helper.make_node("LRN", ["x"], ["y"], size=3, name="odd")], {"x": [1, 3, 4, 4]})
+    with pytest.raises(UnsupportedModel, match="odd is a LRN"):
+        ToHalf()(model)
+
+
+def test_constants_beyond_half_are_refused() -> None:
+    model = graph(
+        [helper.make_node("Add", ["x", "w"], ["y"])],
+        {"x": [2]},
+        {"w": np.asarray([1.0, 1e5], np.float32)},
+    )
+    with pytest.raises(UnsupportedModel, match="100000"):
+        ToHalf()(model)
+
+
+def test_weight_scales_that_vanish_in_half_are_refused() -> None:
+    model = graph(
+        [
+            helper.make_node("DequantizeLinear", ["w", "s"], ["wd"], axis=1),
+            helper.make_node("MatMul", ["x", "wd"], ["y"]),
+        ],
+        {"x": ["b", 4]},
+        {"w": np.ones((4, 2), np.int8), "s": np.asarray([1.0, 1e-9], np.float32)},
+    )
+    with pytest.raises(UnsupportedModel, match="0 in half"):
+        ToHalf()(model)
+
+
+@needs_rtx
+@pytest.mark.parametrize(
+    ("label", "linears", "attention"),
+    [
+        ("fp32", "half", "half"),
+        ("w8a8", "int8", "int8"),
+        ("w4a8", "int8", "int8"),
+        ("w4a16", "int4→half", "half"),
+        ("w4a16-b32", "int4→half", "half"),
+    ],
+)
+def test_rtx_builds_every_linear_and_fuses_attention(
+    exported: Export, tmp_path: Path, label: str, linears: str, attention: str
+) -> None:
+    path = to_fp16(exported(label).path, tmp_path / "half.onnx")
+    assert not require(path, "rtx", compute_capabilities=("8.6",))
+    built, fused = build(path)
+    assert built == {linears: 9}
+    assert fused == {attention: 2}
+
+
+@needs_rtx
+def test_packed_int4_is_unpacked_at_every_inference(exported: Export, tmp_path: Path) -> None:
+    """What the rule int4-with-activations says of RTX, and why the carrier is the default."""
+    path = to_fp16(exported("w4a8").path, tmp_path / "half.onnx", int8_carrier=False)
+    rules = {finding.rule for finding in check(path, "rtx")}
+    assert rules == {"int4-with-activations"}
+    from mimiq.export.tensorrt.build import BuildOptions, build_engine
+    from mimiq.export.tensorrt.plan import read_plan
+    from mimiq.export.tensorrt.product import RTX
+
+    options = BuildOptions(compute_capabilities=("8.6",), batches=(1, 2, 2))
+    assert read_plan(build_engine(path, RTX, options).plan).unpacks >= 9
+
+
+@needs_rtx
+@pytest.mark.slow
+@pytest.mark.skipif(not DEIT_T.exists(), reason="../shared/weights is absent")
+def test_deit_tiny_is_int8_throughout(tmp_path: Path) -> None:
+    from mimiq.models import load_model
+
+    model = load_model("deit_t", weights=DEIT_T)
+    images = torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+    module = simulate(model.module, PRECISIONS["w4a8"], images)
+    plain = export_onnx(module, 224, tmp_path / "deit.onnx")
+    built, fused = build(to_fp16(plain, tmp_path / "half.onnx"))
+    assert built == {"int8": 49}
+    assert fused == {"int8": 12}
+
+
+def build(path: Path) -> tuple[Counter[str], Counter[str]]:
+    """Types of the Linears and of the fused attentions in an engine for compute capability 8.6."""
+    from mimiq.export.tensorrt.build import BuildOptions, build_engine
+    from mimiq.export.tensorrt.plan import read_plan
+    from mimiq.export.tensorrt.product import RTX
+
+    options = BuildOptions(compute_capabilities=("8.6",), batches=(1, 2, 2))
+    plan = read_plan(build_engine(path, RTX, options).plan)
+    return plan.linears(), plan.fused_attentions()

@@ -1,0 +1,80 @@
+"""What ``summarize`` counts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import onnx
+import pytest
+from export_networks import METADATA, PRECISIONS, Exported
+
+from mimiq.errors import BadInput
+from mimiq.export import summarize, to_fp16, to_int8_carrier
+from mimiq.export.graph import load
+
+Export = Callable[[str], Exported]
+
+LINEARS = {
+    "fp32": "MatMul float × float",
+    "w8a8": "MatMul int8 per channel × int8",
+    "w4a8": "MatMul int4 per channel × int8",
+    "w4a16-b32": "MatMul int4 block 32 × float",
+    "w4a16": "MatMul int4 per channel × float",
+    "w4a4": "MatMul int4 per channel × int8",
+}
+
+
+@pytest.mark.parametrize("label", PRECISIONS)
+def test_layers_by_type(exported: Export, label: str) -> None:
+    layers = summarize(exported(label).path)["layers"]
+    assert layers.pop(LINEARS[label]) == 9
+    (convolution,) = layers.items()
+    assert convolution == (
+        ("Conv float × float", 1) if label == "fp32" else ("Conv int8 per channel × float", 1)
+    )
+
+
+def test_attention_and_sizes(exported: Export) -> None:
+    path = exported("w8a8").path
+    summary = summarize(path)
+    assert summary["attention"] == {"quantised": 2}
+    assert summarize(exported("w4a16").path)["attention"] == {"float": 2}
+    initializers = onnx.load(path).graph.initializer
+    int8 = sum(len(t.raw_data) for t in initializers if t.data_type == onnx.TensorProto.INT8)
+    zero_points = sum(t.name.endswith("zero_point") for t in initializers)
+    assert summary["weight_bytes"] == {"int8": int8 - zero_points}
+    assert summary["initializer_bytes"] == sum(len(t.raw_data) for t in initializers)
+    assert summary["file_bytes"] == path.stat().st_size > summary["initializer_bytes"]
+    assert summary["scale_bytes"] == 4 * (64 + 2 * (192 + 64 + 256 + 64) + 10)
+    assert (summary["opset"], summary["ir_version"]) == (21, 10)
+    assert summary["metadata"] == METADATA
+    assert summary["producer"].startswith("mimiq ")
+
+
+def test_models_in_memory_have_no_file_size(exported: Export) -> None:
+    assert summarize(load(exported("w8a8").path))["file_bytes"] is None
+
+
+def test_summaries_are_json(exported: Export) -> None:
+    assert json.loads(json.dumps(summarize(exported("w4a4").path)))["opset"] == 21
+
+
+def test_carrier_file_holds_the_same_layers_in_int8(exported: Export, tmp_path: Path) -> None:
+    path = to_int8_carrier(exported("w4a8").path, tmp_path / "carrier.onnx")
+    assert summarize(path)["layers"][LINEARS["w8a8"]] == 9
+
+
+def test_half_form_counts_the_same_layers(exported: Export, tmp_path: Path) -> None:
+    summary = summarize(to_fp16(exported("w8a8").path, tmp_path / "half.onnx"))
+    assert summary["layers"] == {
+        "Conv int8 per channel × float16": 1,
+        "MatMul int8 per channel × int8": 9,
+    }
+    assert summary["attention"] == {"quantised": 2}
+
+
+def test_no_model_is_one_error(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="does not exist"):
+        summarize(tmp_path / "absent.onnx")

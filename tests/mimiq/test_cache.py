@@ -1,0 +1,73 @@
+"""The stage cache: reuse, resumption, and what happens on trouble."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mimiq.cache import Cache, content_key, default_cache_dir
+from mimiq.errors import EnvironmentLacks
+
+
+def _write(text: str):  # type: ignore[no-untyped-def]
+    def make(folder: Path) -> None:
+        (folder / "result").write_text(text)
+
+    return make
+
+
+def test_second_call_reuses_the_first(tmp_path: Path) -> None:
+    cache = Cache(tmp_path / "cache")
+    first, hit = cache.get_or_make("stage", {"a": 1}, _write("one"))
+    assert not hit
+    again, hit = cache.get_or_make("stage", {"a": 1}, _write("two"))
+    assert hit
+    assert again == first
+    assert (again / "result").read_text() == "one"
+
+
+def test_other_inputs_or_stage_give_another_folder(tmp_path: Path) -> None:
+    cache = Cache(tmp_path)
+    folders = {
+        cache.get_or_make(stage, inputs, _write(""))[0]
+        for stage, inputs in (("s", {"a": 1}), ("s", {"a": 2}), ("t", {"a": 1}))
+    }
+    assert len(folders) == 3
+
+
+def test_interrupted_stage_goes_on_in_its_own_folder(tmp_path: Path) -> None:
+    cache = Cache(tmp_path)
+
+    def interrupted(folder: Path) -> None:
+        (folder / "half").write_text("done so far")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        cache.get_or_make("stage", {}, interrupted)
+    seen = []
+    folder, hit = cache.get_or_make("stage", {}, lambda f: seen.append((f / "half").read_text()))
+    assert not hit
+    assert seen == ["done so far"]
+    assert not list(tmp_path.glob("*.partial"))
+    assert (folder / "inputs.json").is_file()
+
+
+def test_key_ignores_the_order_of_inputs() -> None:
+    assert content_key({"a": 1, "b": 2}) == content_key({"b": 2, "a": 1})
+    assert content_key({"a": 1}) != content_key({"a": "1"})
+
+
+def test_unwritable_cache_is_one_clear_error(tmp_path: Path) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("in the way")
+    with pytest.raises(EnvironmentLacks, match="cannot be written"):
+        Cache(blocked).get_or_make("stage", {}, _write(""))
+
+
+def test_place_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("MIMIQ_CACHE", str(tmp_path))
+    assert default_cache_dir() == tmp_path
+    monkeypatch.delenv("MIMIQ_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert default_cache_dir() == tmp_path / "mimiq"

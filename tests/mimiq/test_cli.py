@@ -1,0 +1,289 @@
+"""The command line itself: help, options as values, and what is said when things go wrong."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from mimiq.cli import choices, compile_main, diagnosis, main, preflight, values
+from mimiq.cli.failures import INTERNAL_ERROR, INTERRUPTED, Command, explained
+from mimiq.errors import BadInput, CheckFailed, EnvironmentLacks, MimiqError, UnsupportedTarget
+from mimiq.models import LoadedModel, load_model
+from mimiq.precision import FLOAT, Block, LayerPrecision, from_bits, int4, int8
+
+HEAVY = {"torch", "timm", "onnx", "onnxruntime", "numpy", "rich", "PIL"}
+STAGES = [
+    "compile",
+    "synthesize",
+    "distill",
+    "export",
+    "build",
+    "eval",
+    "bench",
+    "inspect",
+    "models",
+    "doctor",
+]  # in the order of the work
+
+
+def raising(error: BaseException) -> click.Command:
+    @click.command(cls=Command)
+    def command() -> None:
+        raise error
+
+    return command
+
+
+class TestHelp:
+    @pytest.mark.parametrize("entry", ["main", "compile_main"])
+    def test_it_answers_at_once(self, entry: str) -> None:
+        """No heavy library is imported, and the processor is busy well under a second."""
+        code = (
+            f"import sys, time; from mimiq.cli import {entry}\n"
+            f"try: {entry}(['--help'], prog_name='mimiq')\n"
+            "except SystemExit as end: assert end.code == 0\n"
+            "print(sorted({name.split('.')[0] for name in sys.modules}), file=sys.stderr)\n"
+            "print(time.process_time(), file=sys.stderr)"
+        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        modules, seconds = done.stderr.splitlines()
+        assert done.stdout.startswith("Usage: mimiq")
+        assert not HEAVY & set(eval(modules))
+        assert float(seconds) < 0.8
+
+    def test_every_stage_is_listed_and_has_help(self) -> None:
+        assert main.list_commands(click.Context(main)) == STAGES
+        for stage in STAGES:
+            answer = CliRunner().invoke(main, [stage, "--help"])
+            assert answer.exit_code == 0
+            assert "--json" in answer.stdout
+
+    def test_options_stand_under_headings(self) -> None:
+        text = CliRunner().invoke(compile_main, ["--help"]).stdout
+        headings = [line for line in text.splitlines() if line.endswith(":") and line[0] != " "]
+        wanted = "Network Precision Calibration Measurement Target Output General"
+        assert headings == [f"{heading}:" for heading in wanted.split()]
+
+    def test_mistakes_of_usage_are_reported_as_click_does(self) -> None:
+        for arguments in (["digits", "--nonsense"], [], ["digits", "--batches", "1,x"]):
+            answer = CliRunner().invoke(compile_main, arguments)
+            assert answer.exit_code == 2
+            assert "Usage:" in answer.stderr
+            assert answer.stdout == ""
+
+
+def choice(**given: object) -> choices.PrecisionChoice:
+    nothing = {"int8": False, "int4": False, "bits": None, "weight_only": False, "block_size": None}
+    return choices.PrecisionChoice(**{**nothing, **given})  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def digits() -> LoadedModel:
+    return load_model("digits")
+
+
+class TestPrecision:
+    def test_the_flags_are_the_precisions_they_say(self, digits: LoadedModel) -> None:
+        def of(**given: object) -> object:
+            return values.precision_of(choice(**given), digits)
+
+        assert of() == of(int8=True) == of(bits="w8a8") == int8()
+        assert of(int4=True) == int4()
+        assert of(bits="W4A4") == from_bits(4, 4)
+        assert of(bits="w4a16") == from_bits(4, None)
+        weight_only = values.precision_of(choice(int4=True, weight_only=True), digits)
+        assert weight_only.linear == LayerPrecision(4, Block(128), None)  # 128 and 256 inputs
+        assert weight_only.attention_bits is None
+        chosen = choice(int4=True, weight_only=True, block_size=32)
+        assert values.precision_of(chosen, digits).label == "w4a16-b32"
+        assert weight_only.of("head") != FLOAT
+
+    @pytest.mark.parametrize(
+        ("given", "said"),
+        [
+            ({"int8": True, "int4": True}, "--int8 and --int4 exclude each other"),
+            ({"int4": True, "bits": "w4a4"}, "--int4 and --bits exclude each other"),
+            ({"int8": True, "weight_only": True}, "--weight-only goes with --int4"),
+            ({"bits": "w4a8", "weight_only": True}, "contradicts the 8-bit activations"),
+            ({"int4": True, "block_size": 32}, "Block-wise weight scales"),
+            ({"bits": "w9a8"}, "9 weight bits"),
+            ({"bits": "4,8"}, "not of the form wXaY"),
+        ],
+    )
+    def test_contradictions_are_refused(self, given: dict[str, object], said: str) -> None:
+        with pytest.raises(BadInput, match=said):
+            values.check_precision(choice(**given))
+
+    def test_a_block_that_does_not_divide_names_the_layer(self, digits: LoadedModel) -> None:
+        wanted = choice(int4=True, weight_only=True, block_size=48)
+        with pytest.raises(BadInput, match=r"48 does not divide the 128 inputs of blocks\.0"):
+            values.precision_of(wanted, digits)
+
+
+class TestValues:
+    def test_commands_to_try_next_name_the_same_network(self) -> None:
+        network = choices.ModelChoice(
+            "deit_t", Path("a b.pth"), False, 5, None, None, (0.5, 0.5, 0.5), (1.0, 1.0, 1.0), None
+        )
+        arguments = values.repeated(network)
+        assert arguments[:3] == ["deit_t", "--weights", "a b.pth"]
+        assert arguments[3:5] == ["--num-classes", "5"]
+        assert arguments[5:] == ["--mean", "0.5,0.5,0.5", "--std", "1.0,1.0,1.0"]
+
+    def test_a_model_s_name_makes_a_file_s(self) -> None:
+        out = values.default_out("hf_hub:someone/vit", "w8a8", ".mimiq")
+        assert out == Path("hf_hub-someone-vit-w8a8.mimiq")
+
+    def test_labels_are_lines(self, tmp_path: Path) -> None:
+        file = tmp_path / "labels.txt"
+        file.write_text("cat\ndog\n", encoding="utf-8")
+        assert values.read_labels(file) == ("cat", "dog")
+        file.write_text("cat\n\ndog\n", encoding="utf-8")
+        with pytest.raises(BadInput, match="line 2 is empty"):
+            values.read_labels(file)
+
+
+class TestFailures:
+    @pytest.mark.parametrize("kind", [BadInput, UnsupportedTarget, EnvironmentLacks, CheckFailed])
+    def test_errors_say_what_and_what_next(self, kind: type[MimiqError]) -> None:
+        answer = CliRunner().invoke(raising(kind("It broke.", "Mend it.")), [])
+        assert answer.exit_code == kind.exit_code
+        assert answer.stderr == "error: It broke.\n  Mend it.\n"
+        assert answer.stdout == ""
+
+    def test_nothing_in_a_message_is_markup_or_a_command_to_the_terminal(self) -> None:
+        error = BadInput("[red]x[/red] [/] \x1b[2J", "[bold]y")
+        answer = CliRunner().invoke(raising(error), [])
+        assert answer.stderr == "error: [red]x[/red] [/] \\x1b[2J\n  [bold]y\n"
+
+    def test_long_lines_are_not_broken(self) -> None:
+        path = "/very" * 60
+        assert path in CliRunner().invoke(raising(BadInput(path)), []).stderr
+
+    def test_an_interruption_says_how_to_go_on(self) -> None:
+        answer = CliRunner().invoke(raising(KeyboardInterrupt()), [])
+        assert answer.exit_code == INTERRUPTED
+        assert "run the same command again to go on" in answer.stderr
+
+    def test_a_defect_is_one_line_unless_a_traceback_is_wanted(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        command = raising(ZeroDivisionError("by nothing\nand more"))
+        answer = CliRunner().invoke(command, [])
+        assert answer.exit_code == INTERNAL_ERROR
+        assert answer.stderr.startswith("internal error: ZeroDivisionError: by nothing\n")
+        assert "MIMIQ_DEBUG=1" in answer.stderr
+        assert "Traceback" not in answer.stderr
+        monkeypatch.setenv("MIMIQ_DEBUG", "1")
+        assert "Traceback" in CliRunner().invoke(command, []).stderr
+
+    @pytest.mark.parametrize(
+        "error",
+        [
+            OSError(errno.ENOSPC, "No space left on device", "/there"),
+            OSError(errno.EDQUOT, "Disk quota exceeded", "/there"),
+            # safetensors, and torch.save on a full disk, as they were seen.
+            Exception("Error while serializing: I/O error: No space left on device (os error 28)"),
+            RuntimeError("[enforce fail at inline_container.cc:671] . unexpected pos 128 vs 16"),
+        ],
+    )
+    def test_a_full_disk_is_the_user_s_to_mend(self, error: Exception) -> None:
+        answer = CliRunner().invoke(raising(error), [])
+        assert answer.exit_code == EnvironmentLacks.exit_code
+        assert "The disk is full" in answer.stderr
+
+    def test_a_full_disk_is_found_behind_other_errors(self) -> None:
+        try:
+            try:
+                raise OSError(errno.ENOSPC, "No space left on device", "/there")
+            except OSError as error:
+                raise RuntimeError("could not save") from error
+        except RuntimeError as error:
+            known = explained(error)
+        assert known is not None
+        assert "/there could not be written" in known.problem
+
+    def test_a_folder_without_permission_is_named(self) -> None:
+        known = explained(PermissionError(errno.EACCES, "Permission denied", "/there"))
+        assert isinstance(known, BadInput)
+        assert known.problem == "/there cannot be read or written: Permission denied."
+        assert explained(OSError("no number")) is None
+
+    def test_a_closed_pipe_is_quiet(self) -> None:
+        reader, writer = os.pipe()
+        os.close(reader)
+        command = [sys.executable, "-m", "mimiq.cli", "doctor", "--json"]
+        done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True)
+        os.close(writer)
+        assert done.stderr == ""
+
+
+class TestDoctor:
+    def test_it_says_what_this_host_can_do(self, tmp_path: Path) -> None:
+        (tmp_path / "stage-1").mkdir()
+        (tmp_path / "stage-1" / "file").write_bytes(bytes(1000))
+        answer = CliRunner().invoke(main, ["doctor", "--json", "--cache-dir", str(tmp_path)])
+        found = json.loads(answer.stdout)
+        assert answer.exit_code == 0
+        assert found["software"]["click"] is not None
+        backends = {item["name"]: item for item in found["backends"]}
+        targets = {item["name"]: item for item in found["targets"]}
+        assert set(backends) == {"ort", "ort-cuda", "rtx", "trt"}
+        assert backends["ort"]["possible"]
+        assert targets["ort"]["possible"]
+        for item in [*found["backends"], *found["targets"]]:
+            assert item["possible"] == (item["reason"] == "")
+        assert found["cache"] == found["cache"] | {"entries": 1, "bytes": 1000}
+        assert found["cache"]["free_bytes"] > 0
+
+    def test_it_says_what_to_install(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(diagnosis, "missing_libraries", lambda: ["timm"])
+        answer = CliRunner().invoke(main, ["doctor"])
+        assert answer.exit_code == 0
+        assert "Not installed: timm" in answer.stdout
+        assert "pip install 'mimiq[compile]'" in answer.stdout
+
+    def test_a_broken_library_does_not_hide_the_rest(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def broken() -> str | None:
+            raise ImportError("libcudart.so.13: cannot open shared object file")
+
+        monkeypatch.setattr(diagnosis, "_why_not_ort", broken)
+        found = diagnosis.examine()
+        first = found["backends"][0]
+        assert not first["possible"]
+        assert "libcudart.so.13" in first["reason"]
+        assert found["targets"]
+
+
+class TestModels:
+    def test_short_names_and_timm_s(self) -> None:
+        assert "deit_small_patch16_224" in CliRunner().invoke(main, ["models"]).stdout
+        found = json.loads(CliRunner().invoke(main, ["models", "vit_tiny*", "--json"]).stdout)
+        assert found["short"]["vit_t"] in found["timm"]
+        assert all(name.startswith("vit_tiny") for name in found["timm"])
+
+
+def test_without_the_extra_the_line_that_installs_it_is_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(preflight, "missing_libraries", lambda: ["torch", "timm"])
+    for arguments in (["compile", "digits"], ["synthesize", "digits", "-o", "x"]):
+        answer = CliRunner().invoke(main, arguments)
+        assert answer.exit_code == EnvironmentLacks.exit_code
+        assert "torch, timm" in answer.stderr
+        assert "pip install 'mimiq[compile]'" in answer.stderr
+
+
+def test_progress_may_be_silenced(tmp_path: Path) -> None:
+    arguments = ["synthesize", "digits", "--method", "noise", "--images", "2", "--quiet", "--json"]
+    answer = CliRunner().invoke(main, [*arguments, "-o", str(tmp_path / "set")])
+    assert answer.stderr == ""
+    assert json.loads(answer.stdout)["manifest"]["count"] == 2

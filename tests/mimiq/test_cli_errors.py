@@ -1,0 +1,377 @@
+"""Users' mistakes through the real command line: one clear error, its exit code, no traceback."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from mimiq.cli import compile_main, main
+from mimiq.errors import BadInput, EnvironmentLacks
+from mimiq.models.digits import FOLDER, WEIGHTS_FILE
+
+CHEAP = ["--images", "2", "--steps", "0", "--no-bench", "--target", "ort", "--quiet"]
+
+# Arguments of mimiq-compile to what it writes on standard error.
+Fails = Callable[..., str]
+
+
+@pytest.fixture
+def fails(tmp_path: Path) -> Fails:
+    """Runs ``mimiq-compile``, which must fail with one error and leave no bundle."""
+
+    def run(*arguments: object, exit_code: int = BadInput.exit_code) -> str:
+        out = tmp_path / "out.mimiq"
+        words = [str(argument) for argument in arguments]
+        if "-o" not in words:
+            words += ["-o", str(out)]
+        answer = CliRunner().invoke(compile_main, [*CHEAP, *words])
+        assert answer.exit_code == exit_code, answer.output
+        assert answer.stdout == ""
+        assert re.match(r"error: \S.*\n  \S", answer.stderr), answer.stderr
+        assert "Traceback" not in answer.stderr
+        assert not out.exists()
+        return answer.stderr
+
+    return run
+
+
+@pytest.fixture
+def no_slow_stage(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is slow fails the test: the mistake must have been found before."""
+    import mimiq.pipeline
+
+    def reached(*_: object, **__: object) -> None:
+        raise AssertionError("a slow stage was reached")
+
+    monkeypatch.setattr(mimiq.pipeline, "compile_model", reached)
+
+
+class TestModel:
+    def test_unknown_with_suggestions(self, fails: Fails) -> None:
+        said = fails("diet_t")
+        assert "Model 'diet_t' is unknown" in said
+        assert "Did you mean deit_t" in said
+
+    def test_unknown_without(self, fails: Fails) -> None:
+        assert "Run: mimiq models" in fails("qqqqqq")
+
+    def test_no_vision_transformer(self, fails: Fails) -> None:
+        said = fails("resnet18", "--untrained", exit_code=3)
+        assert "no vision transformer" in said
+
+    def test_device(self, fails: Fails) -> None:
+        assert "Device 'tpu' is unknown" in fails("digits", "--device", "tpu")
+
+
+class TestCheckpoint:
+    @pytest.fixture
+    def weights(self) -> dict[str, torch.Tensor]:
+        return load_file(FOLDER / WEIGHTS_FILE)
+
+    def test_absent(self, fails: Fails, tmp_path: Path) -> None:
+        assert "does not exist" in fails("digits", "--weights", tmp_path / "none.safetensors")
+
+    @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+    def test_truncated(
+        self, fails: Fails, tmp_path: Path, weights: dict[str, torch.Tensor], suffix: str
+    ) -> None:
+        file = tmp_path / f"weights{suffix}"
+        if suffix == ".pth":
+            torch.save(weights, file)
+        else:
+            save_file(weights, file)
+        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+        said = fails("digits", "--weights", file)
+        assert str(file) in said
+        assert "readable" in said
+
+    def test_of_another_network(
+        self, fails: Fails, tmp_path: Path, weights: dict[str, torch.Tensor]
+    ) -> None:
+        file = tmp_path / "foreign.safetensors"
+        save_file({f"encoder.{name}": value for name, value in weights.items()}, file)
+        assert "does not fit digits" in fails("digits", "--weights", file)
+
+    def test_that_would_run_code(self, fails: Fails, tmp_path: Path) -> None:
+        file = tmp_path / "whole.pth"
+        torch.save(torch.nn.Linear(2, 2), file)
+        assert "never executes" in fails("digits", "--weights", file)
+
+    def test_of_another_class_count(self, fails: Fails, tmp_path: Path) -> None:
+        file = tmp_path / "five.safetensors"
+        save_file({"head.weight": torch.zeros(5, 192)}, file)
+        said = fails("vit_t", "--weights", file, "--num-classes", 7)
+        assert "num classes 5" in said
+        assert "--num-classes says 7" in said
+
+    def test_untrained_contradicts_weights(self, fails: Fails, tmp_path: Path) -> None:
+        said = fails("deit_t", "--untrained", "--weights", tmp_path / "x.pth")
+        assert "exclude each other" in said
+
+
+@pytest.mark.usefixtures("no_slow_stage")
+class TestLabels:
+    def test_of_another_number(self, fails: Fails, tmp_path: Path) -> None:
+        file = tmp_path / "labels.txt"
+        file.write_text("cat\ndog\n")
+        assert "2 labels were given, but digits has 10 classes" in fails("digits", "--labels", file)
+
+    def test_absent(self, fails: Fails, tmp_path: Path) -> None:
+        assert "cannot be read" in fails("digits", "--labels", tmp_path / "none.txt")
+
+
+def picture(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.zeros((32, 32, 3), np.uint8)).save(path)
+
+
+@pytest.mark.usefixtures("no_slow_stage")
+class TestImageFolders:
+    @pytest.mark.parametrize("flag", ["--eval", "--calibration"])
+    def test_absent(self, fails: Fails, tmp_path: Path, flag: str) -> None:
+        said = fails("digits", flag, tmp_path / "none")
+        assert "does not exist" in said
+        assert str(tmp_path / "none") in said
+
+    @pytest.mark.parametrize("flag", ["--eval", "--calibration"])
+    def test_empty(self, fails: Fails, tmp_path: Path, flag: str) -> None:
+        (tmp_path / "empty" / "0").mkdir(parents=True)
+        said = fails("digits", flag, tmp_path / "empty")
+        assert re.search("holds? no image", said)
+
+    @pytest.mark.parametrize("flag", ["--eval", "--calibration"])
+    def test_a_file(self, fails: Fails, tmp_path: Path, flag: str) -> None:
+        picture(tmp_path / "one.png")
+        assert "is a file" in fails("digits", flag, tmp_path / "one.png")
+
+    @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+    def test_without_permission(self, fails: Fails, tmp_path: Path) -> None:
+        folder = tmp_path / "locked"
+        folder.mkdir(mode=0)
+        assert "may not be read" in fails("digits", "--eval", folder)
+
+    def test_a_broken_image_to_evaluate_on(self, fails: Fails, tmp_path: Path) -> None:
+        picture(tmp_path / "set" / "0" / "good.png")
+        (tmp_path / "set" / "1").mkdir()
+        (tmp_path / "set" / "1" / "bad.png").write_text("no image")
+        said = fails("digits", "--eval", tmp_path / "set")
+        assert "bad.png is not a readable image" in said
+
+    def test_a_label_out_of_range_in_a_listing(self, fails: Fails, tmp_path: Path) -> None:
+        for name in ("a.png", "b.png"):
+            picture(tmp_path / "set" / "images" / name)
+        (tmp_path / "set" / "val.txt").write_text("a.png 9\nb.png 10\n")
+        said = fails("digits", "--eval", tmp_path / "set")
+        assert "line 2: class 10 is out of range for a model with 10 classes" in said
+
+    def test_a_class_folder_out_of_range(self, fails: Fails, tmp_path: Path) -> None:
+        picture(tmp_path / "set" / "10" / "a.png")
+        assert "class 10 is out of range" in fails("digits", "--eval", tmp_path / "set")
+
+    def test_a_calibration_set_of_another_size(self, fails: Fails, tmp_path: Path) -> None:
+        from mimiq.calibrate import gaussian_noise
+        from mimiq.runtime.preprocessing import Preprocessing
+
+        made = tmp_path / "set"
+        gaussian_noise(Preprocessing(image_size=16), 2, 0, made)
+        said = fails("digits", "--calibration", made)
+        assert "images of 16 pixels, the network takes 32" in said
+
+
+def test_a_broken_image_to_calibrate_on(fails: Fails, tmp_path: Path) -> None:
+    picture(tmp_path / "set" / "good.png")
+    (tmp_path / "set" / "bad.png").write_text("no image")
+    assert "bad.png is not an image" in fails("digits", "--calibration", tmp_path / "set")
+
+
+@pytest.mark.usefixtures("no_slow_stage")
+def test_a_block_that_does_not_divide(fails: Fails) -> None:
+    said = fails("digits", "--int4", "--weight-only", "--block-size", 96)
+    assert "Block size 96 does not divide the 128 inputs of blocks.0.attn.qkv" in said
+
+
+class TestOutput:
+    """Refused before anything is loaded: the model's name is not even looked at."""
+
+    def test_exists(self, fails: Fails, tmp_path: Path) -> None:
+        (tmp_path / "there").mkdir()
+        said = fails("nosuchmodel", "-o", tmp_path / "there")
+        assert f"{tmp_path / 'there'} exists already" in said
+        assert "--force" in said
+
+    @pytest.mark.parametrize("kind", ["folder", "file"])
+    def test_is_not_replaced_unless_it_is_a_bundle(
+        self, fails: Fails, tmp_path: Path, kind: str
+    ) -> None:
+        there = tmp_path / "precious"
+        if kind == "folder":
+            there.mkdir()
+            (there / "thesis.tex").write_text("…")
+        else:
+            there.write_text("…")
+        assert "will not be replaced" in fails("nosuchmodel", "--force", "-o", there)
+        assert there.exists()
+
+    def test_lies_below_a_file(self, fails: Fails, tmp_path: Path) -> None:
+        (tmp_path / "file").write_text("")
+        said = fails("nosuchmodel", "-o", tmp_path / "file" / "x.mimiq")
+        assert f"{tmp_path / 'file'} is no folder that you may write to" in said
+
+    def test_target_that_cannot_be_built_here(self, fails: Fails) -> None:
+        from mimiq.export.tensorrt.product import TRT
+
+        if TRT.can_build_here():
+            pytest.skip("TensorRT builds on this host")
+        said = fails("nosuchmodel", "--target", "trt", exit_code=EnvironmentLacks.exit_code)
+        assert "TensorRT" in said
+
+
+class TestBundles:
+    @pytest.mark.parametrize("command", ["eval", "bench", "inspect", "build"])
+    def test_absent(self, tmp_path: Path, command: str) -> None:
+        answer = CliRunner().invoke(main, [command, str(tmp_path / "none.mimiq")])
+        assert answer.exit_code == BadInput.exit_code
+        assert "There is no bundle at" in answer.stderr
+
+    def test_no_onnx_file(self, tmp_path: Path) -> None:
+        file = tmp_path / "model.onnx"
+        file.write_bytes(b"no model")
+        answer = CliRunner().invoke(main, ["inspect", str(file)])
+        assert answer.exit_code == BadInput.exit_code
+        assert "is not a readable ONNX model" in answer.stderr
+
+    def test_no_folder_of_distill(self, tmp_path: Path) -> None:
+        for source in (tmp_path / "none", tmp_path):
+            answer = CliRunner().invoke(main, ["export", "digits", "--from", str(source)])
+            assert answer.exit_code == BadInput.exit_code
+            assert str(source) in answer.stderr
+
+
+@contextlib.contextmanager
+def small_disk(folder: Path, size: str) -> Iterator[Path]:
+    """A file system of this size; skips where this user may not mount one."""
+    folder.mkdir()
+    mount = shutil.which("mount")
+    if mount is None or os.geteuid() != 0:
+        pytest.skip("only root may mount a small file system")
+    command = [mount, "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
+    if subprocess.run(command, capture_output=True).returncode != 0:
+        pytest.skip("no file system may be mounted here")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+class TestFullDisk:
+    """A file system of 100 kB; 64 images of 32 pixels are 197 kB."""
+
+    def test_of_the_cache(self, fails: Fails, tmp_path: Path) -> None:
+        with small_disk(tmp_path / "disk", "100k") as disk:
+            said = fails(
+                "digits",
+                *("--calibration", "noise", "--images", 64, "--cache-dir", disk / "cache"),
+                exit_code=EnvironmentLacks.exit_code,
+            )
+        assert "full" in said
+        assert "Free some space" in said
+
+    def test_of_a_calibration_set_then_the_rest_is_made(self, tmp_path: Path) -> None:
+        with small_disk(tmp_path / "disk", "600k") as disk:
+            command = ["synthesize", "digits", "--method", "noise", "--images", "70", "--quiet"]
+            ballast = disk / "ballast"
+            ballast.write_bytes(bytes(390_000))  # room for the first batch, not for the rest
+            answer = CliRunner().invoke(main, [*command, "-o", str(disk / "set")])
+            assert answer.exit_code == EnvironmentLacks.exit_code
+            assert "is full" in answer.stderr
+            first = disk / "set" / "batch-00000.npz"
+            made = first.stat().st_mtime_ns
+            ballast.unlink()
+            answer = CliRunner().invoke(main, [*command, "-o", str(disk / "set")])
+            assert answer.exit_code == 0, answer.stderr
+            assert first.stat().st_mtime_ns == made
+
+    def test_of_a_checkpoint(self, fails: Fails, tmp_path: Path) -> None:
+        """torch.save hides the operating system's error number."""
+        with small_disk(tmp_path / "disk", "1m") as disk:
+            said = fails(
+                "digits",
+                *("--calibration", "noise", "--steps", 51, "--cache-dir", disk / "cache"),
+                exit_code=EnvironmentLacks.exit_code,
+            )
+        assert "full" in said
+
+
+def interrupted_once(command: list[str], is_time: Callable[[], bool]) -> tuple[int, str]:
+    """Run a command and press Ctrl-C when it is time: its exit status and standard error."""
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 240
+    while not is_time() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    return process.returncode, said
+
+
+@pytest.mark.slow
+class TestInterruption:
+    """Ctrl-C, then the same command again: what was finished is not made twice."""
+
+    def test_of_synthesis(self, tmp_path: Path) -> None:
+        out = tmp_path / "set"
+        command = [sys.executable, "-m", "mimiq.cli", "synthesize", "digits", "-o", str(out)]
+        command += ["--images", "24", "--recipe", "cpu"]  # two batches
+        first = out / "batch-00000.npz"
+        status, said = interrupted_once(command, first.exists)
+        assert status == 130
+        assert "interrupted; what is finished is kept, run the same command again" in said
+        assert "Traceback" not in said
+        assert not (out / "batch-00001.npz").exists()
+        made = first.stat().st_mtime_ns
+
+        again = subprocess.run(command, capture_output=True, text=True)
+        assert again.returncode == 0, again.stderr
+        assert "going on, 1 of 2 batches done" in again.stderr
+        assert first.stat().st_mtime_ns == made
+
+    def test_of_distillation(self, tmp_path: Path) -> None:
+        cache, out = tmp_path / "cache", tmp_path / "tuned"
+        command = [sys.executable, "-m", "mimiq.cli", "distill", "digits", "-o", str(out)]
+        command += ["--calibration", "noise", "--images", "8", "--steps", "150"]
+        command += ["--cache-dir", str(cache)]
+
+        def checkpointed() -> bool:
+            return any(cache.glob("tuned-*.partial/checkpoint.pt"))
+
+        status, said = interrupted_once(command, checkpointed)
+        assert status == 130, said
+        assert "run the same command again" in said
+        assert not out.exists()
+        (checkpoint,) = cache.glob("tuned-*.partial/checkpoint.pt")
+        state = torch.load(checkpoint, weights_only=True)
+        assert 0 < state["step"] < 150
+
+        seconds = 1000.0  # a run that goes on adds its own time to the saved one
+        torch.save({**state, "seconds": seconds}, checkpoint)
+        again = subprocess.run([*command, "--json"], capture_output=True, text=True)
+        assert again.returncode == 0, again.stderr
+        result = json.loads(again.stdout)["tuning"]["result"]
+        assert result["steps"] == 150
+        assert result["seconds"] > seconds
+        assert result["history"][: len(state["history"])] == [list(p) for p in state["history"]]

@@ -1,0 +1,222 @@
+"""The stages on their own, as commands: each does its work and prints what it found."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+from compiled import INT8, Compile
+from PIL import Image
+
+from mimiq.cli import main
+from mimiq.errors import BadInput, CheckFailed, UnsupportedTarget
+from mimiq.models.digits import digits_heldout
+
+SMALL = ["--images", "8", "--recipe", "tiny", "--quiet"]
+
+
+def call(*arguments: object, exit_code: int = 0) -> Result:
+    answer = CliRunner().invoke(main, [str(argument) for argument in arguments])
+    assert answer.exit_code == exit_code, answer.output
+    return answer
+
+
+def answer_of(*arguments: object) -> dict[str, Any]:
+    """Standard output as JSON: nothing else may be on it."""
+    found: dict[str, Any] = json.loads(call(*arguments, "--json").stdout)
+    return found
+
+
+@pytest.fixture(scope="module")
+def heldout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The first 40 held-out images as files, with a val.txt."""
+    folder = tmp_path_factory.mktemp("heldout")
+    lines = []
+    for index, (pixels, label) in enumerate(zip(*digits_heldout(), strict=True)):
+        if index < 40:
+            Image.fromarray(pixels).save(folder / f"{index:02}.png")
+            lines.append(f"{index:02}.png {label}\n")
+    (folder / "val.txt").write_text("".join(lines))
+    return folder
+
+
+class TestMaking:
+    def test_synthesize_then_distill_then_export(self, tmp_path: Path) -> None:
+        made = answer_of("synthesize", "digits", *SMALL, "-o", tmp_path / "set")
+        assert made["manifest"]["count"] == 8
+        assert made["manifest"]["kind"] == "synthetic"
+
+        tuned = answer_of(
+            *("distill", "digits", "--bits", "w4a4", "--calibration", tmp_path / "set"),
+            *("--steps", 2, "--quiet", "-o", tmp_path / "tuned"),
+        )
+        assert tuned["precision"]["label"] == "w4a4"
+        assert tuned["tuning"]["result"]["steps"] == 2
+        assert tuned["metadata"]["mimiq.calibration_sha256"] == made["sha256"]
+
+        graphs = {}
+        for target in ("ort", "rtx"):
+            out = tmp_path / f"{target}.onnx"
+            found = answer_of(
+                *("export", "digits", "--from", tmp_path / "tuned", "--target", target),
+                *("--quiet", "-o", out),
+            )
+            graphs[target] = found["graph"]
+            assert out.stat().st_size == found["graph"]["file_bytes"]
+            assert found["graph"]["metadata"] == tuned["metadata"]
+            assert found["graph"]["attention"] == {"quantised": 4}
+        linears = [sum(layers.values()) for layers in (g["layers"] for g in graphs.values())]
+        assert linears == [18, 18]
+        assert graphs["rtx"]["layers"] != graphs["ort"]["layers"]
+
+    def test_export_calibrates_where_nothing_was_distilled(self, tmp_path: Path) -> None:
+        out = tmp_path / "direct.onnx"
+        flags = ["--int8", "--calibration", "noise", "--images", "4", "--steps", "0", "--quiet"]
+        found = answer_of("export", "digits", *flags, "-o", out)
+        assert found["graph"]["layers"]["MatMul int8 per channel × int8"] == 17
+        call("export", "digits", *flags, "-o", out, exit_code=BadInput.exit_code)
+        call("export", "digits", *flags, "-o", out, "--force")
+
+    def test_a_distilled_folder_brings_its_precision(self, tmp_path: Path) -> None:
+        said = call(
+            *("export", "digits", "--from", tmp_path, "--int8"), exit_code=BadInput.exit_code
+        ).stderr
+        assert "--from brings its own precision" in said
+
+    def test_a_set_is_not_made_twice(self, tmp_path: Path) -> None:
+        command = ["synthesize", "digits", "--method", "noise", *SMALL, "-o", tmp_path / "set"]
+        call(*command)
+        shard = tmp_path / "set" / "batch-00000.npz"
+        made = shard.stat().st_mtime_ns
+        call(*command)
+        assert shard.stat().st_mtime_ns == made
+        said = call(*command, "--seed", 1, exit_code=BadInput.exit_code).stderr
+        assert "holds another calibration set" in said
+
+
+@pytest.mark.slow
+class TestMeasuring:
+    def test_eval_of_files(self, compile_digits: Compile, heldout: Path) -> None:
+        bundle = compile_digits(*INT8).path
+        found = answer_of("eval", bundle, heldout, "--backend", "ort")
+        assert found["accuracy"]["count"] == 40
+        assert found["accuracy"]["top1"] >= 90
+        assert found["backend"] == "onnxruntime-cpu"
+        assert answer_of("eval", bundle, heldout, "--eval-limit", 10)["accuracy"]["count"] == 10
+        table = call("eval", bundle, heldout).stdout
+        assert f"{found['accuracy']['top1']:.2f} %" in table
+        assert "40" in table
+
+    def test_eval_on_the_packed_images(self, compile_digits: Compile) -> None:
+        compiled = compile_digits(*INT8)
+        found = answer_of("eval", compiled.path, "--backend", "ort")
+        assert found["accuracy"]["correct"] == compiled.result["accuracy"]["accuracy"]["correct"]
+
+    def test_eval_against_another_backend(
+        self, compile_digits: Compile, heldout: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        bundle = compile_digits(*INT8).path
+        found = answer_of("eval", bundle, heldout, "--backend", "ort", "--against", "ort")
+        assert found["comparison"]["agreement"] == 1
+
+        from mimiq.runtime.onnxruntime_session import OnnxRuntimeSession
+
+        honest, calls = OnnxRuntimeSession.run, []
+
+        def turned(self: OnnxRuntimeSession, images: Any) -> Any:
+            logits = honest(self, images)
+            calls.append(len(images))
+            return logits if len(calls) % 2 else -logits  # every second session's answers
+
+        monkeypatch.setattr(OnnxRuntimeSession, "run", turned)
+        flags = ["--backend", "ort", "--against", "ort", "--batch-size", 40]
+        answer = call("eval", bundle, heldout, *flags, exit_code=CheckFailed.exit_code)
+        assert "99.5 % were asked for" in answer.stderr
+        call("eval", bundle, heldout, *flags, "--min-agreement", 0)
+
+    def test_bench_alone_and_against_another(self, compile_digits: Compile) -> None:
+        bundle = compile_digits(*INT8).path
+        flags = ["--batches", "1,2", "--seconds", "0.1", "--backend", "ort"]
+        found = answer_of("bench", bundle, *flags)
+        assert [row["batch"] for row in found["latency"]] == [1, 2]
+        table = call("bench", bundle, *flags, "--against", bundle / "model.onnx").stdout
+        assert "speed against model.onnx" in table
+
+    def test_bench_against_nothing(self, compile_digits: Compile, tmp_path: Path) -> None:
+        bundle = compile_digits(*INT8).path
+        answer = call(
+            *("bench", bundle, "--against", tmp_path / "none"), exit_code=BadInput.exit_code
+        )
+        assert "does not exist" in answer.stderr
+
+
+@pytest.mark.slow
+class TestInspecting:
+    def test_a_bundle(self, compile_digits: Compile) -> None:
+        compiled = compile_digits(*INT8)
+        found = answer_of("inspect", compiled.path)
+        assert found["manifest"]["precision"]["label"] == "w8a8"
+        assert found["graphs"]["model.onnx"]["attention"] == {"quantised": 4}
+        table = call("inspect", compiled.path).stdout
+        assert "17 ×  MatMul int8 per channel × int8" in table
+        if compiled.result["engine"] is not None:
+            name = compiled.result["engine"]["engine"]
+            assert found["engines"][name] == compiled.result["engine"]["proof"]
+            assert "17 × int8" in table
+
+    def test_a_graph(self, compile_digits: Compile) -> None:
+        file = compile_digits(*INT8).path / "model.onnx"
+        assert answer_of("inspect", file)["graph"]["file_bytes"] == file.stat().st_size
+        assert "mimiq.precision" in call("inspect", file).stdout
+
+
+@pytest.mark.slow
+class TestBuilding:
+    @pytest.fixture
+    def bundle(self, compile_digits: Compile, tmp_path: Path) -> Path:
+        pytest.importorskip("tensorrt_rtx", reason="needs the extra 'rtx'")
+        import shutil
+
+        copy = tmp_path / "copy.mimiq"
+        shutil.copytree(compile_digits(*INT8).path, copy)
+        return copy
+
+    def test_an_engine_for_named_gpus(self, bundle: Path) -> None:
+        found = answer_of(
+            *("build", bundle, "--target", "rtx", "--compute-capabilities", "8.6,8.9"),
+            *("--profile", "1,2,4", "--quiet"),
+        )
+        assert found["engine"] == "engines/rtx-sm86-sm89.plan"
+        assert found["record"]["batches"] == [1, 2, 4]
+        assert (bundle / found["engine"]).stat().st_size == found["record"]["plan_bytes"]
+        assert found["engine"] in answer_of("inspect", bundle)["engines"]
+
+    def test_a_profile_that_is_none(self, bundle: Path) -> None:
+        arguments = ["build", bundle, "--target", "rtx", "--profile", "8,2,1"]
+        assert "not an optimisation profile" in call(*arguments, exit_code=2).stderr
+
+    def test_lost_precision_is_an_error_that_names_the_bundle(
+        self, bundle: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """As the last stage of the compiler: the bundle is there, the engine is not."""
+        from mimiq.cli.choices import EngineChoice
+        from mimiq.cli.engines import add_engine
+        from mimiq.export.tensorrt import engines
+        from mimiq.progress import Progress
+        from mimiq.runtime import Bundle
+
+        def lost(*_: object, **__: object) -> None:
+            raise UnsupportedTarget("The engine lost low precision.", "Change the graph.")
+
+        monkeypatch.setattr(engines, "require_precision", lost)
+        with pytest.raises(UnsupportedTarget) as caught:
+            add_engine(Bundle(bundle), EngineChoice("rtx", False), Progress(quiet=True))
+        assert "is complete but for this engine" in caught.value.next_step
+        assert "mimiq build" in caught.value.next_step
+
+    def test_onnx_runtime_needs_none(self, bundle: Path) -> None:
+        arguments = ["build", bundle, "--target", "ort"]
+        assert "needs no engine" in call(*arguments, exit_code=2).stderr
