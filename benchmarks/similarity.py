@@ -53,6 +53,7 @@ def main() -> None:
         "hardware": describe_device(device),
         "precision_of_synthesis": str(fast_dtype(device) or torch.float32).removeprefix("torch."),
         "torch": torch.__version__,
+        "recipe": arguments.recipe,
         "images": arguments.count,
         "iterations": arguments.iterations,
         "batch_size": arguments.batch,
@@ -106,14 +107,12 @@ def _sources(
     if arguments.real:
         yield REAL, _real(model, arguments.real, arguments.count)
     recipe = replace(
-        SYNTHESIS_RECIPES["paper"],
+        SYNTHESIS_RECIPES[arguments.recipe],
         name="study",
         images=arguments.count,
         iterations=arguments.iterations,
         batch_size=arguments.batch,
     )
-    if model.preprocessing.image_size < 64:
-        recipe = replace(recipe, augmentation=SYNTHESIS_RECIPES["tiny"].augmentation)
     seed, sets = arguments.seed, arguments.sets
     options: dict[str, Any] = {"seed": seed, "device": arguments.device}
     makers: dict[str, Callable[[], CalibrationSet]] = {
@@ -157,7 +156,8 @@ def table(result: dict[str, Any]) -> str:
         "",
         f"Mean off-diagonal |SSIM| between heads; {result['images']} images a column, "
         f"{result['iterations']} iterations in batches of {result['batch_size']}, "
-        f"seed {result['seed']}. {result['hardware']}, {result['precision_of_synthesis']}, "
+        f"weights and views of recipe {result['recipe']}, seed {result['seed']}. "
+        f"{result['hardware']}, {result['precision_of_synthesis']}, "
         f"torch {result['torch']}. In the last rows ± is the standard error over images, and "
         "confidence the mean top-1 probability.",
         "",
@@ -206,6 +206,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--model", default="deit_t")
     parser.add_argument("--weights", type=Path)
     parser.add_argument("--real", type=Path, help="folder of real images; left out without it")
+    parser.add_argument("--recipe", choices=SYNTHESIS_RECIPES, default="cpu")
     parser.add_argument("--count", type=int, default=32, help="images of each kind")
     parser.add_argument("--iterations", type=int, default=200)
     parser.add_argument("--batch", type=int, default=16)

@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from mimiq.errors import EnvironmentLacks
+from mimiq.version import __version__
 
-# Raised when a stage's results would differ for the same inputs: older entries are then left alone.
+# Raised within a version when a stage's results change for the same inputs: older entries are
+# then left alone.
 _GENERATION = 1
 
 
@@ -76,5 +78,5 @@ class Cache:
 
 def content_key(inputs: Mapping[str, Any]) -> str:
     """16 hex digits that stand for ``inputs``."""
-    text = json.dumps({"generation": _GENERATION, **inputs}, sort_keys=True)
+    text = json.dumps({"mimiq": __version__, "generation": _GENERATION, **inputs}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

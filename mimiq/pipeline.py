@@ -106,8 +106,8 @@ def calibration_set(job: Job, cache: Cache, progress: Progress) -> CalibrationSe
     count = job.recipe.synthesis.images
     if source not in ("synthetic", "psaq", "noise"):
         folder = Path(source)
-        if (folder / "manifest.json").is_file():
-            return CalibrationSet.open(folder)
+        if CalibrationSet.is_set(folder):
+            return open_or_import(folder, preprocessing, folder)
         inputs: dict[str, Any] = {"folder": str(folder.resolve()), "seed": job.seed, "count": count}
         inputs |= {"preprocessing": preprocessing.to_json(), "listing": _listing(folder)}
         path, _ = cache.get_or_make(
@@ -269,8 +269,8 @@ def measured(
     dataset, name = _evaluation(job)
     accuracy: Comparison | None = None
     with (
-        OnnxRuntimeSession(graph, model.preprocessing, device="auto") as exported,
-        OnnxRuntimeSession(reference, model.preprocessing, device="auto") as full,
+        OnnxRuntimeSession(graph, device="auto", spinning=False) as exported,
+        OnnxRuntimeSession(reference, device="auto", spinning=False) as full,
     ):
         if dataset is not None:
             with progress.stage("accuracy", len(dataset)) as stage:

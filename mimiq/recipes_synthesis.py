@@ -45,15 +45,24 @@ class SynthesisRecipe:
         return asdict(self)
 
 
+# The published weight of the total variation leaves the noise of the start in the images for
+# hundreds of iterations. On DeiT-T, 100 iterations with a weight of 0.01 end with a fifth of the
+# label loss under the views, and with a higher confidence on the images themselves.
+_SHORT_RUN_TV = 0.01
+
 SYNTHESIS_RECIPES = {
     "paper": SynthesisRecipe("paper", images=10_000, iterations=2000),
-    "gpu": SynthesisRecipe("gpu", images=1024, iterations=500, batch_size=128),
-    "cpu": SynthesisRecipe("cpu", images=128, iterations=120),
+    "gpu": SynthesisRecipe(
+        "gpu", images=1024, iterations=500, batch_size=128, tv_weight=_SHORT_RUN_TV
+    ),
+    "cpu": SynthesisRecipe("cpu", images=160, iterations=80, tv_weight=_SHORT_RUN_TV),
+    # For images of 32 pixels in [-1, 1]: jitter as wide as the paper's leaves that range.
     "tiny": SynthesisRecipe(
         "tiny",
-        images=128,
+        images=256,
         iterations=60,
         batch_size=64,
-        augmentation=Augmentation(roll=(1, 2)),
+        tv_weight=0.03,
+        augmentation=Augmentation(roll=(1, 2), shift_noise=0.2, jitter=0.3),
     ),
 }

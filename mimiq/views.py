@@ -6,6 +6,7 @@ network's layers do what they do on real images.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -21,6 +22,8 @@ class Views:
         flip: probability of a horizontal flip.
         jitter: brightness, contrast and saturation are scaled by factors in [1 − jitter, 1 + jitter].
         grey: probability of losing the colour.
+        blur: probability of a Gaussian blur with σ up to 1/64 of the image's size. Synthetic images
+            have more energy at high frequencies than photographs.
         mix: probability that a random rectangle comes from another image of the batch (CutMix).
     """
 
@@ -28,6 +31,7 @@ class Views:
     flip: float = 0.0
     jitter: float = 0.0
     grey: float = 0.0
+    blur: float = 0.0
     mix: float = 0.0
 
     @property
@@ -41,6 +45,8 @@ class Views:
             images = self._crop_and_flip(images, generator)
         if self.jitter > 0 or self.grey > 0:
             images = self._colour(images, generator)
+        if self.blur > 0:
+            images = self._blur(images, generator)
         if self.mix > 0:
             images = self._mix(images, generator)
         return images
@@ -76,6 +82,25 @@ class Views:
         colourless = _uniform(len(images), generator).reshape(-1, 1, 1, 1) < self.grey
         saturation = saturation * (~colourless).to(images.device)
         return grey + (images - grey) * saturation
+
+    def _blur(self, images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        count, channels, size, _ = images.shape
+        chosen = _uniform(count, generator) < self.blur
+        sigma = (0.1 + 0.9 * _uniform(count, generator)) * size / 64
+        reach = min(math.ceil(2.5 * size / 64), size - 1)
+        offsets = torch.arange(-reach, reach + 1).float()
+        kernel = (-(offsets**2) / (2 * sigma.unsqueeze(1) ** 2)).exp()
+        kernel = (kernel / kernel.sum(1, keepdim=True)).to(images)
+        kernel = kernel.repeat_interleave(channels, 0).reshape(count * channels, 1, 1, -1)
+        flat = images.reshape(1, count * channels, size, size)
+        for weight, pad in (
+            (kernel, (reach, reach, 0, 0)),
+            (kernel.transpose(2, 3), (0, 0, reach, reach)),
+        ):
+            padded = F.pad(flat, pad, mode="reflect")
+            flat = F.conv2d(padded, weight, groups=count * channels)
+        chosen = chosen.reshape(-1, 1, 1, 1).to(images.device)
+        return torch.where(chosen, flat.reshape(images.shape), images)
 
     def _mix(self, images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         size = images.shape[-1]

@@ -126,7 +126,7 @@ def test_one_image_is_too_few(
 
 
 def test_views_keep_shape_and_depend_on_the_generator_alone(images: torch.Tensor) -> None:
-    views = Views(crop=0.3, flip=0.5, jitter=0.4, grey=0.2, mix=0.5)
+    views = Views(crop=0.3, flip=0.5, jitter=0.4, grey=0.2, blur=0.5, mix=0.5)
 
     def drawn(seed: int) -> torch.Tensor:
         return views(images, torch.Generator().manual_seed(seed))
@@ -143,3 +143,16 @@ def test_views_keep_shape_and_depend_on_the_generator_alone(images: torch.Tensor
 def test_flip_alone_mirrors(images: torch.Tensor) -> None:
     flipped = Views(flip=1.0)(images, torch.Generator().manual_seed(0))
     torch.testing.assert_close(flipped, images.flip(-1), rtol=1e-4, atol=1e-5)
+
+
+def test_blur_smooths_some_images_and_leaves_the_others() -> None:
+    rough = torch.randn(32, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    blurred = Views(blur=0.5)(rough, torch.Generator().manual_seed(0))
+    changed = (blurred - rough).abs().amax((1, 2, 3)) > 1e-4
+    assert 4 < int(changed.sum()) < 28
+    torch.testing.assert_close(blurred[~changed], rough[~changed], rtol=0, atol=1e-4)
+
+    def roughness(images: torch.Tensor) -> torch.Tensor:
+        return (images[..., 1:] - images[..., :-1]).square().mean((1, 2, 3))
+
+    assert (roughness(blurred[changed]) < roughness(rough[changed])).all()
