@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import click
 
+from mimiq.cli.benching import bench
 from mimiq.cli.compiling import compile_command
 from mimiq.cli.diagnosis import doctor
 from mimiq.cli.engines import build
@@ -16,7 +17,7 @@ from mimiq.cli.failures import Group
 from mimiq.cli.inspecting import inspect_command
 from mimiq.cli.listing import models
 from mimiq.cli.making import distill, synthesize
-from mimiq.cli.measuring import bench, evaluate_command
+from mimiq.cli.measuring import evaluate_command
 
 _CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 

@@ -55,6 +55,7 @@ def compile_command(
         preflight.require_new(output.out, output.force, MANIFEST)
     if measurement.evaluation is not None:
         preflight.require_folder(measurement.evaluation, "--eval", "a folder of labelled images")
+    values.calibration_of(tuning.calibration)
     preflight.require_target(engine.target)
 
     from mimiq.cache import Cache, default_cache_dir

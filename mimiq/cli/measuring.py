@@ -1,9 +1,9 @@
-"""``eval`` and ``bench``: what a bundle's accuracy and latency are on this host."""
+"""``eval``: what a bundle's accuracy is on this host."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -161,69 +161,3 @@ def _show_accuracy(
         show("UNTRAINED: random weights, so this accuracy means nothing.")
     if comparison is not None:
         show(f"Same top-1 on {comparison.agreement:.2%} of the images.")
-
-
-@click.command(cls=Command, short_help="Latency and throughput of a bundle.")
-@click.argument("bundle", type=PATH)
-@options.option(
-    "Measurement",
-    "--against",
-    type=PATH,
-    help="A bundle or ONNX file to take turns with: the ratio is formed pair by pair.",
-)
-@options.batches_option
-@options.backend_option
-@options.option(
-    "Measurement",
-    "--threads",
-    type=click.IntRange(1),
-    help="Of ONNX Runtime on the CPU; by default all that this process may use.",
-)
-@options.option(
-    "Measurement",
-    "--seconds",
-    type=click.FloatRange(0, min_open=True),
-    default=20.0,
-    show_default=True,
-    help="To spend on each batch size.",
-)
-@options.say_options
-def bench(
-    bundle: Path,
-    against: Path | None,
-    batches: tuple[int, ...],
-    backend: str,
-    threads: int | None,
-    seconds: float,
-    say: choices.Say,
-) -> None:
-    """Measure BUNDLE's latency and throughput, alone or in turns with another."""
-    from mimiq.progress import Progress
-    from mimiq.runtime.bundle import Bundle
-    from mimiq.runtime.latency import Engine, measure
-    from mimiq.runtime.report import build_report, render
-
-    opened = Bundle(bundle)
-    engines = {}
-    if against is not None:
-        if not against.exists():
-            raise BadInput(f"--against {against} does not exist.", "Check the path.")
-        engines[_name(against, bundle)] = Engine(against, backend, threads)
-    engines[_name(bundle, against)] = Engine(bundle, backend, threads)
-    with working(), Progress(say.quiet).stage("latency") as stage:
-        rows = measure(engines, batches, budget_s=seconds, progress=stage.status)
-    report: dict[str, Any] = build_report(
-        model=opened.manifest["model"],
-        precision=opened.manifest["precision"],
-        latency=rows,
-    )
-    if say.json:
-        print_json({"bundle": str(bundle), "against": str(against) if against else None, **report})
-        return
-    show(render(report))
-
-
-def _name(path: Path, other: Path | None) -> str:
-    """The path's last part, or the whole of it where the other's is the same."""
-    clash = other is not None and other.resolve().name == path.resolve().name
-    return str(path) if clash else path.resolve().name

@@ -31,6 +31,7 @@ def prepared(
     """The job, its inputs and output checked."""
     if output.out is not None:
         preflight.require_new(output.out, output.force, marker)
+    values.calibration_of(tuning.calibration)
     model = values.load(choice)
     wanted = values.precision_of(precision, model)
     out = output.out or values.default_out(choice.model, wanted.label, suffix)

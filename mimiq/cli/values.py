@@ -15,6 +15,7 @@ from mimiq.cli.choices import (
     PrecisionChoice,
     TuningChoice,
 )
+from mimiq.cli.preflight import require_folder
 from mimiq.errors import BadInput
 from mimiq.precision import (
     Block,
@@ -170,34 +171,17 @@ def synthesis_of(images: ImagesChoice, model: str) -> SynthesisRecipe:
     return _resized(SYNTHESIS_RECIPES[recipe_name(images, model)], images)
 
 
-def calibration_of(source: str, image_size: int) -> str | Path:
+def calibration_of(source: str) -> str | Path:
     """The named source, or the folder.
 
     Raises:
-        BadInput: there is no such folder, it holds no image, or a set of images of another size.
+        BadInput: there is no such folder.
     """
     if source in CALIBRATIONS:
         return source
-    from mimiq.calibrate.dataset import CalibrationSet
-    from mimiq.calibrate.sources import IMAGE_SUFFIXES
-    from mimiq.cli.preflight import require_folder
-
-    folder = Path(source)
-    require_folder(folder, "--calibration", f"a folder, or one of {', '.join(CALIBRATIONS)},")
-    if CalibrationSet.is_set(folder):
-        found = CalibrationSet.open(folder).image_size
-        if found != image_size:
-            raise BadInput(
-                f"Calibration set {folder} has images of {found} pixels, the network takes "
-                f"{image_size}.",
-                "Use a set made for this network.",
-            )
-    elif not any(path.suffix.lower() in IMAGE_SUFFIXES for path in folder.rglob("*")):
-        raise BadInput(
-            f"Calibration folder {folder} holds no image.",
-            f"Images end in {', '.join(sorted(IMAGE_SUFFIXES))}.",
-        )
-    return folder
+    wanted = f"a folder, or one of {', '.join(CALIBRATIONS)},"
+    require_folder(Path(source), "--calibration", wanted)
+    return Path(source)
 
 
 def dataset_of(folder: Path, num_classes: int, limit: int | None) -> ImageFiles:
@@ -246,7 +230,7 @@ def job_of(
         precision=precision,
         recipe=recipe_of(images, tuning, model.name, precision),
         out=out,
-        calibration=calibration_of(tuning.calibration, model.preprocessing.image_size),
+        calibration=calibration_of(tuning.calibration),
         seed=images.seed,
         device=images.device,
         batches=(),

@@ -72,6 +72,7 @@ def run(model: ir.Model, **inputs: np.ndarray) -> list[np.ndarray]:
     """Outputs under ONNX Runtime without optimisation."""
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(
         ir.to_proto(model).SerializeToString(), options, providers=["CPUExecutionProvider"]
     )

@@ -45,7 +45,7 @@ scales = st.floats(1e-5, 1e4).map(lambda scale: float(np.float32(scale)))
 
 
 @given(grid=windows, scale=scales, seed=st.integers(0, 2**16))
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_any_window_of_int8_gives_the_simulated_values(grid: Grid, scale: float, seed: int) -> None:
     reach = 2.0 * scale * max(-grid.qmin, grid.qmax)
     x = np.random.default_rng(seed).uniform(-reach, reach, (8, 16)).astype(np.float32)
@@ -56,7 +56,7 @@ def test_any_window_of_int8_gives_the_simulated_values(grid: Grid, scale: float,
 
 
 @given(grid=windows, scale=scales, before=st.sampled_from(["Softmax", "Relu"]))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_clips_left_out_for_known_ranges_change_nothing(
     grid: Grid, scale: float, before: str
 ) -> None:

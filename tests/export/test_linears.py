@@ -86,23 +86,17 @@ def test_attentions_of_an_exported_network(exported: Callable[[str], Exported]) 
         assert not any(attention.quantized.values())
 
 
+def loaded_by(modules: str, heavy: set[str]) -> set[str]:
+    """Which of the heavy libraries a fresh interpreter has loaded after importing ``modules``."""
+    code = f"import sys, {modules}; print(*({heavy!r} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(done.stdout.split())
+
+
 def test_importing_the_package_loads_no_heavy_library() -> None:
-    code = (
-        "import sys, mimiq.export\n"
-        "print(*sorted({'torch', 'onnx', 'onnx_ir', 'onnxscript', 'timm'} & set(sys.modules)))"
-    )
-    loaded = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
-    )
-    assert loaded.stdout.strip() == ""
+    assert not loaded_by("mimiq.export", {"torch", "onnx", "onnx_ir", "onnxscript", "timm"})
 
 
-def test_converting_a_file_needs_no_torch() -> None:
-    code = (
-        "import sys, mimiq.export.forms, mimiq.export.rules, mimiq.export.summary\n"
-        "print(*sorted({'torch', 'onnxscript', 'timm'} & set(sys.modules)))"
-    )
-    loaded = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
-    )
-    assert loaded.stdout.strip() == ""
+def test_converting_and_checking_files_needs_no_torch() -> None:
+    modules = "mimiq.export.forms, mimiq.export.rules, mimiq.export.summary"
+    assert not loaded_by(modules, {"torch", "onnxscript", "timm"})

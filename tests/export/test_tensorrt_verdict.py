@@ -38,7 +38,14 @@ def test_it_did_not() -> None:
     assert lines[0] == "On L4 low precision made no difference: speed-up 1.00 at batch 8."
     assert lines[1] == "On L4 low precision hurt: speed-up 0.90 at batch 1."
     text = "\n".join(lines[2:])
-    for words in ("n0", "and 2 more", "625 tokens", "every inference: 7", "four bytes", "9 kernels"):
+    for words in (
+        "n0",
+        "and 2 more",
+        "625 tokens",
+        "every inference: 7",
+        "four bytes",
+        "9 kernels",
+    ):
         assert words in text
 
 

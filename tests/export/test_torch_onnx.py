@@ -28,6 +28,7 @@ def run(path: Path, images: torch.Tensor, level: str = "ORT_ENABLE_ALL") -> torc
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, level)
     options.log_severity_level = 3
+    options.intra_op_num_threads = 1
     # Otherwise weight-only layers round their inputs to 8 bits as they run.
     options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])

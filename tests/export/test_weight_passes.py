@@ -57,7 +57,7 @@ def lowered(model: ir.Model) -> ir.Model:
     seed=st.integers(0, 2**16),
     spread=st.floats(1e-4, 1e3),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_integers_are_those_of_the_simulation(
     bits: int, granularity: str, seed: int, spread: float
 ) -> None:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +18,7 @@ from PIL import Image
 from mimiq.cli import main
 from mimiq.errors import BadInput, CheckFailed, UnsupportedTarget
 from mimiq.models.digits import digits_heldout
+from mimiq.runtime.latency import Engine, Runner
 
 SMALL = ["--images", "8", "--recipe", "tiny", "--quiet"]
 
@@ -145,6 +150,39 @@ class TestMeasuring:
         table = call("bench", bundle, *flags, "--against", bundle / "model.onnx").stdout
         assert "speed against model.onnx" in table
 
+    def test_bench_on_the_gpu_s_own_clock(
+        self, compile_digits: Compile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Two engines take turns; what a session and the GPU do is put in their place."""
+        ours = compile_digits(*INT8).path
+        other = tmp_path / "other.mimiq"
+        other.symlink_to(ours)
+        counted: list[dict[str, bool]] = []
+
+        @contextlib.contextmanager
+        def opened(engine: Engine) -> Iterator[SimpleNamespace]:
+            slow = 2 if engine.path == other else 1
+            tensors = SimpleNamespace(smallest=1, largest=4)
+            yield SimpleNamespace(backend="tensorrt-rtx", tensors=tensors, slow=slow)
+
+        def runner(session: SimpleNamespace, **options: bool) -> Runner:
+            counted.append(options)
+            return lambda batch, runs: [0.001 * batch * session.slow] * runs
+
+        monkeypatch.setattr("mimiq.runtime.latency_worker.open_engine", opened)
+        monkeypatch.setattr("mimiq.runtime.tensorrt_timing.device_runner", runner)
+        flags = ["--against", other, "--batches", "1,4,8", "--seconds", "0.1"]
+        found = answer_of("bench", ours, "--backend", "ort", *flags)
+        assert counted == [{}, {}, *[{"copies": True}] * 2, *[{"cuda_graphs": False}] * 2]
+        rows = found["device"]["device"]
+        assert [(row["batch"], row["engine"]) for row in rows] == [
+            (1, other.name), (1, ours.name), (4, other.name), (4, ours.name)
+        ]  # fmt: skip
+        assert rows[1]["speedup"] == pytest.approx(2)
+        assert (
+            "low precision helped: speed-up 2.00 at batch 1, 2.00 at batch 4" in found["verdict"][0]
+        )
+
     def test_bench_against_nothing(self, compile_digits: Compile, tmp_path: Path) -> None:
         bundle = compile_digits(*INT8).path
         answer = call(
@@ -178,8 +216,6 @@ class TestBuilding:
     @pytest.fixture
     def bundle(self, compile_digits: Compile, tmp_path: Path) -> Path:
         pytest.importorskip("tensorrt_rtx", reason="needs the extra 'rtx'")
-        import shutil
-
         copy = tmp_path / "copy.mimiq"
         shutil.copytree(compile_digits(*INT8).path, copy)
         return copy

@@ -1,0 +1,277 @@
+"""What is to be packed: which file of the bundle, under which names, batched how."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from mimiq.errors import BadInput, UnsupportedTarget
+from mimiq.export.triton.config import ModelConfig
+from mimiq.runtime.bundle import Bundle
+from mimiq.runtime.packed import (
+    ONNX_FILE,
+    PIXELS,
+    PLAN_FILE,
+    TOP_CLASSES,
+    TOP_LABELS,
+    TOP_PROBABILITIES,
+    PackedRecord,
+    Tensor,
+)
+from mimiq.version import __version__
+
+DEFAULT_MAX_BATCH = 64
+_PREFERRED = (8, 32)
+_QUEUE_DELAY_US = 500
+_DATATYPES = {"float32": "FP32", "uint8": "UINT8", "int64": "INT64"}
+
+
+@dataclass(frozen=True)
+class PackOptions:
+    """How a bundle is to be served.
+
+    Attributes:
+        backend: ``onnxruntime`` serves the graph, ``tensorrt`` an engine of TensorRT proper.
+        instances: copies of the model on each device.
+        device: ``gpu``, ``cpu``, or ``auto``: whatever the server finds.
+        max_batch: images a batch at most; None for the engine's largest, or 64.
+        preprocess: take uint8 (B, S, S, 3) pixels, normalised in the graph.
+        top_k: also give the likeliest classes; None for the logits alone.
+        accelerator: of the ``onnxruntime`` backend: ``tensorrt``, ``openvino``, ``none``, or
+            ``auto``: ``tensorrt`` on ``gpu``, whose CUDA kernels know no int8 Q/DQ.
+    """
+
+    backend: Literal["onnxruntime", "tensorrt"] = "onnxruntime"
+    instances: int = 1
+    device: Literal["auto", "gpu", "cpu"] = "auto"
+    max_batch: int | None = None
+    preprocess: bool = False
+    top_k: int | None = None
+    accelerator: Literal["auto", "tensorrt", "openvino", "none"] = "auto"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A pack operation, decided. ``write`` puts the model file where it is told."""
+
+    backend: str
+    file: str
+    write: Callable[[Path], None]
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    max_batch: int
+    preferred: tuple[int, ...]
+    instances: int
+    kind: str
+    accelerator: str | None
+    notes: tuple[str, ...] = ()
+
+
+def manifest_tensors(bundle: Bundle, side: Literal["inputs", "outputs"]) -> tuple[Tensor, ...]:
+    """The manifest's inputs or outputs as the V2 protocol names them.
+
+    Raises:
+        BadInput: the batch is fixed, or a type has no name in the protocol.
+    """
+    found = []
+    for entry in bundle.manifest[side]:
+        try:
+            batch, *shape = entry["shape"]
+            tensor = Tensor(str(entry["name"]), _DATATYPES[entry["dtype"]], tuple(map(int, shape)))
+        except (KeyError, TypeError, ValueError) as error:
+            raise BadInput(
+                f"The manifest of {bundle.path} describes its {side} in a way that cannot be "
+                f"served: {entry}.",
+                "Compile the model again.",
+            ) from error
+        if isinstance(batch, int):
+            raise BadInput(
+                f"{bundle.path} takes batches of {batch} alone, which a server cannot fill.",
+                "Export it with a dynamic batch.",
+            )
+        found.append(tensor)
+    return tuple(found)
+
+
+def plan_for(bundle: Bundle, options: PackOptions) -> Plan:
+    """Decide what to pack.
+
+    Raises:
+        BadInput: options that contradict each other or the bundle.
+        UnsupportedTarget: no engine for Triton's ``tensorrt`` backend.
+    """
+    for flag, value in (
+        ("--instances", options.instances),
+        ("--max-batch", options.max_batch),
+        ("--top-k", options.top_k),
+    ):
+        if value is not None and value < 1:
+            raise BadInput(f"{flag} {value} is out of range.", "Give 1 or more.")
+    if options.backend == "tensorrt":
+        return _engine_plan(bundle, options)
+    return _graph_plan(bundle, options)
+
+
+def config_of(
+    plan: Plan, name: str, bundle: Bundle, version: int, known: Mapping[int, PackedRecord]
+) -> ModelConfig:
+    """The configuration with a new version beside the known ones."""
+    parameters = {
+        "mimiq_version": __version__,
+        "mimiq_model": bundle.model_name,
+        "mimiq_precision": bundle.precision_label,
+        "mimiq_manifest_sha256": bundle.digest,
+        **{f"mimiq_manifest_sha256_v{n}": old.manifest_sha256 for n, old in known.items()},
+        f"mimiq_manifest_sha256_v{version}": bundle.digest,
+    }
+    precision_mode = "INT8" if bundle.precision_label.endswith(("a8", "a4")) else "FP16"
+    accelerated = {
+        "precision_mode": precision_mode,
+        "max_workspace_size_bytes": str(2**30),
+        "trt_engine_cache_enable": "true",
+        "trt_engine_cache_path": f"/tmp/mimiq-{name}",
+    }
+    return ModelConfig(
+        name=name,
+        backend=plan.backend,
+        max_batch_size=plan.max_batch,
+        inputs=plan.inputs,
+        outputs=plan.outputs,
+        labelled="logits" if bundle.labels is not None else None,
+        preferred_batch_sizes=plan.preferred,
+        queue_delay_us=_QUEUE_DELAY_US,
+        instances=plan.instances,
+        kind=plan.kind,
+        warmup_batches=tuple(sorted({1, plan.preferred[0]})),
+        accelerator=plan.accelerator,
+        accelerator_parameters=accelerated if plan.accelerator == "tensorrt" else {},
+        parameters=parameters,
+    )
+
+
+def _graph_plan(bundle: Bundle, options: PackOptions) -> Plan:
+    inputs = manifest_tensors(bundle, "inputs")
+    outputs = manifest_tensors(bundle, "outputs")
+    if options.preprocess:
+        size = bundle.preprocessing.image_size
+        inputs = (Tensor(PIXELS, "UINT8", (size, size, 3)),)
+    if options.top_k is not None:
+        if options.top_k > bundle.num_classes:
+            raise BadInput(
+                f"--top-k {options.top_k} is out of range: the model has "
+                f"{bundle.num_classes} classes.",
+                f"Choose 1 to {bundle.num_classes}.",
+            )
+        shape = (options.top_k,)
+        outputs += (Tensor(TOP_PROBABILITIES, "FP32", shape), Tensor(TOP_CLASSES, "INT64", shape))
+        if bundle.labels is not None:
+            outputs += (Tensor(TOP_LABELS, "BYTES", shape),)
+    accelerator = options.accelerator
+    if accelerator == "auto":
+        accelerator = "tensorrt" if options.device == "gpu" else "none"
+    if (accelerator, options.device) in (("tensorrt", "cpu"), ("openvino", "gpu")):
+        raise BadInput(
+            f"The accelerator {accelerator} does not run on the {options.device}.",
+            "tensorrt belongs to --gpu, openvino to --cpu.",
+        )
+
+    def write(out: Path) -> None:
+        if not options.preprocess and options.top_k is None:
+            shutil.copyfile(bundle.model_path, out)
+            return
+        from mimiq.export.triton.graph import edit_graph
+
+        edit_graph(
+            bundle.model_path,
+            out,
+            preprocessing=bundle.preprocessing if options.preprocess else None,
+            top_k=options.top_k,
+            labels=bundle.labels,
+        )
+
+    max_batch = options.max_batch or DEFAULT_MAX_BATCH
+    return Plan(
+        backend="onnxruntime",
+        file=ONNX_FILE,
+        write=write,
+        inputs=inputs,
+        outputs=outputs,
+        max_batch=max_batch,
+        preferred=_preferred(max_batch, _PREFERRED),
+        instances=options.instances,
+        kind=f"KIND_{options.device.upper()}",
+        accelerator=None if accelerator == "none" else accelerator,
+    )
+
+
+def _engine_plan(bundle: Bundle, options: PackOptions) -> Plan:
+    if options.preprocess or options.top_k is not None:
+        raise BadInput(
+            "--preprocess and --top-k edit the graph, and an engine is built already.",
+            "Use --backend onnxruntime, which serves the graph.",
+        )
+    if options.device == "cpu" or options.accelerator not in ("auto", "none"):
+        raise BadInput(
+            "A TensorRT engine runs on a GPU, by itself.", "Leave out --cpu and --accelerator."
+        )
+    engine, record = _engine(bundle)
+    smallest, typical, largest = record.batches
+    if smallest > 1:
+        raise UnsupportedTarget(
+            f"{engine} takes batches from {smallest} on, and a server also gets single images.",
+            "Build it again with --profile 1,8,128.",
+        )
+    if options.max_batch is not None and options.max_batch > largest:
+        raise BadInput(
+            f"--max-batch {options.max_batch} is more than the {largest} of {engine}.",
+            "Choose less, or build the engine again with a larger --profile.",
+        )
+    max_batch = options.max_batch or largest
+
+    def write(out: Path) -> None:
+        shutil.copyfile(bundle.file(engine), out)
+
+    return Plan(
+        backend="tensorrt",
+        file=PLAN_FILE,
+        write=write,
+        inputs=manifest_tensors(bundle, "inputs"),
+        outputs=manifest_tensors(bundle, "outputs"),
+        max_batch=max_batch,
+        preferred=_preferred(max_batch, (typical,)),
+        instances=options.instances,
+        kind="KIND_GPU",
+        accelerator=None,
+        notes=(
+            f"The engine was built by TensorRT {record.version} on {record.gpu}: the container "
+            "must have the same version, and the host the same GPU"
+            + (
+                "."
+                if record.hardware_compatibility == "none"
+                else f" ({record.hardware_compatibility})."
+            ),
+        ),
+    )
+
+
+def _engine(bundle: Bundle) -> tuple[str, Any]:
+    from mimiq.runtime.tensorrt_selection import engines_of
+
+    engines = engines_of(bundle)
+    for engine in engines:
+        if engine.record.product == "trt":
+            return engine.name, engine.record
+    why = "it has none"
+    if engines:
+        why = "it has engines of TensorRT-RTX alone, which Triton does not run"
+    raise UnsupportedTarget(
+        f"Triton's tensorrt backend needs a TensorRT engine in {bundle.path}: {why}.",
+        "Run mimiq build BUNDLE --target trt on the serving host, or use --backend onnxruntime.",
+    )
+
+
+def _preferred(max_batch: int, sizes: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(sorted({size for size in (*sizes, max_batch) if size <= max_batch}))

@@ -1,0 +1,207 @@
+"""Packing: a bundle as the next version of a model in a repository."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from mimiq.errors import BadInput
+from mimiq.export.triton.config import check_config, config_text
+from mimiq.export.triton.plan import PackOptions, Plan, config_of, plan_for
+from mimiq.runtime.bundle import LABELS, Bundle
+from mimiq.runtime.manifest import disk_errors, file_entry, pretty_json
+from mimiq.runtime.packed import RECORD, PackedRecord, versions_of
+from mimiq.version import __version__
+
+CONFIG, SETTINGS = "config.pbtxt", "model-settings.json"
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+
+
+@dataclass(frozen=True)
+class Packed:
+    """What was packed.
+
+    Attributes:
+        folder: ``REPO/NAME``.
+        version: the new one.
+        record: what stands beside it.
+        validated: whether the configuration was read back by Triton's own schema.
+        notes: what a reader must know before serving it.
+    """
+
+    folder: Path
+    version: int
+    record: PackedRecord
+    validated: bool
+    notes: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "repository": str(self.folder.parent),
+            "name": self.folder.name,
+            "version": self.version,
+            "validated": self.validated,
+            "record": self.record.to_json(),
+            "notes": list(self.notes),
+        }
+
+
+def pack(
+    bundle: Bundle, repository: str | Path, name: str, options: PackOptions | None = None
+) -> Packed:
+    """Add a bundle to a model repository, as version 1 or the next; no version is ever replaced.
+
+    The new version's folder is written aside and renamed; the configuration, which describes the
+    newest version, is replaced last.
+
+    Args:
+        bundle: what to serve.
+        repository: folder of models, made if need be.
+        name: the model's name for its users: letters, digits, ``.``, ``_`` and ``-``.
+        options: see :class:`~mimiq.export.triton.plan.PackOptions`.
+
+    Raises:
+        BadInput: an option the bundle cannot fulfil; or the name is taken by another model, by a
+            folder that is not ours, or its configuration was edited by hand.
+        UnsupportedTarget: there is no engine that Triton's ``tensorrt`` backend runs.
+        EnvironmentLacks: the graph must be edited and the extra ``compile`` is not installed, or
+            the disk is full.
+    """
+    if not _NAME.fullmatch(name):
+        raise BadInput(
+            f"{name!r} cannot name a model.",
+            "Use letters, digits, '.', '_' and '-', and begin with a letter, a digit or '_'.",
+        )
+    folder = Path(os.path.abspath(repository)) / name
+    plan = plan_for(bundle, options or PackOptions())
+    labels = _labels_text(bundle)
+    with disk_errors(folder):
+        known = _known_versions(folder, plan, labels)
+        version = max(known, default=0) + 1
+        aside = folder / f".{version}.{uuid4().hex[:8]}.tmp"
+        text = config_text(config_of(plan, name, bundle, version, known))
+        validated = check_config(text)
+        fresh = not folder.exists()
+        try:
+            aside.mkdir(parents=True)
+            plan.write(aside / plan.file)
+            record = _record(plan, bundle, labels, text, aside / plan.file)
+            (aside / RECORD).write_text(pretty_json(record.to_json()), encoding="utf-8")
+            if labels is not None:
+                _replace(folder / LABELS, labels)
+            _move(aside, folder / str(version))
+            _replace(folder / SETTINGS, _mlserver_settings(name, plan))
+            _replace(folder / CONFIG, text)
+        except BaseException:
+            shutil.rmtree(folder if fresh else aside, ignore_errors=True)
+            raise
+    notes = list(plan.notes)
+    if not validated:
+        notes.append(
+            "config.pbtxt was not read back by Triton's schema: that needs tritonclient, "
+            "pip install 'mimiq[serve]'."
+        )
+    return Packed(folder, version, record, validated, tuple(notes))
+
+
+def _known_versions(folder: Path, plan: Plan, labels: str | None) -> dict[int, PackedRecord]:
+    """The versions that are there, once it is sure that this one may stand beside them."""
+    numbers = versions_of(folder)
+    if not numbers:
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise _taken(folder, "it is there already, and is no model that mimiq pack wrote")
+        return {}
+    if not (folder / str(numbers[-1]) / RECORD).is_file():
+        raise _taken(folder, f"its version {numbers[-1]} was not written by mimiq pack")
+    known = {
+        number: PackedRecord.read(folder / str(number) / RECORD)
+        for number in numbers
+        if (folder / str(number) / RECORD).is_file()
+    }
+    newest = known[numbers[-1]]
+    for what, ours, theirs in (
+        ("backend", plan.backend, newest.backend),
+        ("inputs", _texts(plan.inputs), _texts(newest.inputs)),
+        ("outputs", _texts(plan.outputs), _texts(newest.outputs)),
+        ("labels", _digest(labels), newest.labels_sha256),
+    ):
+        if ours != theirs:
+            difference = "differ" if what == "labels" else f"are {theirs}, not {ours}"
+            raise _taken(folder, f"it holds another model: its {what} {difference}")
+    config = folder / CONFIG
+    if config.is_file() and _digest(config.read_text(encoding="utf-8")) != newest.config_sha256:
+        raise BadInput(
+            f"{config} was edited by hand, and a new version would overwrite that.",
+            "Pack under another --name, or move the file away and carry your changes over.",
+        )
+    return known
+
+
+def _taken(folder: Path, why: str) -> BadInput:
+    return BadInput(f"{folder} cannot take this model: {why}.", "Choose another --name.")
+
+
+def _record(
+    plan: Plan, bundle: Bundle, labels: str | None, config: str, file: Path
+) -> PackedRecord:
+    return PackedRecord(
+        backend=plan.backend,
+        model=bundle.model_name,
+        precision=bundle.precision_label,
+        mimiq=__version__,
+        manifest_sha256=bundle.digest,
+        file=plan.file,
+        **file_entry(file),
+        inputs=plan.inputs,
+        outputs=plan.outputs,
+        labels_sha256=_digest(labels),
+        config_sha256=str(_digest(config)),
+        max_batch=plan.max_batch,
+    )
+
+
+def _mlserver_settings(name: str, plan: Plan) -> str:
+    """What MLServer reads; its server then serves the newest version at its start."""
+    return pretty_json(
+        {
+            "name": name,
+            "implementation": "mimiq.runtime.mlserver_runtime.MimiqRuntime",
+            "parameters": {"uri": "."},
+            "max_batch_size": 0,
+        }
+    )
+
+
+def _labels_text(bundle: Bundle) -> str | None:
+    return None if bundle.labels is None else "".join(f"{label}\n" for label in bundle.labels)
+
+
+def _texts(tensors: Any) -> str:
+    return ", ".join(tensor.text for tensor in tensors)
+
+
+def _digest(text: str | None) -> str | None:
+    return None if text is None else hashlib.sha256(text.encode("utf-8")).hexdigest()
+
+
+def _replace(path: Path, text: str) -> None:
+    aside = path.with_name(f".{path.name}.{uuid4().hex[:8]}.tmp")
+    try:
+        aside.write_text(text, encoding="utf-8", newline="\n")
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def _move(aside: Path, place: Path) -> None:
+    if place.exists():
+        raise BadInput(
+            f"{place} has just been written by somebody else.", "Pack again, for the next version."
+        )
+    os.rename(aside, place)

@@ -1,0 +1,188 @@
+"""``bench``: what a bundle's latency is on this host, and whether low precision helped."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mimiq.cli import choices, options
+from mimiq.cli.failures import Command
+from mimiq.cli.output import print_json, show, table, working
+from mimiq.cli.parameters import PATH
+from mimiq.errors import BadInput
+
+if TYPE_CHECKING:
+    from mimiq.progress import Stage
+    from mimiq.runtime.bundle import Bundle
+    from mimiq.runtime.latency import Engine, LatencyRow
+    from mimiq.runtime.tensorrt import TensorRTSession
+
+# What is counted when the GPU's own clock measures, as arguments of device_runner.
+_COUNTED: dict[str, dict[str, bool]] = {
+    "device": {},
+    "device and copies": {"copies": True},
+    "device, no CUDA graph": {"cuda_graphs": False},
+}
+
+
+@click.command(cls=Command, short_help="Latency and throughput of a bundle.")
+@click.argument("bundle", type=PATH)
+@options.option(
+    "Measurement",
+    "--against",
+    type=PATH,
+    help="A bundle or ONNX file to take turns with: the ratio is formed pair by pair.",
+)
+@options.batches_option
+@options.backend_option
+@options.option(
+    "Measurement",
+    "--threads",
+    type=click.IntRange(1),
+    help="Of ONNX Runtime on the CPU; by default all that this process may use.",
+)
+@options.option(
+    "Measurement",
+    "--seconds",
+    type=click.FloatRange(0, min_open=True),
+    default=20.0,
+    show_default=True,
+    help="To spend on each batch size.",
+)
+@options.say_options
+def bench(
+    bundle: Path,
+    against: Path | None,
+    batches: tuple[int, ...],
+    backend: str,
+    threads: int | None,
+    seconds: float,
+    say: choices.Say,
+) -> None:
+    """Measure BUNDLE's latency and throughput, alone or in turns with another.
+
+    End to end first: from an array in memory to an array in memory. Of TensorRT engines also the
+    time on the GPU itself, with and without copies and CUDA graphs.
+    """
+    from mimiq.progress import Progress
+    from mimiq.runtime.bundle import Bundle
+    from mimiq.runtime.latency import Engine, measure
+    from mimiq.runtime.report import build_report, render
+    from mimiq.runtime.tensorrt_timing import gpu_state
+
+    opened = Bundle(bundle)
+    engines = {}
+    if against is not None:
+        if not against.exists():
+            raise BadInput(f"--against {against} does not exist.", "Check the path.")
+        engines[_name(against, bundle)] = Engine(against, backend, threads)
+    engines[_name(bundle, against)] = Engine(bundle, backend, threads)
+    with working(), Progress(say.quiet).stage("latency") as stage:
+        before = gpu_state()
+        rows = measure(engines, batches, budget_s=seconds, progress=stage.status)
+        device = device_rows(engines, batches, seconds, stage)
+        states = {"before": before, "after": gpu_state()}
+    report: dict[str, Any] = build_report(
+        model=opened.manifest["model"],
+        precision=opened.manifest["precision"],
+        latency=rows,
+    )
+    lines = _verdict(opened, against, device.get("device") or [])
+    if say.json:
+        found = {
+            "bundle": str(bundle),
+            "against": str(against) if against else None,
+            "device": {how: [row.to_json() for row in rows] for how, rows in device.items()},
+            "gpu_state": states,
+            "verdict": lines,
+        }
+        print_json(found | report)
+        return
+    show(render(report))
+    for how, measured in device.items():
+        show("", _device_table(how, measured))
+    show(*lines)
+
+
+def device_rows(
+    engines: Mapping[str, Engine], batches: Sequence[int], seconds: float, stage: Stage
+) -> dict[str, list[LatencyRow]]:
+    """Time on the GPU by CUDA events, engines taking turns; nothing where none is TensorRT's.
+
+    Batches outside an engine's profile are left out.
+    """
+    from mimiq.runtime.latency import interleave, summarize
+    from mimiq.runtime.latency_worker import open_engine
+    from mimiq.runtime.tensorrt_timing import device_runner
+
+    found: dict[str, list[LatencyRow]] = {}
+    with ExitStack() as stack:
+        sessions: dict[str, TensorRTSession] = {}
+        for name, engine in engines.items():
+            session: Any = stack.enter_context(open_engine(engine))
+            if session.backend.startswith("tensorrt"):
+                sessions[name] = session
+        if not sessions:
+            return {}
+        for how, counted in _COUNTED.items():
+            runners = {name: device_runner(s, **counted) for name, s in sessions.items()}
+            found[how] = []
+            for batch in batches:
+                profiles = [session.tensors for session in sessions.values()]
+                if not all(tensors.smallest <= batch <= tensors.largest for tensors in profiles):
+                    continue
+                stage.status(f"{how} at batch {batch}")
+                rounds = interleave(runners, batch, seconds)
+                reference = rounds[next(iter(rounds))]
+                found[how] += [
+                    summarize(
+                        rounds[name],
+                        reference,
+                        engine=name,
+                        backend=sessions[name].backend,
+                        batch=batch,
+                    )
+                    for name in rounds
+                ]
+    return found
+
+
+def _verdict(bundle: Bundle, against: Path | None, rows: Sequence[LatencyRow]) -> list[str]:
+    """Whether this bundle's engine is faster than the other's, and if not, what may be why."""
+    from mimiq.export.tensorrt.engines import recorded_proofs
+    from mimiq.export.tensorrt.verdict import verdict
+    from mimiq.runtime.bundle import Bundle
+    from mimiq.runtime.hardware import describe_gpus
+
+    names = list(dict.fromkeys(row.engine for row in rows))
+    if against is None or len(names) < 2:
+        return []
+    ours = [row for row in rows if row.engine == names[1]]
+    gpu = next((str(gpu["name"]) for gpu in describe_gpus()), "this GPU")
+    proofs = [next(iter(recorded_proofs(b).values()), None) for b in (bundle, Bundle(against))]
+    return verdict(ours, gpu, *proofs)
+
+
+def _device_table(how: str, rows: Sequence[LatencyRow]) -> Any:
+    headings = ("batch", "engine", "p50 ms", "p90 ms", "p99 ms", "images/s", "speed")
+    cells = [
+        (
+            row.batch,
+            row.engine,
+            *(f"{value:.3f}" for value in (row.p50_ms, row.p90_ms, row.p99_ms)),
+            f"{row.throughput:.0f}",
+            f"{row.speedup:.2f}×",
+        )
+        for row in rows
+    ]
+    return table(headings, cells, f"Latency, {how}")
+
+
+def _name(path: Path, other: Path | None) -> str:
+    """The path's last part, or the whole of it where the other's is the same."""
+    clash = other is not None and other.resolve().name == path.resolve().name
+    return str(path) if clash else path.resolve().name
