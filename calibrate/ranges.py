@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from mimiq.calibrate.observers import OBSERVERS, MSEObserver, Observer
-from mimiq.fake_quant import Grid, QuantConv2d, QuantLinear, Quantizer, fake_quantize
+from mimiq.fake_quant import Grid, QuantConv2d, Quantizer, QuantLinear, fake_quantize
 from mimiq.models.attention import ExplicitAttention
 from mimiq.models.family import Family
 from mimiq.precision import Precision
@@ -104,7 +104,8 @@ def _points(
 
 
 def _observer_for(name: ObserverName, bits: int) -> Observer:
-    # With few levels the trade between clipping and rounding decides; percentiles know nothing of it.
+    # With few levels the trade between clipping and rounding decides, of which percentiles know
+    # nothing.
     return OBSERVERS[name]() if bits >= 7 else MSEObserver()
 
 

@@ -89,7 +89,6 @@ class DistillationResult:
         return asdict(self)
 
 
-
 def distill(
     quantized: QuantizedModel,
     images: torch.Tensor,
@@ -253,7 +252,8 @@ class _Run:
         )
 
     def _optimizer(self) -> torch.optim.Optimizer:
-        scales, weights = [], []
+        scales: list[nn.Parameter] = []
+        weights: list[nn.Parameter] = []
         for module in self.student.modules():
             for parameter in module.parameters(recurse=False):
                 (scales if isinstance(module, Quantizer) else weights).append(parameter)

@@ -2,9 +2,9 @@
 
 A per-tensor activation scale wastes its levels when few channels are large. Dividing the producer's
 channels by s and multiplying the consumer's input columns by s leaves the network as it was (Xiao
-et al., SmoothQuant, ICML 2023, equation 3; Li et al., RepQ-ViT, ICCV 2023, section 3.3, for LayerNorm), and
-the strength of the migration is searched per layer for the smallest output error (as Lin et al.,
-AWQ, MLSys 2024, section 3.2 do for weights alone).
+et al., SmoothQuant, ICML 2023, equation 3; for LayerNorm Li et al., RepQ-ViT, ICCV 2023, section
+3.3). The strength of the migration is searched per layer for the smallest output error, as Lin et
+al., AWQ, MLSys 2024, section 3.2, do for weights alone.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def _search(
 ) -> tuple[torch.Tensor, MigrationResult]:
     """Factors (C,) with the smallest output error on tokens ``x`` (n, C)."""
     weight = place.consumer.weight
-    # Weight-only error grows with an activation's usual size, INT8 activations fail at its extremes.
+    # Weight-only error grows with an input's usual size; INT8 activations fail at its extremes.
     size = (x.abs().amax(0) if layer.activation_bits else x.abs().mean(0)).clamp_min(1e-5)
     columns = weight.abs().amax(0).clamp_min(1e-5)
     reference = x @ weight.T
@@ -77,11 +77,15 @@ def _search(
     first = best = float("inf")
     for strength in STRENGTHS:
         if layer.activation_bits:
-            factors = size**strength / columns ** (1 - strength) if strength else torch.ones_like(size)
+            factors = (
+                size**strength / columns ** (1 - strength) if strength else torch.ones_like(size)
+            )
         else:
             factors = size**strength
         factors = factors / (factors.max() * factors.min()).sqrt()
-        error = float((_quantized_output(x / factors, weight * factors, layer) - reference).square().mean())
+        error = float(
+            (_quantized_output(x / factors, weight * factors, layer) - reference).square().mean()
+        )
         if strength == 0:
             first = best = error
         elif error < best:

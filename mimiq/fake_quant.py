@@ -35,7 +35,7 @@ class Grid:
 
     @staticmethod
     def weight(bits: int) -> Grid:
-        """For weights: as signed, but 8 bits leave out −128, whose products saturate AVX2 kernels."""
+        """For weights: signed, but 8 bits without −128, whose products saturate AVX2 kernels."""
         return Grid(-127, 127) if bits == 8 else Grid.signed(bits)
 
     @staticmethod
@@ -91,8 +91,8 @@ def _dot_to_scale(
     if axis < 0:
         return torch.dot(grad.float().reshape(-1), steps.reshape(-1))
     product = grad * steps
-    if block_size:
-        return product.unflatten(axis, (-1, block_size)).sum(axis + 1)
+    if block_size:  # of a two-dimensional weight, along its inputs
+        return product.reshape(len(product), -1, block_size).sum(2)
     return product.sum([dim for dim in range(product.ndim) if dim != axis])
 
 
@@ -137,7 +137,9 @@ class Quantizer(nn.Module):
         log_scale: fp32 parameter of the scale's shape.
     """
 
-    def __init__(self, scale: torch.Tensor, grid: Grid, axis: int = -1, block_size: int = 0) -> None:
+    def __init__(
+        self, scale: torch.Tensor, grid: Grid, axis: int = -1, block_size: int = 0
+    ) -> None:
         super().__init__()
         self.grid = grid
         self.axis = axis

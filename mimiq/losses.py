@@ -32,7 +32,7 @@ class Target:
 def structural_loss(teacher: torch.Tensor, student: torch.Tensor) -> torch.Tensor:
     """Mean of 1 − S over images, heads and channels, of head outputs (B, H, N, d).
 
-    ``S = (2 σ_tq + C2) / (σ_t² + σ_q² + C2)`` over the N spatial tokens; there is no luminance term.
+    ``S = (2 σ_tq + C2) / (σ_t² + σ_q² + C2)`` over the N spatial tokens, without a luminance term.
     """
     t = teacher.float() - teacher.float().mean(2, keepdim=True)
     q = student.float() - student.float().mean(2, keepdim=True)
@@ -89,9 +89,7 @@ def outputs_of(
     tokens: list[torch.Tensor] = []
     attentions = model.family.attentions(module)
     with ExitStack() as hooks:
-        hooks.enter_context(
-            observe_attention(attentions, heads=lambda _, out: heads.append(out))
-        )
+        hooks.enter_context(observe_attention(attentions, heads=lambda _, out: heads.append(out)))
         for block in model.family.blocks(module) if features else ():
             handle = block.register_forward_hook(lambda _module, _inputs, out: tokens.append(out))
             hooks.callback(handle.remove)

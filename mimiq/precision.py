@@ -52,7 +52,8 @@ class LayerPrecision:
         for what, bits in (("weight", self.weight_bits), ("activation", self.activation_bits)):
             if bits is not None and bits not in _BITS:
                 raise BadInput(
-                    f"{bits} {what} bits are not supported.", "Choose 2 to 8 bits, e.g. --bits w4a8."
+                    f"{bits} {what} bits are not supported.",
+                    "Choose 2 to 8 bits, e.g. --bits w4a8.",
                 )
         if isinstance(self.granularity, Block) and self.activation_bits is not None:
             raise BadInput(
@@ -74,7 +75,7 @@ class Precision:
 
     Attributes:
         linear: every Linear, unless an override matches its name.
-        attention_bits: bits of q, k, v and the softmax output, or None for floating-point attention.
+        attention_bits: bits of q, k, v and the softmax output; None for floating-point attention.
         overrides: ``(pattern, precision)`` pairs, shell-style patterns over module names
             (``blocks.*.mlp.fc2``, ``patch_embed.proj``, ``head``); the first match wins.
     """
@@ -143,7 +144,9 @@ def int4() -> Precision:
 def weight_only(bits: int, block_size: int) -> Precision:
     """Block-wise INT weights, floating-point activations."""
     return Precision(
-        LayerPrecision(bits, Block(block_size), None), attention_bits=None, overrides=(_PATCH_EMBED,)
+        LayerPrecision(bits, Block(block_size), None),
+        attention_bits=None,
+        overrides=(_PATCH_EMBED,),
     )
 
 
@@ -164,7 +167,9 @@ def parse_bits(text: str) -> tuple[int, int | None]:
     """
     match = re.fullmatch(r"w(\d+)a(\d+)", text.strip().lower())
     if not match:
-        raise BadInput(f"--bits {text!r} is not of the form wXaY.", "Write for example --bits w4a8.")
+        raise BadInput(
+            f"--bits {text!r} is not of the form wXaY.", "Write for example --bits w4a8."
+        )
     weight_bits, activation_bits = int(match[1]), int(match[2])
     LayerPrecision(weight_bits, PerChannel(), None if activation_bits == 16 else activation_bits)
     return weight_bits, None if activation_bits == 16 else activation_bits

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
+    TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
@@ -19,7 +20,7 @@ from rich.progress import Progress as RichProgress
 class Stage:
     """One running stage."""
 
-    def __init__(self, bar: RichProgress, task: int) -> None:
+    def __init__(self, bar: RichProgress, task: TaskID) -> None:
         self._bar = bar
         self._task = task
 

@@ -17,9 +17,9 @@ from mimiq.errors import BadInput
 from mimiq.fake_quant import (
     Grid,
     QuantConv2d,
+    Quantizer,
     QuantLayer,
     QuantLinear,
-    Quantizer,
     quant_layers,
     weight_axis,
 )
@@ -100,7 +100,7 @@ def quantize(
 
 
 def swap_layers(module: nn.Module, precision: Precision) -> None:
-    """Replace each layer that is to be quantised by its quantised form, weight scales by MSE search."""
+    """Replace each layer that is to be quantised by its quantised form; weight scales by MSE."""
     for name, layer in quantizable_layers(module).items():
         layer_precision = precision.of(name)
         if layer_precision.is_float:

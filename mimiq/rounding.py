@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from mimiq.fake_quant import QuantLinear, Quantizer, quant_layers
+from mimiq.fake_quant import Quantizer, QuantLinear, quant_layers
 from mimiq.models.family import Family
 from mimiq.precision import Precision
 from mimiq.sampling import watch_inputs

@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from mimiq.errors import BadInput
-from mimiq.fake_quant import Grid, QuantConv2d, QuantLinear, Quantizer
+from mimiq.fake_quant import Grid, QuantConv2d, Quantizer, QuantLinear
 from mimiq.models import LoadedModel
 from mimiq.precision import Precision
 from mimiq.quantization import QuantizedModel
@@ -75,5 +75,3 @@ def _swap(module: nn.Module, name: str, layer: nn.Module) -> None:
         module.set_submodule(name, QuantLinear(layer, nn.Identity()))
     elif isinstance(layer, nn.Conv2d):
         module.set_submodule(name, QuantConv2d(layer, nn.Identity()))
-
-

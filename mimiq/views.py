@@ -18,9 +18,9 @@ class Views:
     """How much each view is changed; zero switches a part off.
 
     Attributes:
-        crop: the smallest share of the image's area that a random resized crop keeps (1: no crop).
+        crop: the smallest share of the image's area that a random resized crop keeps; 1: no crop.
         flip: probability of a horizontal flip.
-        jitter: brightness, contrast and saturation are scaled by factors in [1 − jitter, 1 + jitter].
+        jitter: brightness, contrast and saturation are scaled by factors in 1 ± jitter.
         grey: probability of losing the colour.
         blur: probability of a Gaussian blur with σ up to 1/64 of the image's size. Synthetic images
             have more energy at high frequencies than photographs.

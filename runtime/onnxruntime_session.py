@@ -21,6 +21,8 @@ from mimiq.runtime.session import Images, as_input
 # then gives a uint8 zero point while their output_dtype still says INT8, which ends loading.
 _HARMFUL_TO_QDQ = ["MatMulAddFusion", "QDQPropagationTransformer"]
 _SPINNING_KEY = "session.intra_op.allow_spinning"
+# INT4 weight-only: ONNX Runtime would round the floating-point activations to INT8 by default.
+_MATMULNBITS_KEY, _FP32_ACTIVATIONS = "session.qdq_matmulnbits_accuracy_level", "1"
 _EXACT_KEY = "session.x64quantprecision"
 _QUIET = 4  # severity: fatal alone; what fails comes back as an exception
 _FLOAT_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
@@ -77,6 +79,7 @@ class OnnxRuntimeSession:
             options.intra_op_num_threads = threads or _default_threads()
             options.add_session_config_entry(_SPINNING_KEY, "1" if spinning else "0")
             options.add_session_config_entry(_EXACT_KEY, "1" if exact else "0")
+            options.add_session_config_entry(_MATMULNBITS_KEY, _FP32_ACTIVATIONS)
             if optimized_model is not None:
                 options.optimized_model_filepath = str(optimized_model)
             try:

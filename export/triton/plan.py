@@ -21,12 +21,12 @@ from mimiq.runtime.packed import (
     PackedRecord,
     Tensor,
 )
+from mimiq.runtime.serving import manifest_tensors
 from mimiq.version import __version__
 
 DEFAULT_MAX_BATCH = 64
 _PREFERRED = (8, 32)
 _QUEUE_DELAY_US = 500
-_DATATYPES = {"float32": "FP32", "uint8": "UINT8", "int64": "INT64"}
 
 
 @dataclass(frozen=True)
@@ -70,32 +70,6 @@ class Plan:
     notes: tuple[str, ...] = ()
 
 
-def manifest_tensors(bundle: Bundle, side: Literal["inputs", "outputs"]) -> tuple[Tensor, ...]:
-    """The manifest's inputs or outputs as the V2 protocol names them.
-
-    Raises:
-        BadInput: the batch is fixed, or a type has no name in the protocol.
-    """
-    found = []
-    for entry in bundle.manifest[side]:
-        try:
-            batch, *shape = entry["shape"]
-            tensor = Tensor(str(entry["name"]), _DATATYPES[entry["dtype"]], tuple(map(int, shape)))
-        except (KeyError, TypeError, ValueError) as error:
-            raise BadInput(
-                f"The manifest of {bundle.path} describes its {side} in a way that cannot be "
-                f"served: {entry}.",
-                "Compile the model again.",
-            ) from error
-        if isinstance(batch, int):
-            raise BadInput(
-                f"{bundle.path} takes batches of {batch} alone, which a server cannot fill.",
-                "Export it with a dynamic batch.",
-            )
-        found.append(tensor)
-    return tuple(found)
-
-
 def plan_for(bundle: Bundle, options: PackOptions) -> Plan:
     """Decide what to pack.
 
@@ -127,7 +101,7 @@ def config_of(
         **{f"mimiq_manifest_sha256_v{n}": old.manifest_sha256 for n, old in known.items()},
         f"mimiq_manifest_sha256_v{version}": bundle.digest,
     }
-    precision_mode = "INT8" if bundle.precision_label.endswith(("a8", "a4")) else "FP16"
+    precision_mode = "FP16" if "a16" in bundle.precision_label else "INT8"
     accelerated = {
         "precision_mode": precision_mode,
         "max_workspace_size_bytes": str(2**30),

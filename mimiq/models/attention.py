@@ -67,7 +67,8 @@ class ExplicitAttention(nn.Module):
         is_causal: bool = False,
     ) -> torch.Tensor:
         """Tokens (B, T, C) to (B, T, C). Masks are not part of image classification."""
-        assert attn_mask is None and not is_causal
+        assert attn_mask is None
+        assert not is_causal
         batch, tokens, _ = x.shape
         qkv = self.qkv(x).reshape(batch, tokens, 3, self.num_heads, self.head_dim)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)

@@ -16,9 +16,9 @@ from mimiq.models.attention import ExplicitAttention
 class Migration:
     """A place where a per-channel factor can move from an activation into the weights around it.
 
-    The activation that feeds ``consumer`` is produced by ``producer``, a LayerNorm's affine or the
-    the half-open range ``rows`` of a Linear's outputs: dividing those by s and multiplying the consumer's input columns by s
-    changes nothing in exact arithmetic.
+    The activation that feeds ``consumer`` is produced by ``producer``: a LayerNorm's affine, or the
+    half-open range ``rows`` of a Linear's outputs. Dividing those by s and multiplying the
+    consumer's input columns by s changes nothing in exact arithmetic.
     """
 
     producer: nn.LayerNorm | nn.Linear

@@ -52,7 +52,8 @@ class ViTFamily:
                 k_norm=attention.k_norm,
                 norm=getattr(attention, "norm", None),
             )
-        return nn.Module.requires_grad_(rewritten, False)
+        frozen: nn.Module = rewritten.requires_grad_(False)
+        return frozen
 
     def blocks(self, module: nn.Module) -> list[nn.Module]:
         blocks: Any = module.blocks
@@ -72,9 +73,7 @@ class ViTFamily:
             if isinstance(attention.norm, nn.Identity):
                 width = attention.num_heads * attention.head_dim
                 # softmax·v is linear in v, so a channel's factor passes through to ``proj``.
-                places.append(
-                    Migration(attention.qkv, attention.proj, (2 * width, 3 * width))
-                )
+                places.append(Migration(attention.qkv, attention.proj, (2 * width, 3 * width)))
             if isinstance(parts.norm2, nn.LayerNorm):
                 places.append(Migration(parts.norm2, parts.mlp.fc1))
         return places

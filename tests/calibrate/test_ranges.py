@@ -82,8 +82,9 @@ def test_softmax_scale_beats_the_whole_range(network: nn.Module, images: torch.T
 
 
 def test_scales_do_not_depend_on_the_batch_size(network: nn.Module, images: torch.Tensor) -> None:
-    whole, split = _scales(_quantized(network, images, 8)), _scales(
-        _quantized(network, images, 8, batch=2)
+    whole, split = (
+        _scales(_quantized(network, images, 8)),
+        _scales(_quantized(network, images, 8, batch=2)),
     )
     for name, scale in whole.items():
         if "probs" not in name:  # looks at the first two images of each batch

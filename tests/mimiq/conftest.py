@@ -1,4 +1,4 @@
-"""A small untrained ViT for tests of the method's parts; what is learned is tested on the real one."""
+"""A small untrained ViT for tests of the method's parts; the embedded model is for the whole."""
 
 from __future__ import annotations
 

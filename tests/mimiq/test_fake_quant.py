@@ -13,8 +13,8 @@ from torch import nn
 from mimiq.fake_quant import (
     FrozenQuantizer,
     Grid,
-    QuantLinear,
     Quantizer,
+    QuantLinear,
     fake_quantize,
     freeze,
 )

@@ -125,9 +125,7 @@ def test_truncated_files(state: dict[str, torch.Tensor], tmp_path: Path) -> None
             load_model(_NAME, weights=path)
 
 
-def test_foreign_and_misfitting_checkpoints(
-    state: dict[str, torch.Tensor], tmp_path: Path
-) -> None:
+def test_foreign_and_misfitting_checkpoints(state: dict[str, torch.Tensor], tmp_path: Path) -> None:
     path = tmp_path / "foreign.pth"
     torch.save(torch.nn.Linear(3, 3).state_dict(), path)
     with pytest.raises(BadInput, match="does not fit"):

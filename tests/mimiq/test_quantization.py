@@ -10,7 +10,7 @@ import torch
 
 from mimiq.equalization import migrate_outliers
 from mimiq.errors import BadInput
-from mimiq.fake_quant import Grid, QuantConv2d, QuantLinear, Quantizer, quant_layers
+from mimiq.fake_quant import Grid, QuantConv2d, Quantizer, QuantLinear, quant_layers
 from mimiq.models import LoadedModel, quantizable_layers
 from mimiq.precision import FLOAT, FP32, Precision, from_bits, int4, int8, weight_only
 from mimiq.quantization import RangeRecipe, quantize

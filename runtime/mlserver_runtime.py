@@ -1,0 +1,143 @@
+"""MLServer's side of serving: bundles and packed models over the V2 protocol, without Triton.
+
+``mimiq pack`` writes the ``model-settings.json`` that names this class, so ``mlserver start REPO``
+serves every packed model of a repository. A bundle is served by a file of one's own::
+
+    {"name": "deit", "implementation": "mimiq.runtime.mlserver_runtime.MimiqRuntime",
+     "parameters": {"uri": "/models/deit_s-w8a8.mimiq"}}
+
+MLServer gives each model its own event loop thread; runs of one model take turns on one thread of
+their own, for ONNX Runtime spreads a single run over the cores.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+from mlserver import MLModel
+from mlserver.codecs import NumpyCodec, StringCodec
+from mlserver.errors import InferenceError, MLServerError
+from mlserver.types import (
+    InferenceRequest,
+    InferenceResponse,
+    MetadataTensor,
+    Parameters,
+    ResponseOutput,
+)
+
+from mimiq.errors import MimiqError
+from mimiq.runtime.bundle import Bundle
+from mimiq.runtime.manifest import MANIFEST
+from mimiq.runtime.packed import PackedModel, PackedRecord, check_feeds
+from mimiq.runtime.serving import BundleModel
+
+_UNPROCESSABLE = 422
+
+
+class _Served(Protocol):
+    """What :class:`PackedModel` and :class:`BundleModel` have in common."""
+
+    record: PackedRecord
+    version: int
+
+    def run(self, feeds: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]: ...
+
+    def close(self) -> None: ...
+
+
+class MimiqRuntime(MLModel):
+    """A bundle or packed model as a model of MLServer; ``parameters.uri`` is its folder.
+
+    Each answer carries the parameter ``mimiq_manifest_sha256``: which bundle gave it. A malformed
+    request is answered with status 400 (gRPC: ``INVALID_ARGUMENT``) and what the model takes.
+    """
+
+    async def load(self) -> bool:
+        """Open the model; what is wrong with it is MLServer's answer to whoever loads it."""
+        uri = getattr(self.settings.parameters, "uri", None)
+        if not uri:
+            raise MLServerError(f"Model {self.name} names no folder: set parameters.uri.", 422)
+        try:
+            self._served: _Served = await asyncio.to_thread(_open, Path(uri))
+        except MimiqError as error:
+            raise MLServerError(str(error), _UNPROCESSABLE) from error
+        record = self._served.record
+        # Described here, from the model itself, so that the settings cannot contradict it.
+        self._settings.platform = f"mimiq_{record.backend}"
+        self._settings.versions = [str(self._served.version)]
+        self._settings.inputs = [_metadata(tensor) for tensor in record.inputs]
+        self._settings.outputs = [_metadata(tensor) for tensor in record.outputs]
+        self._turns = ThreadPoolExecutor(1, thread_name_prefix="mimiq")
+        return True
+
+    async def predict(self, payload: InferenceRequest) -> InferenceResponse:
+        """Run one request; its batch is the arrays' first dimension."""
+        record = self._served.record
+        feeds = {tensor.name: _decoded(tensor) for tensor in payload.inputs}
+        wanted = [output.name for output in payload.outputs or ()]
+        known = [output.name for output in record.outputs]
+        for name in wanted:
+            if name not in known:
+                raise InferenceError(
+                    f"There is no output {name!r}; this model gives {', '.join(known)}."
+                )
+        try:
+            check_feeds(record, feeds)
+            loop = asyncio.get_running_loop()
+            results = await loop.run_in_executor(self._turns, self._served.run, feeds)
+        except MimiqError as error:
+            raise InferenceError(f"{error.problem} {error.next_step}") from error
+        return InferenceResponse(
+            id=payload.id,
+            model_name=self.name,
+            model_version=str(self._served.version),
+            parameters=Parameters(mimiq_manifest_sha256=record.manifest_sha256),
+            outputs=[_encoded(name, results[name]) for name in wanted or known],
+        )
+
+    async def unload(self) -> bool:
+        """Free the model."""
+        self._turns.shutdown(wait=True)
+        self._served.close()
+        return True
+
+
+def _open(folder: Path) -> _Served:
+    if (folder / MANIFEST).is_file():
+        return BundleModel(Bundle(folder))
+    return PackedModel(folder)
+
+
+def _metadata(tensor: Any) -> MetadataTensor:
+    return MetadataTensor(
+        name=tensor.name, datatype=tensor.datatype, shape=[-1, *tensor.shape]
+    )
+
+
+def _decoded(tensor: Any) -> npt.NDArray[Any]:
+    shape = tuple(tensor.shape)
+    if not shape or min(shape) < 0:
+        raise InferenceError(f"The input {tensor.name!r} has no shape: {list(shape)}.")
+    try:
+        return np.asarray(NumpyCodec.decode_input(tensor))
+    except Exception as error:  # numpy's, struct's and the codec's own, by the kind of damage
+        raise InferenceError(
+            f"The data of the input {tensor.name!r} are not {tensor.datatype.value} of shape "
+            f"{list(shape)}: {error}"
+        ) from error
+
+
+def _encoded(name: str, array: npt.NDArray[Any]) -> ResponseOutput:
+    if array.dtype != np.object_:
+        return NumpyCodec.encode_output(name, array)
+    encoded = StringCodec.encode_output(name, [str(text) for text in array.ravel()])
+    encoded.shape = list(array.shape)
+    return encoded
+
+
