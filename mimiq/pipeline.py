@@ -263,7 +263,7 @@ def measured(
     """Accuracy, agreement and latency of the exported graph, as ONNX Runtime executes it.
 
     Raises:
-        CheckFailed: when it disagrees with the simulated network on more than 1 % of images.
+        CheckFailed: when it does something else than the simulated network.
     """
     model, graph = job.model, graphs["model.onnx"]
     dataset, name = _evaluation(job)
@@ -290,13 +290,7 @@ def measured(
                 model.preprocessing,
                 progress=lambda done, _: stage.update(done, "exported graph against simulation"),
             )
-    if simulation.agreement < MIN_AGREEMENT:
-        raise CheckFailed(
-            f"The exported graph and the simulated network agree on {simulation.agreement:.1%} of "
-            f"{simulation.count} images only.",
-            "This is a defect of the export on this host: please report it with the output of "
-            "mimiq doctor.",
-        )
+    agreement_notes = _agreement_notes(quantized, simulation, seen, progress)
     return build_report(
         model=model.describe(),
         precision=job.precision.to_json(),
@@ -306,7 +300,7 @@ def measured(
         accuracy=accuracy,
         simulation=simulation,
         latency=_latency(job, graph, reference, progress),
-        notes=_notes(job, calibration),
+        notes=[*_notes(job, calibration), *agreement_notes],
     )
 
 
@@ -339,10 +333,47 @@ def _as_dataset(calibration: CalibrationSet, num_classes: int) -> InMemoryImages
     return InMemoryImages(images, np.zeros(len(images), np.int64), num_classes)
 
 
-def _simulated(quantized: QuantizedModel) -> Any:
+def _agreement_notes(
+    quantized: QuantizedModel, found: Comparison, images: LabelledImages, progress: Progress
+) -> list[str]:
+    """Whether the exported graph does what the simulated network does.
+
+    Two runtimes add in different orders. Where a sum then lies on the other side of a rounding
+    threshold, the difference grows from block to block, and near ties fall the other way. How often
+    is measured: the simulated network against itself, its input changed in the sixth digit.
+
+    Raises:
+        CheckFailed: when they differ on more than 1 % of the images, and on more than twice as many
+            as the simulated network does from itself.
+    """
+    if found.agreement >= MIN_AGREEMENT:
+        return []
+    with progress.stage("agreement", len(images)) as stage:
+        floor = compare(
+            _simulated(quantized, nudge=1e-6),
+            _simulated(quantized),
+            images,
+            quantized.model.preprocessing,
+            progress=lambda done, _: stage.update(done, "simulation against itself, nudged"),
+        )
+    if found.count - found.agreeing > 2 * (floor.count - floor.agreeing):
+        raise CheckFailed(
+            f"The exported graph and the simulated network agree on {found.agreement:.1%} of "
+            f"{found.count} images only.",
+            "This is a defect of the export on this host: please report it with the output of "
+            "mimiq doctor.",
+        )
+    return [
+        f"The exported graph agrees with the simulation on {found.agreement:.1%} of images. The "
+        f"simulation agrees with itself on {floor.agreement:.1%} when its input changes in the "
+        "sixth digit: what differs are near ties, decided by rounding."
+    ]
+
+
+def _simulated(quantized: QuantizedModel, nudge: float = 0.0) -> Any:
     def run(images: FloatArray) -> FloatArray:
         with torch.inference_mode():
-            logits: FloatArray = quantized.module(torch.from_numpy(images)).numpy()
+            logits: FloatArray = quantized.module(torch.from_numpy(images) * (1 + nudge)).numpy()
         return logits
 
     return run

@@ -64,8 +64,8 @@ class CheckResult:
         served: the server's words.
         version: that answered; None if it was not asked.
         identity: ``same``, ``different``, or ``unknown`` where the server shows no manifest.
-        comparison: the endpoint against the local bundle; None if it was not asked. Without labelled
-            images the labels are the local bundle's own top-1.
+        comparison: the endpoint against the local bundle; None if it was not asked. Without
+            labelled images the labels are the local bundle's own top-1.
         logit_distance: mean |Δ| of the logits in units of the local logits' standard deviation.
         dataset: what was compared on.
         load: by level.
@@ -178,9 +178,7 @@ def metadata_differences(bundle: Bundle, served: ServedModel) -> list[str]:
     inputs, outputs = (manifest_tensors(bundle, side) for side in ("inputs", "outputs"))
     failures = []
     if served.inputs not in (inputs, (Tensor(PIXELS, "UINT8", (size, size, 3)),)):
-        failures.append(
-            f"It takes {_listed(served.inputs)}; the bundle takes {_listed(inputs)}."
-        )
+        failures.append(f"It takes {_listed(served.inputs)}; the bundle takes {_listed(inputs)}.")
     rest = tuple(tensor for tensor in served.outputs if tensor.name not in _EXTRA_OUTPUTS)
     if rest != outputs:
         failures.append(f"It gives {_listed(rest)}; the bundle gives {_listed(outputs)}.")

@@ -30,6 +30,7 @@ from mlserver.types import (
     Parameters,
     ResponseOutput,
 )
+from mlserver.utils import to_absolute_path
 
 from mimiq.errors import MimiqError
 from mimiq.runtime.bundle import Bundle
@@ -60,11 +61,15 @@ class MimiqRuntime(MLModel):
 
     async def load(self) -> bool:
         """Open the model; what is wrong with it is MLServer's answer to whoever loads it."""
+        self._turns = ThreadPoolExecutor(1, thread_name_prefix="mimiq")
+        self._served: _Served | None = None
         uri = getattr(self.settings.parameters, "uri", None)
         if not uri:
             raise MLServerError(f"Model {self.name} names no folder: set parameters.uri.", 422)
+        # A relative folder counts from the settings file.
+        folder = Path(to_absolute_path(self._settings, str(uri)))
         try:
-            self._served: _Served = await asyncio.to_thread(_open, Path(uri))
+            self._served = await asyncio.to_thread(_open, folder)
         except MimiqError as error:
             raise MLServerError(str(error), _UNPROCESSABLE) from error
         record = self._served.record
@@ -73,12 +78,13 @@ class MimiqRuntime(MLModel):
         self._settings.versions = [str(self._served.version)]
         self._settings.inputs = [_metadata(tensor) for tensor in record.inputs]
         self._settings.outputs = [_metadata(tensor) for tensor in record.outputs]
-        self._turns = ThreadPoolExecutor(1, thread_name_prefix="mimiq")
         return True
 
     async def predict(self, payload: InferenceRequest) -> InferenceResponse:
         """Run one request; its batch is the arrays' first dimension."""
-        record = self._served.record
+        served = self._served
+        assert served is not None  # MLServer asks nothing of a model that failed to load
+        record = served.record
         feeds = {tensor.name: _decoded(tensor) for tensor in payload.inputs}
         wanted = [output.name for output in payload.outputs or ()]
         known = [output.name for output in record.outputs]
@@ -90,13 +96,13 @@ class MimiqRuntime(MLModel):
         try:
             check_feeds(record, feeds)
             loop = asyncio.get_running_loop()
-            results = await loop.run_in_executor(self._turns, self._served.run, feeds)
+            results = await loop.run_in_executor(self._turns, served.run, feeds)
         except MimiqError as error:
             raise InferenceError(f"{error.problem} {error.next_step}") from error
         return InferenceResponse(
             id=payload.id,
             model_name=self.name,
-            model_version=str(self._served.version),
+            model_version=str(served.version),
             parameters=Parameters(mimiq_manifest_sha256=record.manifest_sha256),
             outputs=[_encoded(name, results[name]) for name in wanted or known],
         )
@@ -104,7 +110,8 @@ class MimiqRuntime(MLModel):
     async def unload(self) -> bool:
         """Free the model."""
         self._turns.shutdown(wait=True)
-        self._served.close()
+        if self._served is not None:
+            self._served.close()
         return True
 
 
@@ -115,9 +122,7 @@ def _open(folder: Path) -> _Served:
 
 
 def _metadata(tensor: Any) -> MetadataTensor:
-    return MetadataTensor(
-        name=tensor.name, datatype=tensor.datatype, shape=[-1, *tensor.shape]
-    )
+    return MetadataTensor(name=tensor.name, datatype=tensor.datatype, shape=[-1, *tensor.shape])
 
 
 def _decoded(tensor: Any) -> npt.NDArray[Any]:
@@ -127,8 +132,9 @@ def _decoded(tensor: Any) -> npt.NDArray[Any]:
     try:
         return np.asarray(NumpyCodec.decode_input(tensor))
     except Exception as error:  # numpy's, struct's and the codec's own, by the kind of damage
+        datatype = getattr(tensor.datatype, "value", tensor.datatype)
         raise InferenceError(
-            f"The data of the input {tensor.name!r} are not {tensor.datatype.value} of shape "
+            f"The data of the input {tensor.name!r} are not {datatype} of shape "
             f"{list(shape)}: {error}"
         ) from error
 
@@ -139,5 +145,3 @@ def _encoded(name: str, array: npt.NDArray[Any]) -> ResponseOutput:
     encoded = StringCodec.encode_output(name, [str(text) for text in array.ravel()])
     encoded.shape = list(array.shape)
     return encoded
-
-

@@ -111,7 +111,7 @@ class PackedRecord:
         """
         data = read_json(path)
         try:
-            tensors = {
+            tensors: dict[str, Any] = {
                 side: tuple(Tensor.from_json(entry) for entry in data[side])
                 for side in ("inputs", "outputs")
             }

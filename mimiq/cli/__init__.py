@@ -18,6 +18,7 @@ from mimiq.cli.inspecting import inspect_command
 from mimiq.cli.listing import models
 from mimiq.cli.making import distill, synthesize
 from mimiq.cli.measuring import evaluate_command
+from mimiq.cli.serving import check, pack
 
 _CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
@@ -39,6 +40,8 @@ for _command in (
     build,
     evaluate_command,
     bench,
+    pack,
+    check,
     inspect_command,
     models,
     doctor,

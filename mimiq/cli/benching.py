@@ -184,5 +184,5 @@ def _device_table(how: str, rows: Sequence[LatencyRow]) -> Any:
 
 def _name(path: Path, other: Path | None) -> str:
     """The path's last part, or the whole of it where the other's is the same."""
-    clash = other is not None and other.resolve().name == path.resolve().name
-    return str(path) if clash else path.resolve().name
+    clash = other is not None and other.absolute().name == path.absolute().name
+    return str(path) if clash else path.absolute().name

@@ -37,8 +37,8 @@ class _Listed(click.ParamType[tuple[Any, ...]]):
 
 
 def _batches(parts: list[str]) -> list[int]:
-    values = [int(part) for part in parts]
-    if min(values) < 1:
+    values = [int(part) for part in parts if parts != [""]]
+    if any(value < 1 for value in values):
         raise ValueError
     return list(dict.fromkeys(values))
 

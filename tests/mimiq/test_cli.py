@@ -60,8 +60,9 @@ class TestHelp:
         assert float(seconds) < 0.8
 
     def test_every_stage_is_listed_and_has_help(self) -> None:
-        assert main.list_commands(click.Context(main)) == STAGES
-        for stage in STAGES:
+        listed = main.list_commands(click.Context(main))
+        assert [stage for stage in listed if stage in STAGES] == STAGES
+        for stage in listed:
             answer = CliRunner().invoke(main, [stage, "--help"])
             assert answer.exit_code == 0
             assert "--json" in answer.stdout

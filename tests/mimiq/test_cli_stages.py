@@ -139,7 +139,7 @@ class TestMeasuring:
         monkeypatch.setattr(OnnxRuntimeSession, "run", turned)
         flags = ["--backend", "ort", "--against", "ort", "--batch-size", 40]
         answer = call("eval", bundle, heldout, *flags, exit_code=CheckFailed.exit_code)
-        assert "99.5 % were asked for" in answer.stderr
+        assert "99.50% were asked for" in answer.stderr
         call("eval", bundle, heldout, *flags, "--min-agreement", 0)
 
     def test_bench_alone_and_against_another(self, compile_digits: Compile) -> None:

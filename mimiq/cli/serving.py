@@ -1,0 +1,331 @@
+"""``pack`` and ``check``: from a bundle to an inference server, and a look at what it serves."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mimiq.cli import choices, options, preflight, values
+from mimiq.cli.failures import Command
+from mimiq.cli.output import print_json, show, shown, table, working
+from mimiq.cli.parameters import BATCHES, PATH
+from mimiq.errors import BadInput
+
+if TYPE_CHECKING:
+    from mimiq.runtime.bundle import Bundle
+    from mimiq.runtime.check import CheckResult
+    from mimiq.runtime.datasets import LabelledImages
+
+_IDENTITY = {
+    "same": "packed from this bundle",
+    "different": "packed from ANOTHER bundle",
+    "unknown": "the server does not say which bundle it was packed from",
+}
+
+
+@click.command(cls=Command, short_help="Make a model repository for Triton.")
+@click.argument("bundle", type=PATH)
+@options.option(
+    "Serving",
+    "--triton",
+    "repository",
+    type=PATH,
+    required=True,
+    metavar="REPO",
+    help="Folder of models, for Triton and for MLServer; made if need be.",
+)
+@options.option(
+    "Serving", "--name", metavar="NAME", help="Of the model; by default the bundle's folder's."
+)
+@options.option(
+    "Serving",
+    "--backend",
+    type=click.Choice(("onnxruntime", "tensorrt")),
+    default="onnxruntime",
+    show_default=True,
+    help="Serve the graph, or an engine that mimiq build --target trt made.",
+)
+@options.option(
+    "Serving",
+    "--instances",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="Copies of the model on each device.",
+)
+@options.option(
+    "Serving", "--gpu/--cpu", "gpu", default=None, help="Where it runs; by default what is there."
+)
+@options.option(
+    "Serving",
+    "--max-batch",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Images a batch at most; by default the engine's largest, or 64.",
+)
+@options.option(
+    "Serving",
+    "--preprocess",
+    is_flag=True,
+    help="Take uint8 (B, S, S, 3) pixels of the network's size; the graph normalises them.",
+)
+@options.option(
+    "Serving",
+    "--top-k",
+    type=click.IntRange(1),
+    metavar="K",
+    help="Also give the K likeliest classes, their probabilities and labels.",
+)
+@options.option(
+    "Serving",
+    "--accelerator",
+    type=click.Choice(("auto", "tensorrt", "openvino", "none")),
+    default="auto",
+    show_default=True,
+    help="Inside Triton's onnxruntime backend; auto is tensorrt with --gpu, else none.",
+)
+@options.say_options
+def pack(
+    bundle: Path,
+    repository: Path,
+    name: str | None,
+    backend: Any,
+    instances: int,
+    gpu: bool | None,
+    max_batch: int | None,
+    preprocess: bool,
+    top_k: int | None,
+    accelerator: Any,
+    say: choices.Say,
+) -> None:
+    """Add BUNDLE to a model repository, as the next version of a model.
+
+    No version is ever overwritten. Triton and MLServer both serve the repository as it is.
+    """
+    from mimiq.export.triton import PackOptions
+    from mimiq.export.triton import pack as pack_bundle
+    from mimiq.runtime.bundle import Bundle
+
+    opened = Bundle(bundle)
+    wanted = PackOptions(
+        backend=backend,
+        instances=instances,
+        device="auto" if gpu is None else "gpu" if gpu else "cpu",
+        max_batch=max_batch,
+        preprocess=preprocess,
+        top_k=top_k,
+        accelerator=accelerator,
+    )
+    with working():
+        packed = pack_bundle(opened, repository, name or _default_name(bundle), wanted)
+    if say.json:
+        print_json(packed.to_json())
+        return
+    record = packed.record
+    rows = [
+        ("model", f"{packed.folder.name}, version {packed.version}"),
+        ("serves", f"{record.file}, {record.precision}, by {record.backend}"),
+        *(("takes", tensor.text) for tensor in record.inputs),
+        *(("gives", tensor.text) for tensor in record.outputs),
+        ("batches", f"up to {record.max_batch} images"),
+    ]
+    show(table(("", ""), rows, f"{shown(packed.folder)}"), *(f"• {note}" for note in packed.notes))
+
+
+@click.command(cls=Command, short_help="Compare a served model with its bundle.")
+@options.option(
+    "Server", "--url", required=True, metavar="HOST:PORT", help="Of the inference server."
+)
+@options.option("Server", "--model", required=True, metavar="NAME", help="As the server has it.")
+@options.option(
+    "Server",
+    "--model-version",
+    "version",
+    default="",
+    metavar="N",
+    help="By default whichever the server serves.",
+)
+@options.option(
+    "Server",
+    "--protocol",
+    type=click.Choice(("http", "grpc")),
+    default="http",
+    show_default=True,
+    help="Of the Open Inference Protocol (V2).",
+)
+@options.option(
+    "Server",
+    "--timeout",
+    "timeout_s",
+    type=click.FloatRange(0, min_open=True),
+    default=60.0,
+    show_default=True,
+    help="Of every request, in seconds.",
+)
+@options.option(
+    "Measurement", "--bundle", type=PATH, required=True, help="What should be deployed."
+)
+@options.option(
+    "Measurement",
+    "--eval",
+    "evaluation",
+    type=PATH,
+    metavar="DIR",
+    help="Labelled images to compare on; by default generated ones.",
+)
+@options.limit_option
+@options.option(
+    "Measurement",
+    "--batch-size",
+    type=click.IntRange(1),
+    default=8,
+    show_default=True,
+    help="Images a request when comparing.",
+)
+@options.option(
+    "Measurement",
+    "--min-agreement",
+    type=click.FloatRange(0, 1),
+    default=0.995,
+    show_default=True,
+    help="Fail when a smaller share of the images gets the same top-1 as locally.",
+)
+@options.option(
+    "Measurement",
+    "--load",
+    type=BATCHES,
+    default="",
+    metavar="N,…",
+    help="Measure latency with so many clients at a time, e.g. 1,8,32.",
+)
+@options.option(
+    "Measurement",
+    "--seconds",
+    type=click.FloatRange(0, min_open=True),
+    default=5.0,
+    show_default=True,
+    help="To spend on each level of --load.",
+)
+@options.option(
+    "Measurement",
+    "--p99-ms",
+    type=click.FloatRange(0, min_open=True),
+    metavar="X",
+    help="Fail when the 99th percentile of the latency exceeds X milliseconds at any level.",
+)
+@options.backend_option
+@options.say_options
+def check(
+    url: str,
+    model: str,
+    version: str,
+    protocol: Any,
+    timeout_s: float,
+    bundle: Path,
+    evaluation: Path | None,
+    eval_limit: int | None,
+    batch_size: int,
+    min_agreement: float,
+    load: tuple[int, ...],
+    seconds: float,
+    p99_ms: float | None,
+    backend: str,
+    say: choices.Say,
+) -> None:
+    """Check that a server serves the model in a bundle, and how fast.
+
+    Its description is held against the manifest, its answers against those of the bundle on this
+    host. The exit code is 7 when the deployed model is not the compiled one, or misses a limit.
+    """
+    from mimiq.progress import Progress
+    from mimiq.runtime.bundle import Bundle
+    from mimiq.runtime.check import Wanted, check_server
+
+    if p99_ms is not None and not load:
+        raise BadInput("--p99-ms needs a load to be measured under.", "Add --load 1,8,32.")
+    opened = Bundle(bundle)
+    dataset, name = _dataset(opened, evaluation, eval_limit)
+    wanted = Wanted(
+        url=url,
+        model=model,
+        version=version,
+        protocol=protocol,
+        batch_size=batch_size,
+        load=load,
+        seconds=seconds,
+        min_agreement=min_agreement,
+        p99_ms=p99_ms,
+        timeout_s=timeout_s,
+    )
+    with working(), Progress(say.quiet).stage("check") as stage:
+        result = check_server(
+            opened,
+            wanted,
+            dataset,
+            name,
+            backend=backend,
+            progress=lambda done, total: stage.status(f"{done} of {total} images"),
+            status=stage.status,
+        )
+    if say.json:
+        print_json({"url": url, "bundle": str(bundle), **result.to_json()})
+    else:
+        _show(result)
+    result.require()
+
+
+def _dataset(
+    bundle: Bundle, folder: Path | None, limit: int | None
+) -> tuple[LabelledImages | None, str]:
+    if folder is not None:
+        preflight.require_folder(folder, "--eval", "a folder of labelled images")
+        return values.dataset_of(folder, bundle.num_classes, limit), str(folder)
+    if bundle.manifest["model"].get("architecture") != values.DIGITS:
+        return None, ""
+    from mimiq.models.digits import digits_heldout
+    from mimiq.runtime.datasets import InMemoryImages
+
+    pixels, labels = digits_heldout()
+    return InMemoryImages(pixels[:limit], labels[:limit], bundle.num_classes), "held-out digits"
+
+
+def _show(result: CheckResult) -> None:
+    served = result.served
+    rows: list[tuple[str, str]] = [
+        ("version", result.version or ", ".join(served.versions) or "–"),
+        ("platform", served.platform),
+        *(("takes", tensor.text) for tensor in served.inputs),
+        *(("gives", tensor.text) for tensor in served.outputs),
+        ("bundle", _IDENTITY[result.identity]),
+    ]
+    if result.comparison is not None:
+        comparison = result.comparison
+        rows.append(
+            ("same top-1", f"{comparison.agreement:.2%} of {comparison.count}, {result.dataset}")
+        )
+        if result.dataset != "generated images":
+            ours, theirs = comparison.accuracy.top1, comparison.reference.top1
+            rows.append(("top-1", f"{ours:.2f} %; the bundle on this host: {theirs:.2f} %"))
+        rows.append(("largest |Δ logit|", f"{comparison.max_logit_difference:.3g}"))
+    show(table(("", ""), rows, served.name))
+    if result.load:
+        headings = ("clients", "p50 ms", "p90 ms", "p99 ms", "images/s", "requests")
+        figures = [
+            (
+                row.clients,
+                *(f"{ms:.2f}" for ms in (row.p50_ms, row.p90_ms, row.p99_ms)),
+                f"{row.throughput:.1f}",
+                row.requests,
+            )
+            for row in result.load
+        ]
+        show("", table(headings, figures))
+    show("FAILED" if result.failures else "The deployed model is the compiled one.")
+
+
+def _default_name(bundle: Path) -> str:
+    stem = bundle.resolve().name.removesuffix(".mimiq")
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", stem).lstrip("-.") or "model"

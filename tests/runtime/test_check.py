@@ -1,0 +1,185 @@
+"""The check of a deployed model, as far as it needs no server; see tests/test_serving.py."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from dataclasses import replace
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from runtime_models import CLASSES, SIZE, MakeBundle
+
+from mimiq.errors import BadInput, CheckFailed, EnvironmentLacks
+from mimiq.runtime.check import (
+    CheckResult,
+    Wanted,
+    check_server,
+    metadata_differences,
+    probe_images,
+    to_pixels,
+)
+from mimiq.runtime.load import put_under_load
+from mimiq.runtime.opening import open_bundle
+from mimiq.runtime.packed import Tensor
+from mimiq.runtime.preprocessing import Preprocessing
+from mimiq.runtime.v2_client import ServedModel, V2Client
+
+needs_client = pytest.mark.skipif(
+    find_spec("tritonclient") is None, reason="not installed: tritonclient"
+)
+IMAGES = Tensor("images", "FP32", (3, SIZE, SIZE))
+LOGITS = Tensor("logits", "FP32", (CLASSES,))
+SERVED = ServedModel("net", "onnxruntime_onnx", ("1",), (IMAGES,), (LOGITS,), {})
+
+
+def test_what_the_manifest_says_is_no_difference(make_bundle: MakeBundle) -> None:
+    bundle = make_bundle()
+    pixels = Tensor("pixels", "UINT8", (SIZE, SIZE, 3))
+    top = Tensor("top_classes", "INT64", (5,))
+    for served in (
+        SERVED,
+        replace(SERVED, inputs=(pixels,)),
+        replace(SERVED, outputs=(LOGITS, top)),
+    ):
+        assert metadata_differences(bundle, served) == []
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"inputs": (replace(IMAGES, name="input"),)},
+        {"inputs": (replace(IMAGES, datatype="FP16"),)},
+        {"inputs": (replace(IMAGES, shape=(3, SIZE, SIZE + 1)),)},
+        {"inputs": (IMAGES, IMAGES)},
+        {"inputs": (Tensor("pixels", "UINT8", (SIZE + 1, SIZE, 3)),)},
+        {"outputs": (replace(LOGITS, shape=(CLASSES + 1,)),)},
+        {"outputs": (replace(LOGITS, name="scores"),)},
+        {"outputs": ()},
+    ],
+)
+def test_every_other_description_is_one(make_bundle: MakeBundle, change: dict[str, Any]) -> None:
+    (failure,) = metadata_differences(make_bundle(), replace(SERVED, **change))
+    assert "the bundle" in failure
+
+
+def test_probes_are_the_same_each_time_and_the_bundle_is_sure_of_them(
+    make_bundle: MakeBundle,
+) -> None:
+    bundle = make_bundle()
+    with open_bundle(bundle, "ort") as session:
+        first = probe_images(session, bundle.preprocessing)
+        second = probe_images(session, bundle.preprocessing)
+        logits = session.run(first.images)
+    np.testing.assert_array_equal(first.images, second.images)
+    assert len(first) == 64
+    np.testing.assert_array_equal(logits.argmax(1), first.labels)
+    assert len(set(first.labels.tolist())) > 1
+    ordered = np.sort(logits, axis=1)
+    assert (ordered[:, -1] - ordered[:, -2]).min() > 0.02 * logits.std()
+
+
+def test_pixels_come_back_exactly() -> None:
+    preprocessing = Preprocessing(image_size=16, crop_pct=1.0)
+    pixels = np.arange(16 * 16 * 3, dtype=np.uint32).astype(np.uint8).reshape(1, 16, 16, 3)
+    np.testing.assert_array_equal(to_pixels(preprocessing.normalize(pixels), preprocessing), pixels)
+
+
+def test_failures_become_one_error() -> None:
+    result = CheckResult(SERVED, "images")
+    result.require()
+    result.failures += ["One.", "Two."]
+    with pytest.raises(CheckFailed, match=r"net failed the check: One\. Two\."):
+        result.require()
+    assert result.to_json()["passed"] is False
+
+
+def test_load_counts_clients_requests_and_wrong_answers() -> None:
+    lock, active, most = threading.Lock(), [0], [0]
+    closed = []
+
+    def connect() -> tuple[Any, Any]:
+        def ask(number: int) -> bool:
+            with lock:
+                active[0] += 1
+                most[0] = max(most[0], active[0])
+            threading.Event().wait(0.002)
+            with lock:
+                active[0] -= 1
+            return number % 2 == 0
+
+        return ask, lambda: closed.append(1)
+
+    rows = put_under_load(connect, (1, 4), 0.2)
+    assert [row.clients for row in rows] == [1, 4]
+    assert most[0] == 4
+    assert len(closed) == 5
+    for row in rows:
+        assert 2.0 <= row.p50_ms <= row.p90_ms <= row.p99_ms
+        assert row.throughput <= row.clients * 1000 / 2.0 + 1
+        assert 0 < row.wrong < row.requests or row.requests == 1
+
+
+def test_one_client_that_fails_ends_the_load() -> None:
+    asked = []
+
+    def connect() -> tuple[Any, Any]:
+        def ask(number: int) -> bool:
+            asked.append(number)
+            if len(asked) > 20:
+                raise EnvironmentLacks("gone", "")
+            return True
+
+        return ask, lambda: None
+
+    with pytest.raises(EnvironmentLacks, match="gone"):
+        put_under_load(connect, (3,), 60)
+
+
+@pytest.mark.parametrize("clients", [(), (0,), (257,)])
+def test_load_out_of_range(clients: tuple[int, ...]) -> None:
+    with pytest.raises(BadInput, match="out of range"):
+        put_under_load(lambda: (lambda _: True, lambda: None), clients, 1)
+
+
+@needs_client
+@pytest.mark.parametrize("url", ["localhost", "http://localhost:1/", "localhost:0", ":8000"])
+def test_no_address(url: str) -> None:
+    with pytest.raises(BadInput, match="is no address"):
+        V2Client(url)
+
+
+@needs_client
+@pytest.mark.parametrize("protocol", ["http", "grpc"])
+def test_nobody_listens(make_bundle: MakeBundle, protocol: Any) -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        wanted = Wanted(f"127.0.0.1:{unused.getsockname()[1]}", "net", protocol=protocol)
+    with pytest.raises(EnvironmentLacks, match=f"No {protocol} inference server answers"):
+        check_server(make_bundle(), replace(wanted, timeout_s=5))
+
+
+@needs_client
+@pytest.mark.parametrize("protocol", ["http", "grpc"])
+def test_a_server_that_never_answers(make_bundle: MakeBundle, protocol: Any) -> None:
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        url = f"127.0.0.1:{silent.getsockname()[1]}"
+        wanted = Wanted(url, "net", protocol=protocol, timeout_s=0.5)
+        with pytest.raises(EnvironmentLacks, match="inference server answers"):
+            check_server(make_bundle(), wanted)
+
+
+def test_a_limit_without_load_is_refused(make_bundle: MakeBundle) -> None:
+    from mimiq.cli import main
+
+    answer = CliRunner().invoke(
+        main,
+        ["check", "--url", "h:1", "--model", "m", "--bundle", "b", "--p99-ms", "5"],
+    )
+    assert answer.exit_code == 2
+    assert "--p99-ms needs a load" in answer.stderr

@@ -1,0 +1,112 @@
+"""The wheel without extras opens and runs a bundle, without torch, timm and onnx."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+import pytest
+from compiled import INT8, Compile
+
+ROOT = Path(__file__).parents[1]
+_ABSENT = ("torch", "timm", "onnx", "onnx_ir", "onnxscript", "tritonclient", "mlserver")
+_PIP_S = 600
+
+_PROGRAM = """
+import time
+start = time.perf_counter()
+import mimiq.runtime
+bundle = mimiq.runtime.Bundle({bundle!r})
+session = mimiq.runtime.open_bundle(bundle)
+import numpy
+pixels = numpy.zeros((1, *[bundle.preprocessing.image_size] * 2, 3), numpy.uint8)
+logits = session.run(pixels)
+seconds = time.perf_counter() - start
+import importlib.util, json, sys
+absent = {absent!r}
+print(json.dumps({{
+    "seconds": seconds,
+    "logits": logits.tolist(),
+    "found": [name for name in absent if importlib.util.find_spec(name)],
+    "loaded": [name for name in absent if name in sys.modules],
+    "where": mimiq.runtime.__file__,
+}}))
+"""
+
+
+def _run(*command: object, **options: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [str(part) for part in command],
+        capture_output=True,
+        text=True,
+        timeout=_PIP_S,
+        check=False,
+        **options,  # type: ignore[call-overload]
+    )
+
+
+@pytest.fixture(scope="module")
+def slim(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The Python of a fresh environment that holds the built wheel and what it requires."""
+    folder = tmp_path_factory.mktemp("slim")
+    # A copy, for building leaves its traces in the source tree.
+    source = folder / "source"
+    source.mkdir()
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copyfile(ROOT / name, source / name)
+    for name in ("mimiq", "calibrate", "export", "runtime"):
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+    built = _run(
+        *(sys.executable, "-m", "pip", "wheel", "--no-deps", "--quiet"),
+        *("--wheel-dir", folder / "wheels", source),
+    )
+    if built.returncode:
+        pytest.skip(f"pip cannot build the wheel here: {built.stderr.strip()[-300:]}")
+    (wheel,) = (folder / "wheels").glob("mimiq-*.whl")
+    venv.create(folder / "environment", with_pip=True)
+    python = folder / "environment" / ("Scripts" if os.name == "nt" else "bin") / "python"
+    installed = _run(python, "-m", "pip", "install", "--quiet", wheel)
+    if installed.returncode:
+        pytest.skip(f"pip cannot install here: {installed.stderr.strip()[-300:]}")
+    return python
+
+
+@pytest.mark.slow
+def test_a_bundle_runs_on_a_host_without_the_compiler(
+    slim: Path, compile_digits: Compile, tmp_path: Path
+) -> None:
+    from mimiq.runtime import Bundle, open_bundle
+
+    path = compile_digits(*INT8).path
+    program = _PROGRAM.format(bundle=str(path), absent=_ABSENT)
+    # Isolated, and elsewhere: the checkout must not be what is imported.
+    answer = _run(slim, "-I", "-c", program, cwd=tmp_path)
+    assert answer.returncode == 0, answer.stderr
+    result = json.loads(answer.stdout.splitlines()[-1])
+    assert result["found"] == []
+    assert result["loaded"] == []
+    assert str(ROOT) not in result["where"]
+    with open_bundle(Bundle(path)) as session:
+        import numpy as np
+
+        size = session.input_shape[-1]
+        expected = session.run(np.zeros((1, size, size, 3), np.uint8))
+    np.testing.assert_allclose(result["logits"], expected, atol=1e-4)
+    again = json.loads(_run(slim, "-I", "-c", program, cwd=tmp_path).stdout.splitlines()[-1])
+    print(f"import to first inference: {result['seconds']:.2f} s, again {again['seconds']:.2f} s")
+
+
+@pytest.mark.slow
+def test_the_command_line_names_the_missing_extra(slim: Path, tmp_path: Path) -> None:
+    command = slim.with_name("mimiq")
+    answer = _run(command, "--help", cwd=tmp_path)
+    assert answer.returncode == 0, answer.stderr
+    answer = _run(command, "synthesize", "digits", "-o", tmp_path / "images", cwd=tmp_path)
+    assert answer.returncode == 6
+    assert "mimiq[compile]" in answer.stderr
+    assert "Traceback" not in answer.stderr
