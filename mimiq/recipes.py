@@ -58,7 +58,7 @@ _DISTILLATION = {
     "gpu": DistillationRecipe(
         name="gpu", steps=4000, batch_size=32, lr_weights=4e-4, lr_scales=2e-3, views=_VIEWS
     ),
-    "cpu": DistillationRecipe(name="cpu", steps=400, lr_weights=4e-4, lr_scales=2e-3, views=_VIEWS),
+    "cpu": DistillationRecipe(name="cpu", steps=250, lr_weights=4e-4, lr_scales=2e-3, views=_VIEWS),
     "tiny": DistillationRecipe(name="tiny", steps=300, views=_VIEWS, lr_weights=2e-4),
 }
 
@@ -91,7 +91,12 @@ def _fitted(recipe: DistillationRecipe, precision: Precision) -> DistillationRec
     weight_bits = precision.linear.weight_bits or 16
     activation_bits = precision.linear.activation_bits or 16
     if min(weight_bits, activation_bits) >= 8:
-        return replace(recipe, steps=recipe.steps // 4, lr_weights=recipe.lr_weights / 20)
+        return replace(
+            recipe,
+            steps=min(recipe.steps, 200),
+            lr_weights=recipe.lr_weights / 40,
+            lr_scales=recipe.lr_scales / 2,
+        )
     if activation_bits <= 5:
         return replace(recipe, lr_scales=recipe.lr_scales * 2)
     return recipe

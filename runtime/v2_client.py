@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
+import numpy as np
 import numpy.typing as npt
 
 from mimiq.errors import BadInput, CheckFailed, EnvironmentLacks, missing_extra
@@ -42,7 +43,7 @@ class ServedModel:
 
 @dataclass(frozen=True)
 class Answer:
-    """One answer: arrays by output name, and the parameters that came with it."""
+    """One answer: arrays by output name (texts as bytes), and the parameters that came with it."""
 
     outputs: dict[str, npt.NDArray[Any]]
     version: str
@@ -151,6 +152,8 @@ class V2Client:
                     f"The server at {self.url} left out the output {key!r} of {name}.",
                     "Look at the server's log.",
                 )
+            if value.dtype == object:  # texts come as bytes over gRPC, as str in JSON
+                arrays[key] = np.vectorize(_as_bytes, otypes=[object])(value)
         response = result.get_response()
         if isinstance(response, dict):
             version, parameters = response.get("model_version", ""), response.get("parameters")
@@ -238,6 +241,10 @@ def _tensors(found: Any) -> tuple[Tensor, ...]:
         Tensor(entry["name"], entry["datatype"], tuple(int(n) for n in entry["shape"][1:]))
         for entry in found or ()
     )
+
+
+def _as_bytes(text: Any) -> bytes:
+    return text if isinstance(text, bytes) else str(text).encode("utf-8")
 
 
 def _short(text: str) -> str:

@@ -226,6 +226,9 @@ def test_soak_no_answer_is_lost_crossed_or_wrong(server: Server, bundle: Path) -
         answered = refused = 0
         with V2Client(server.url(protocol), protocol) as client:
             for number in range(SOAK_REQUESTS):
+                if number == SOAK_REQUESTS // 2:
+                    halfway.wait()
+                    memory.append(server.memory())
                 if number % every == 1:
                     with pytest.raises(RequestRefused, match="takes"):
                         client.infer("digits", _malformed(number // every), ["logits"])
@@ -236,9 +239,6 @@ def test_soak_no_answer_is_lost_crossed_or_wrong(server: Server, bundle: Path) -
                 np.testing.assert_allclose(answer.outputs["logits"], expected[places], atol=1e-4)
                 assert answer.parameters["mimiq_manifest_sha256"] == opened.digest
                 answered += 1
-                if number == SOAK_REQUESTS // 2:
-                    halfway.wait()
-                    memory.append(server.memory())
         return answered, refused
 
     with ThreadPoolExecutor(2) as pool:

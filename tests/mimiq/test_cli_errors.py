@@ -330,7 +330,14 @@ class TestFullDisk:
 
 def interrupted_once(command: list[str], is_time: Callable[[], bool]) -> tuple[int, str]:
     """Run a command and press Ctrl-C when it is time: its exit status and standard error."""
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        # A run in the background inherits that Ctrl-C is ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     deadline = time.monotonic() + 240
     while not is_time() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)
