@@ -1,5 +1,6 @@
 """From a bundle to a model repository that Triton Inference Server and MLServer serve."""
 
-from mimiq.export.triton.repository import Packed, PackOptions, pack
+from mimiq.export.triton.plan import PackOptions
+from mimiq.export.triton.repository import Packed, pack
 
 __all__ = ["PackOptions", "Packed", "pack"]

@@ -42,6 +42,7 @@ _DISTRIBUTIONS = (
     "pycuda",
 )
 _LEAST_FREE_BYTES = 2**30
+_NO_ONNX_RUNTIME = "onnxruntime is not installed."
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,9 @@ def examine(cache_dir: Path | None = None) -> dict[str, Any]:
     backends, targets = runnable(), buildable()
     cache = describe_cache(cache_dir or default_cache_dir())
     abilities = [*backends, *targets]
-    steps = [ability.next_step for ability in abilities if ability.next_step]
+    steps = [
+        f"For {ability.title}: {ability.next_step}" for ability in abilities if ability.next_step
+    ]
     steps += cache["next_steps"]
     return {
         "python": sys.version.split()[0],
@@ -146,7 +149,9 @@ def _ability(name: str, title: str, why_not: Callable[[], str | None]) -> Abilit
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
     extra = re.search(r"extra '(\w+)'", reason)
     if extra is not None:
-        step = f"Install it with: pip install 'mimiq[{extra[1]}]'"
+        step = f"pip install 'mimiq[{extra[1]}]'"
+    elif reason == _NO_ONNX_RUNTIME:
+        step = "pip install onnxruntime-gpu (or onnxruntime)"
     if name == "trt" and not cuda_driver_present():
         step = ""  # installing it would not help
     return Ability(name, title, not reason, reason, step)
@@ -169,7 +174,7 @@ def _why_not_build(product: Any) -> Callable[[], str | None]:
 
 def _why_not_ort() -> str | None:
     if importlib.util.find_spec("onnxruntime") is None:
-        return "onnxruntime is not installed."
+        return _NO_ONNX_RUNTIME
     importlib.import_module("onnxruntime")
     return None
 

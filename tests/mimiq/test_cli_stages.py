@@ -6,6 +6,7 @@ import contextlib
 import json
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -252,6 +253,20 @@ class TestBuilding:
             add_engine(Bundle(bundle), EngineChoice("rtx", False), Progress(quiet=True))
         assert "is complete but for this engine" in caught.value.next_step
         assert "mimiq build" in caught.value.next_step
+
+    def test_accepted_fallbacks_stand_in_the_report(self, bundle: Path) -> None:
+        from mimiq.cli.compiling import _with_fallbacks
+        from mimiq.export.tensorrt.engines import build_for_bundle
+        from mimiq.export.tensorrt.proof import Fallback
+        from mimiq.runtime import Bundle
+
+        built = build_for_bundle(Bundle(bundle), "rtx")
+        assert _with_fallbacks(built.bundle, built) is built.bundle
+        lost = replace(built.proof, fallbacks=(Fallback("head", "int8", "half", "no Q/DQ"),))
+        written = _with_fallbacks(built.bundle, replace(built, proof=lost))
+        assert written.report is not None
+        (line,) = written.report["fallbacks"]
+        assert line == "engines/rtx.plan: head: wanted int8, runs as half (no Q/DQ)"
 
     def test_onnx_runtime_needs_none(self, bundle: Path) -> None:
         arguments = ["build", bundle, "--target", "ort"]

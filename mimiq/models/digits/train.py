@@ -148,7 +148,7 @@ def train(images: Images, labels: Labels, epochs: int = EPOCHS, seed: int = SEED
             logits = module(augment(inputs[batch], generator))
             loss = F.cross_entropy(logits, targets[batch], label_smoothing=LABEL_SMOOTHING)
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             nn.utils.clip_grad_norm_(module.parameters(), 1.0)
             optimizer.step()
             schedule.step()
