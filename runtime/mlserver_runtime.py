@@ -52,7 +52,7 @@ class _Served(Protocol):
     def close(self) -> None: ...
 
 
-class MimiqRuntime(MLModel):
+class MimiqRuntime(MLModel):  # type: ignore[misc]  # MLServer ships no types
     """A bundle or packed model as a model of MLServer; ``parameters.uri`` is its folder.
 
     Each answer carries the parameter ``mimiq_manifest_sha256``: which bundle gave it. A malformed
