@@ -172,6 +172,11 @@ def table(result: dict[str, Any]) -> str:
         for name in names
     )
     lines.append("| **mean** | " + " | ".join(means) + " |")
+    if REAL in similarity:
+        real = np.array(similarity[REAL]["per_block"])
+        distances = (np.array(similarity[name]["per_block"]) - real for name in names)
+        cells = (f"{np.sqrt(np.mean(distance**2)):.3f}" for distance in distances)
+        lines.append("| distance to real, RMS over blocks | " + " | ".join(cells) + " |")
     confidence = (f"{similarity[name]['confidence']:.2f}" for name in names)
     lines.append("| confidence | " + " | ".join(confidence) + " |")
     return "\n".join(lines) + "\n"
