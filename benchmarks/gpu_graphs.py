@@ -12,7 +12,7 @@ from mimiq.runtime.preprocessing import Preprocessing
 VARIANTS = {
     "fp16": "weights and activations in half",
     "int8": "W8A8, attention in int8",
-    "int8-split": "the same with split weight scales, so that products write half",
+    "int8-wide": "the same with weight scales in one piece, so that products write fp32",
     "w4": "INT4 weights in blocks, half activations",
     "w4a8": "W4A8, the 4-bit weights carried as int8",
     "w4a8-int4": "W4A8, the weights stored as INT4",
@@ -55,8 +55,6 @@ def prepare(name: str, folder: Path, weights: Path | None) -> Prepared:
     import torch
 
     from mimiq.export.forms import to_fp16
-    from mimiq.export.graph import load, save
-    from mimiq.export.tensorrt.split_scales import SplitWeightScales
     from mimiq.export.torch_onnx import export_onnx
     from mimiq.models import load_model, quantizable_layers
     from mimiq.precision import int4, int8, largest_block, weight_only
@@ -89,9 +87,8 @@ def prepare(name: str, folder: Path, weights: Path | None) -> Prepared:
 
     put("fp16", model.module, keep="fp32")
     put("int8", quantize(model, int8(), images, recipe).module, keep="int8-fp32")
-    split = load(folder / graphs["int8"])
-    SplitWeightScales()(split)
-    graphs["int8-split"] = save(split, folder / f"{name}-int8-split.fp16.onnx").name
+    wide = folder / f"{name}-int8-wide.fp16.onnx"
+    graphs["int8-wide"] = to_fp16(folder / graphs["int8-fp32"], wide, split_scales=False).name
     put("w4", quantize(model, weight_only(4, block), images, recipe).module)
     four = quantize(model, int4(), images, recipe).module
     put("w4a8", four)

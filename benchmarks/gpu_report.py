@@ -11,10 +11,10 @@ from gpu_graphs import VARIANTS, Prepared
 # Bytes of a weight, of an activation that a product reads, of one that it writes.
 _SIZES = {
     "fp16": (2.0, 2, 2),
-    "int8": (1.0, 1, 4),
-    "int8-split": (1.0, 1, 2),
+    "int8": (1.0, 1, 2),
+    "int8-wide": (1.0, 1, 4),
     "w4": (0.5, 2, 2),
-    "w4a8": (1.0, 1, 4),
+    "w4a8": (1.0, 1, 2),
     "w4a8-int4": (0.5, 1, 4),
 }
 _HALF = ("fp16", "w4")  # the others multiply int8

@@ -9,22 +9,27 @@ from mimiq.export.graph import load, save
 from mimiq.export.passes.int4_carrier import Int4ToInt8Carrier
 
 
-def to_fp16(source: str | Path, path: str | Path, *, int8_carrier: bool = True) -> Path:
-    """Write the half-precision form that TensorRT builds best; see :class:`passes.half.ToHalf`.
+def to_fp16(
+    source: str | Path, path: str | Path, *, int8_carrier: bool = True, split_scales: bool = True
+) -> Path:
+    """Write the half-precision form that TensorRT builds best: :func:`passes.half_precision`.
 
-    The integers and scales of quantised layers are those of ``source``.
+    The integers of quantised Linears are those of ``source``, and so are their scales, to half's
+    precision where they are split in two (:class:`passes.split_scales.SplitWeightScales`).
 
     Args:
         source: a graph of :func:`mimiq.export.torch_onnx.export_onnx`, quantised or not.
         path: where to write.
         int8_carrier: store per-channel 4-bit weights as INT8. Twice their bytes, but no kernel
             that unpacks them before each product.
+        split_scales: let quantised Linears write half; otherwise each is an island of fp32.
 
     Raises:
         UnsupportedModel: for a node whose half-precision form is not known.
         BadInput: when ``source`` cannot be read or ``path`` not be written.
     """
-    return save(passes.run(load(source), passes.half_precision(int8_carrier=int8_carrier)), path)
+    steps = passes.half_precision(int8_carrier=int8_carrier, split_scales=split_scales)
+    return save(passes.run(load(source), steps), path)
 
 
 def to_int8_carrier(source: str | Path, path: str | Path) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import onnx_ir as ir
 
 from mimiq.export.attention import activation_qdq
@@ -12,6 +13,7 @@ from mimiq.export.graph import (
     Array,
     array,
     constant,
+    consumers,
     int_attribute,
     nodes_of,
     producer,
@@ -69,6 +71,19 @@ class Linear:
         return "per channel" if axis == self.output_axis else "along K"
 
     @property
+    def ratios(self) -> ir.Value | None:
+        """What each channel's scale is of the weight's one scale, multiplied behind the product.
+
+        As :class:`mimiq.export.passes.split_scales.SplitWeightScales` leaves it; None elsewhere.
+        """
+        readers = consumers(self.node.outputs[0], "Mul")
+        if self.granularity != "per tensor" or len(readers) != 1:
+            return None
+        value = readers[0].inputs[1]
+        data = array(value)
+        return value if data is not None and data.ndim == 1 else None
+
+    @property
     def inputs(self) -> int | None:
         """K: how many products are summed for one output."""
         shape = shape_of(self.stored)
@@ -78,6 +93,27 @@ class Linear:
         for axis, dim in enumerate(shape):
             size *= 1 if axis == self.output_axis or dim is None else dim
         return size
+
+    @property
+    def largest_sum(self) -> float | None:
+        """The largest sum of integers that any int8 input gives: 128 · max over channels of Σ|w|.
+
+        Exact, as an input may be -128 at every negative weight. None where weights are not stored
+        as integers.
+        """
+        integers = None if self.weight is None else array(self.stored)
+        if integers is None:
+            return None
+        axes = tuple(axis for axis in range(integers.ndim) if axis != self.output_axis)
+        return 128.0 * float(np.abs(integers.astype(np.int64)).sum(axis=axes).max())
+
+    @property
+    def largest_output(self) -> float | None:
+        """As :attr:`largest_sum`, under the activation's scale and the weight's largest."""
+        step = None if self.activation is None else array(self.activation.inputs[1])
+        if self.largest_sum is None or self.scale is None or step is None:
+            return None
+        return self.largest_sum * float(step.max()) * float(self.scale.max())
 
 
 def find_linears(model: ir.Model) -> list[Linear]:

@@ -12,8 +12,7 @@ import numpy as np
 import onnx_ir as ir
 
 from mimiq.export.findings import Finding, Subject, is_half, name_of
-from mimiq.export.graph import DEQUANTIZE, QUANTIZE, array, constant, int_attribute, producer
-from mimiq.export.linears import Linear
+from mimiq.export.graph import DEQUANTIZE, QUANTIZE, array, int_attribute, producer
 
 _FP8 = frozenset({"FLOAT8E4M3FN", "FLOAT8E4M3FNUZ", "FLOAT8E5M2", "FLOAT8E5M2FNUZ"})
 _TENSORRT_INTEGERS = frozenset({"INT8", "INT4", "FLOAT8E4M3FN", "FLOAT4E2M1"})
@@ -220,23 +219,25 @@ def half_quantized(subject: Subject) -> Iterator[Finding]:
 def half_accumulation(subject: Subject) -> Iterator[Finding]:
     """Integer sums pass through half before their scale in an fp16 Linear. Read from plans.
 
-    The plan holds int8 × int8 → half with the scale after it, so a sum beyond 65504 is lost.
-    Inferred from the plan, not run on a GPU. The bound is exact: 128 · max over channels of Σ|w|.
+    With a scale per channel the plan holds int8 × int8 → half with the scale after it, so a sum
+    beyond 65504 is lost; a single scale is part of the product, and its result is what half must
+    hold. Inferred from plans, not run on a GPU. The bounds are exact.
     """
     for linear in subject.linears:
         if linear.activation is None or linear.weight is None or linear.block_size:
             continue
         if not is_half(linear.weight.outputs[0]):
             continue
-        bound = _largest_sum(linear)
+        scaled = linear.granularity == "per tensor"
+        bound = linear.largest_output if scaled else linear.largest_sum
         if bound is not None and bound > _HALF_MAX:
             yield Finding(
                 "half-accumulation",
                 linear.name,
                 "overflows",
-                f"Its integer sums can reach {bound:.0f} before they are scaled, and half holds "
-                f"{_HALF_MAX:.0f}.",
-                "Convert with mimiq.export.to_fp16, which keeps quantised Linears in fp32.",
+                f"Its integer sums can reach {bound:.0f} {'after' if scaled else 'before'} they "
+                f"are scaled, and half holds {_HALF_MAX:.0f}.",
+                "Convert with mimiq.export.to_fp16, which keeps such Linears in fp32.",
             )
 
 
@@ -337,15 +338,6 @@ def _quantized_type(node: ir.Node) -> ir.DataType | None:
     if len(node.inputs) > 2 and node.inputs[2] is not None:
         return node.inputs[2].dtype
     return ir.DataType(int_attribute(node, "output_dtype", 0) or ir.DataType.UINT8.value)
-
-
-def _largest_sum(linear: Linear) -> float | None:
-    stored = constant(linear.stored)
-    if stored is None:
-        return None
-    integers = np.abs(stored.numpy().astype(np.int64))
-    axes = tuple(axis for axis in range(integers.ndim) if axis != linear.output_axis)
-    return 128.0 * float(integers.sum(axis=axes).max())
 
 
 def _capabilities(subject: Subject) -> list[tuple[str, tuple[int, int]]]:

@@ -37,6 +37,7 @@ def summarize(model: str | Path | ir.Model) -> dict[str, Any]:
         if tensor is not None:
             weights[tensor.dtype.name.lower()] += tensor.nbytes
     scales = {value for linear in linears if linear.weight and (value := linear.weight.inputs[1])}
+    scales |= {value for linear in linears if (value := linear.ratios)}
     initializers = graph.graph.initializers.values()
     return {
         "layers": dict(Counter(describe(linear) for linear in linears)),
@@ -58,7 +59,8 @@ def describe(linear: Linear) -> str:
     stored = linear.stored
     weight = stored.dtype.name.lower() if stored is not None and stored.dtype else "unknown"
     if linear.weight is not None:
-        weight = f"{weight} {linear.granularity}"
+        split = linear.ratios is not None  # one scale before the product, their ratios behind it
+        weight = f"{weight} {'per channel, split' if split else linear.granularity}"
     value = (linear.activation or linear.node).inputs[0]
     activation = value.dtype.name.lower() if value is not None and value.dtype else "unknown"
     return f"{linear.node.op_type} {weight} × {activation}"

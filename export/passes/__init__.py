@@ -8,12 +8,14 @@ import onnx_ir as ir
 
 from mimiq.export.passes.activations import LowerActivations
 from mimiq.export.passes.clean import Clean
+from mimiq.export.passes.conv_weights import DequantizeConvWeights
 from mimiq.export.passes.gemm import GemmToMatMul
 from mimiq.export.passes.half import ToHalf
 from mimiq.export.passes.int4_carrier import Int4ToInt8Carrier
 from mimiq.export.passes.key_transpose import TransposeBeforeQuantize
 from mimiq.export.passes.metadata import SetMetadata
 from mimiq.export.passes.names import NameAfterModules
+from mimiq.export.passes.split_scales import SplitWeightScales
 from mimiq.export.passes.transpose import FoldWeightTransposes
 from mimiq.export.passes.weights import LowerWeights
 
@@ -32,14 +34,18 @@ def lowering(metadata: Mapping[str, str]) -> tuple[ir.passes.InPlacePass, ...]:
     )
 
 
-def half_precision(*, int8_carrier: bool = True) -> tuple[ir.passes.InPlacePass, ...]:
+def half_precision(
+    *, int8_carrier: bool = True, split_scales: bool = True
+) -> tuple[ir.passes.InPlacePass, ...]:
     """From the shipped graph to what TensorRT builds fastest.
 
     Args:
         int8_carrier: store per-channel 4-bit weights as INT8, see :class:`Int4ToInt8Carrier`.
+        split_scales: let quantised Linears write half, see :class:`SplitWeightScales`.
     """
     carrier = (Int4ToInt8Carrier(),) if int8_carrier else ()
-    return (*carrier, ToHalf(), Clean())
+    split = (SplitWeightScales(),) if split_scales else ()
+    return (*carrier, DequantizeConvWeights(), ToHalf(), *split, Clean())
 
 
 def run(model: ir.Model, passes: Iterable[ir.passes.InPlacePass]) -> ir.Model:

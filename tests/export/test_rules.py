@@ -173,10 +173,11 @@ def test_blocks_that_do_not_divide_the_inputs_are_refused(target: str) -> None:
 def test_turing_has_no_float_products_and_no_int4(
     exported: Export, capability: tuple[str, ...], kept: bool, tmp_path: Path
 ) -> None:
-    for label in ("w8a8", "w4a16-b32"):
-        model = half(exported, label, tmp_path)
+    for model in (load(exported("w8a8").path), half(exported, "w4a16-b32", tmp_path)):
         rules = found(model, compute_capabilities=capability)
         assert (("turing", "refused") not in rules) == kept
+    rules = found(half(exported, "w8a8", tmp_path), compute_capabilities=capability)
+    assert ("turing", "refused") not in rules  # its products are half
 
 
 @pytest.mark.parametrize(
@@ -273,6 +274,18 @@ def test_half_accumulation_is_judged_by_the_weights_themselves() -> None:
     stored = model.graph.initializers["w"]
     stored.const_value = ir.tensor(np.full((8, 4), 127, np.int8), name="w")
     assert ("half-accumulation", "overflows") in found(model)
+
+
+def test_a_single_scale_is_part_of_the_product() -> None:
+    """What half must hold is then the scaled sum: 128 · 8 · 127 · 0.1 · scale."""
+    for scale, fits in ((5.0, True), (5.1, False)):
+        model = product(scale=np.asarray(scale, np.float32))
+        stored = model.graph.initializers["w"]
+        stored.const_value = ir.tensor(np.full((8, 4), 127, np.int8), name="w")
+        for value in nodes_of(model, "MatMul")[0].inputs:
+            assert value is not None
+            value.type = ir.TensorType(ir.DataType.FLOAT16)
+        assert (("half-accumulation", "overflows") not in found(model)) == fits
 
 
 def test_int4_weights_under_int8_activations() -> None:

@@ -34,8 +34,8 @@ def test_bounds() -> None:
     # At batch 1 the bytes decide, most of them the weights'.
     one = {variant: roofline_ms(base, variant, 1, CEILINGS) or 0 for variant in VARIANTS}
     assert one["w4"] < 0.6 * one["fp16"]
-    assert one["int8-split"] < 0.6 * one["fp16"]
-    assert one["int8-split"] < one["int8"] < one["fp16"]
+    assert one["int8"] < 0.6 * one["fp16"]
+    assert one["int8"] < one["int8-wide"] < one["fp16"]
     # 85.8 million weights of two bytes, once over the bus, are a floor.
     assert one["fp16"] > 1000 * 2 * 85.8e6 / 3e12
     # Operations alone are a floor as well.

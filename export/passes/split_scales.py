@@ -10,6 +10,7 @@ from mimiq.export.linears import Linear, find_linears
 
 HALF, FLOAT = ir.DataType.FLOAT16, ir.DataType.FLOAT
 _SMALLEST_NORMAL = float(np.finfo(np.float16).smallest_normal)
+_LARGEST = float(np.finfo(np.float16).max)
 
 
 class SplitWeightScales(ir.passes.InPlacePass):
@@ -20,18 +21,23 @@ class SplitWeightScales(ir.passes.InPlacePass):
     cannot hold, so that a half-precision graph keeps those Linears in fp32
     (:class:`mimiq.export.passes.half.ToHalf`) and each writes four bytes an element. Here
     ``s_c = s · r_c`` with ``s = max s_c`` rounded to half: the product is scaled by ``s`` and the
-    activation's scale, stays within ``1 / min r_c`` of the true output, is written as half, and is
-    multiplied by ``r_c`` together with the bias.
+    activation's scale, is written as half, and is multiplied by ``r_c`` together with the bias, in
+    the kernel that adds it anyway. Measured with TensorRT-RTX 1.7 on DeiT-T: the same 115 kernels
+    and fusions as with fp32, and engines for compute capability 7.5, which has no fp32 products.
 
-    Run it on the graph that ``ToHalf`` made. Linears whose largest scale half cannot hold
-    precisely, INT4 weights and everything that is not such a Linear stay as they are.
+    Run it on the graph that ``ToHalf`` made. A Linear stays in fp32 if its largest scale is too
+    small for half, or if any input could take its scaled sums past half's largest number
+    (:attr:`Linear.largest_output`); so do INT4 weights and everything that is not such a Linear.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         modified = False
         for linear in find_linears(model):
             scale = linear.scale
-            if _fits(linear) and scale is not None and scale.max() >= _SMALLEST_NORMAL:
+            if not _fits(linear) or scale is None or scale.max() < _SMALLEST_NORMAL:
+                continue
+            bound = linear.largest_output
+            if bound is not None and bound <= _LARGEST:
                 _split(model.graph, linear, scale.astype(np.float32))
                 modified = True
         return ir.passes.PassResult(model, modified=modified)

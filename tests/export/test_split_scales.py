@@ -18,7 +18,7 @@ from mimiq.export.tensorrt.build import BuildOptions, build_engine
 from mimiq.export.tensorrt.plan import read_plan
 from mimiq.export.tensorrt.product import RTX
 from mimiq.export.tensorrt.proof import judge
-from mimiq.export.tensorrt.split_scales import SplitWeightScales
+from mimiq.export.passes.split_scales import SplitWeightScales
 
 rtx = pytest.mark.skipif(
     importlib.util.find_spec("tensorrt_rtx") is None, reason="the extra 'rtx' is not installed"
@@ -103,6 +103,22 @@ def test_scales_too_small_for_half(tmp_path: Path) -> None:
             scale = linear.weight.inputs[1]
             scale.const_value = ir.tensor((1e-4 * scale.const_value.numpy()).astype(np.float32))
     assert not SplitWeightScales()(model).modified
+
+
+def test_sums_too_large_for_half_stay_in_fp32(tmp_path: Path) -> None:
+    """One Linear whose input may be so large that 65504 is in reach."""
+    model = load(islands(tmp_path))
+    linear = next(linear for linear in find_linears(model) if linear.activation is not None)
+    assert linear.activation is not None
+    assert linear.largest_output is not None
+    step = linear.activation.inputs[1]
+    assert step is not None
+    larger = 0.03 * 65600 / linear.largest_output
+    step.const_value = ir.tensor(np.asarray(larger, np.float32), name=step.name)
+    assert linear.largest_output == pytest.approx(65600, rel=1e-3)
+    SplitWeightScales()(model)
+    kept = [found.name for found in find_linears(model) if found.granularity == "per channel"]
+    assert kept == [linear.name]
 
 
 @rtx

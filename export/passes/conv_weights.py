@@ -1,0 +1,46 @@
+"""Quantised weights of a convolution in floating point, where only its weight is quantised."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from mimiq.export.graph import (
+    add_initializer,
+    array,
+    drop_if_unused,
+    graph_of,
+    int_attribute,
+    take_place,
+)
+from mimiq.export.linears import find_linears
+
+
+class DequantizeConvWeights(ir.passes.InPlacePass):
+    """The patch embedding's INT8 weight becomes the fp32 numbers it stands for.
+
+    Its input is the image itself, in floating point, so that it multiplies in floating point
+    whatever its weight is stored as. TensorRT-RTX 1.7 has no kernel for such a pair: one of its own
+    widens the stored weight at every inference, before the product. A convolution whose input is
+    quantised too stays as it is.
+    """
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        modified = False
+        for linear in find_linears(model):
+            weight, stored, scale = linear.weight, linear.stored, linear.scale
+            if linear.node.op_type != "Conv" or linear.activation is not None or weight is None:
+                continue
+            integers = array(stored)
+            if stored is None or integers is None or scale is None or linear.block_size:
+                continue
+            if scale.size > 1:
+                axis = int_attribute(weight, "axis", 1) % integers.ndim
+                scale = scale.reshape([-1 if dim == axis else 1 for dim in range(integers.ndim)])
+            values = (integers.astype(np.float32) * scale).astype(np.float32)
+            floats = add_initializer(graph_of(weight), f"{stored.name}_float", values)
+            weight.outputs[0].replace_all_uses_with(floats)
+            drop_if_unused(weight)
+            take_place(floats, stored)
+            modified = True
+        return ir.passes.PassResult(model, modified=modified)
