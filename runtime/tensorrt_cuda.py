@@ -17,7 +17,7 @@ import numpy.typing as npt
 from mimiq.errors import BadInput, EnvironmentLacks
 
 _MISSING = "cuda-python is not installed, and TensorRT sessions reach the GPU through it."
-_INSTALL = "Install it with: pip install cuda-python"
+_INSTALL = "Install it with: pip install 'cuda-python>=12.6' (the extras rtx and trt bring it)"
 
 
 @dataclass(frozen=True)
@@ -271,7 +271,7 @@ def make_allocator(name: str, cuda: Cuda) -> Allocator:
 
 @functools.cache
 def gpu_or_reason(device: int = 0) -> Gpu | str:
-    """The GPU, or a sentence that says why there is none. Prints nothing."""
+    """The GPU, or what keeps this host from having one and what to do. Prints nothing."""
     from mimiq.runtime.hardware import cuda_driver_present
 
     if not cuda_driver_present():
@@ -279,4 +279,4 @@ def gpu_or_reason(device: int = 0) -> Gpu | str:
     try:
         return Cuda(device).gpu()
     except EnvironmentLacks as error:
-        return error.problem
+        return f"{error.problem} {error.next_step}"

@@ -14,11 +14,11 @@ from tensorrt_graphs import Spec, transformer
 
 from mimiq.export.graph import array, load, save
 from mimiq.export.linears import find_linears
+from mimiq.export.passes.split_scales import SplitWeightScales
 from mimiq.export.tensorrt.build import BuildOptions, build_engine
 from mimiq.export.tensorrt.plan import read_plan
 from mimiq.export.tensorrt.product import RTX
 from mimiq.export.tensorrt.proof import judge
-from mimiq.export.passes.split_scales import SplitWeightScales
 
 rtx = pytest.mark.skipif(
     importlib.util.find_spec("tensorrt_rtx") is None, reason="the extra 'rtx' is not installed"

@@ -20,12 +20,12 @@ import torch
 
 from mimiq.export.forms import to_fp16
 from mimiq.export.graph import load, save
+from mimiq.export.passes.split_scales import SplitWeightScales
 from mimiq.export.rules import check, require
 from mimiq.export.tensorrt.build import BuildOptions, build_engine
 from mimiq.export.tensorrt.plan import read_plan
 from mimiq.export.tensorrt.product import RTX
 from mimiq.export.tensorrt.proof import judge, require_precision
-from mimiq.export.passes.split_scales import SplitWeightScales
 from mimiq.export.tensorrt.summary import PlanSummary
 from mimiq.export.torch_onnx import export_onnx
 from mimiq.models import load_model

@@ -92,8 +92,14 @@ def test_waiting_for_another_stream(runtime: Any) -> None:
 
 def test_without_cuda_python(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "cuda.bindings", None)
-    with pytest.raises(EnvironmentLacks, match="cuda-python is not installed"):
+    with pytest.raises(EnvironmentLacks, match="cuda-python is not installed") as caught:
         Cuda()
+    assert "pip install 'cuda-python>=12.6'" in caught.value.next_step
+    # The same where only a reason is asked for, as by mimiq doctor and before a session is opened.
+    monkeypatch.setattr("mimiq.runtime.hardware.cuda_driver_present", lambda: True)
+    gpu_or_reason.cache_clear()
+    assert "pip install 'cuda-python>=12.6'" in str(gpu_or_reason())
+    gpu_or_reason.cache_clear()
 
 
 def test_without_pycuda(runtime: Any, monkeypatch: pytest.MonkeyPatch) -> None:
