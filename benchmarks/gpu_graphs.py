@@ -72,8 +72,7 @@ def prepare(name: str, folder: Path, weights: Path | None) -> Prepared:
         for layer in quantizable_layers(model.module).values()
         if isinstance(layer, torch.nn.Linear)
     ]
-    # A single block a row is built as a scale per channel, which does not fuse.
-    block = min(largest_block(inputs), min(inputs) // 2)
+    block = largest_block(inputs)
     graphs: dict[str, str] = {}
 
     def put(variant: str, module: torch.nn.Module, keep: str = "", carrier: bool = True) -> None:

@@ -268,6 +268,27 @@ def int4_with_activations(subject: Subject) -> Iterator[Finding]:
         )
 
 
+def int4_in_one_block(subject: Subject) -> Iterator[Finding]:
+    """INT4 weights alone, with one scale a channel, are unpacked before each product. Measured.
+
+    Whether it is written per channel or as a block of all inputs: RTX multiplies INT4 only where a
+    row has two blocks or more.
+    """
+    for linear in subject.linears:
+        stored = linear.stored
+        if linear.activation is not None or stored is None or stored.dtype != ir.DataType.INT4:
+            continue
+        if linear.block_size and linear.block_size != linear.inputs:
+            continue
+        yield Finding(
+            "int4-in-one-block",
+            linear.name,
+            "slow",
+            "A kernel of its own unpacks the INT4 weights before every product.",
+            "Use --weight-only without --block-size, or with a smaller one.",
+        )
+
+
 def turing(subject: Subject) -> Iterator[Finding]:
     """RTX compiles neither fp32 products nor INT4 for compute capability 7.5. Measured.
 

@@ -43,7 +43,7 @@ RULES: dict[Target, tuple[Rule, ...]] = {
         quantization.block_sizes,
         quantization.int4_with_activations,
     ),
-    "rtx": (*_TENSORRT, quantization.turing),
+    "rtx": (*_TENSORRT, quantization.int4_in_one_block, quantization.turing),
     "trt": _TENSORRT,
 }
 

@@ -176,17 +176,21 @@ def parse_bits(text: str) -> tuple[int, int | None]:
 
 
 def largest_block(input_sizes: Iterable[int]) -> int:
-    """The largest block size that divides every Linear's input size.
+    """The largest block size of which every Linear's input size holds a whole number, two at least.
+
+    A single block is a scale per channel, whose INT4 weights TensorRT-RTX unpacks by a kernel of
+    its own at every inference, where it multiplies blocks as they are (measured, 1.7).
 
     Raises:
         BadInput: when none does.
     """
     sizes = sorted(set(input_sizes))
     for block in BLOCK_SIZES:
-        if all(size % block == 0 for size in sizes):
+        if all(size % block == 0 and size >= 2 * block for size in sizes):
             return block
     raise BadInput(
-        f"No block size of {BLOCK_SIZES} divides every Linear's input size {tuple(sizes)}.",
+        f"No block size of {BLOCK_SIZES} divides every Linear's input size {tuple(sizes)} into two "
+        "or more.",
         "Use per-channel weights (--bits w4a16).",
     )
 

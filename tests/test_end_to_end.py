@@ -18,7 +18,7 @@ from mimiq.precision import Precision, int4, int8, weight_only
 RUNS = [
     pytest.param(INT8, int8(), 1.5, id="int8"),
     pytest.param(INT4, int4(), 2.0, id="int4"),
-    pytest.param(WEIGHT_ONLY, weight_only(4, 128), 1.5, id="int4-weight-only"),
+    pytest.param(WEIGHT_ONLY, weight_only(4, 64), 1.5, id="int4-weight-only"),
 ]
 
 pytestmark = pytest.mark.slow

@@ -201,7 +201,8 @@ def test_rtx_builds_every_linear_and_fuses_attention(
     exported: Export, tmp_path: Path, label: str, linears: str, attention: str
 ) -> None:
     path = to_fp16(exported(label).path, tmp_path / "half.onnx")
-    assert not require(path, "rtx", compute_capabilities=("8.6",))
+    slow = {finding.rule for finding in require(path, "rtx", compute_capabilities=("8.6",))}
+    assert slow == ({"int4-in-one-block"} if label == "w4a16" else set())
     built = build(path)
     assert built.linears() == {linears: 9}
     assert built.fused_attentions() == {attention: 2}

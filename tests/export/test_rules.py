@@ -80,6 +80,8 @@ def test_the_half_form_passes(exported: Export, label: str, target: str, tmp_pat
         expected = {"attention-clipped"}
     if label == "w4a16-b32" and target == "trt":
         expected = {"block-sizes"}
+    if label == "w4a16" and target == "rtx":
+        expected = {"int4-in-one-block"}
     model = half(exported, label, tmp_path)
     assert {rule for rule, _ in found(model, target, compute_capabilities=("8.6",))} == expected
 
@@ -293,6 +295,15 @@ def test_int4_weights_under_int8_activations() -> None:
     assert found(model, "rtx") == {("int4-with-activations", "slow"): 1}
     assert found(model, "ort") == {("int4-with-activations", "slow"): 1}
     assert found(model, "trt") == {("int4-with-activations", "refused"): 1}
+
+
+def test_int4_weights_in_one_block_are_unpacked(exported: Export, tmp_path: Path) -> None:
+    """Two blocks a row or more are not: what the builder does is in test_tensorrt_build."""
+    assert found(half(exported, "w4a16", tmp_path)) == {("int4-in-one-block", "slow"): 9}
+    assert found(half(exported, "w4a16-b32", tmp_path)) == {}
+    spec = Spec(weights="int4-block", block=64, activations="float", attention="float")
+    # Three of the five Linears have 64 inputs, and so has the head; fc2 has 256.
+    assert found(ir.from_proto(transformer(spec))) == {("int4-in-one-block", "slow"): 4}
 
 
 @pytest.mark.parametrize("missing", ["q", "k", "v", "probs"])

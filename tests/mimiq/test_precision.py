@@ -81,8 +81,10 @@ def test_largest_block() -> None:
     assert largest_block([768, 3072]) == 128
     assert largest_block([192, 768]) == 64
     assert largest_block([96, 384]) == 32
-    with pytest.raises(BadInput, match="divides"):
-        largest_block([192, 100])
+    assert largest_block([128, 256]) == 64  # a single block a row is none
+    for sizes in ([192, 100], [32, 64]):
+        with pytest.raises(BadInput, match="divides"):
+            largest_block(sizes)
 
 
 def test_blocks_need_float_activations() -> None:
