@@ -81,17 +81,22 @@ def require(
     target: Target,
     *,
     compute_capabilities: Sequence[str] = (),
+    allow_fallback: bool = False,
 ) -> list[Finding]:
     """As :func:`check`; anything but ``slow`` is an error.
 
+    Args:
+        allow_fallback: accept Linears and attentions that fall back to floating point as well.
+
     Returns:
-        the findings that are merely slow.
+        the findings that are accepted.
 
     Raises:
         UnsupportedTarget: naming the first node and rule, and how many more there are.
     """
     findings = check(model, target, compute_capabilities=compute_capabilities)
-    fatal = [finding for finding in findings if finding.severity != "slow"]
+    accepted = {"slow", "falls back"} if allow_fallback else {"slow"}
+    fatal = [finding for finding in findings if finding.severity not in accepted]
     if fatal:
         first, others = fatal[0], len(fatal) - 1
         more = f" ({others} more like it or worse)" if others else ""

@@ -43,6 +43,8 @@ class TensorRTSession:
         allocator: ``cuda-python`` or ``pycuda``.
         runtime_cache: TensorRT-RTX: keep compiled kernels in a file beside the engine, so that the
             next session starts at once.
+        precision: added to the backend's name where the engine computes in another precision than
+            its bundle says, ``fp8``.
         cuda: the CUDA calls; for tests.
 
     Raises:
@@ -62,6 +64,7 @@ class TensorRTSession:
         cuda_graphs: bool = True,
         allocator: str = "cuda-python",
         runtime_cache: bool = True,
+        precision: str = "",
         cuda: Cuda | None = None,
     ) -> None:
         if contexts < 1:
@@ -69,7 +72,8 @@ class TensorRTSession:
         self._path = Path(plan)
         self._library = library
         self._preprocessing = preprocessing
-        self.backend = {"rtx": "tensorrt-rtx", "trt": "tensorrt"}[name]
+        product = {"rtx": "tensorrt-rtx", "trt": "tensorrt"}[name]
+        self.backend = f"{product}-{precision}" if precision else product
         self.cuda = cuda or Cuda()
         self._allocator = make_allocator(allocator, self.cuda)
         self._messages: deque[Any] = deque(maxlen=_LOG_LINES)

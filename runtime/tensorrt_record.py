@@ -11,6 +11,8 @@ from mimiq.runtime.manifest import read_json
 from mimiq.runtime.tensorrt_cuda import Gpu
 
 ENGINES = "engines/"
+HALF_MODEL = "model.fp16.onnx"  # the bundle's graph with half-precision tensors between its layers
+FP8_MODEL = "model.fp8.onnx"  # that one with FP8 in the place of INT8
 BUILD_AGAIN = "Build it again with: mimiq build BUNDLE"
 
 
@@ -44,6 +46,11 @@ class EngineRecord:
     source_sha256: str
     plan_sha256: str
     plan_bytes: int
+
+    @property
+    def is_fp8(self) -> bool:
+        """Whether it computes in FP8, whose numbers are not those of the bundle's INT8 graph."""
+        return self.source == FP8_MODEL
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

@@ -26,7 +26,7 @@ class Engine:
 
 
 def engines_of(bundle: Bundle) -> list[Engine]:
-    """Every engine of a bundle, in the order of their names.
+    """Every engine of a bundle; FP8, which must be asked for, before the others, then by name.
 
     Raises:
         BadInput: a record is missing or broken.
@@ -36,7 +36,8 @@ def engines_of(bundle: Bundle) -> list[Engine]:
         for name in bundle.manifest["files"]
         if name.startswith(ENGINES) and name.endswith(".plan")
     )
-    return [Engine(name, EngineRecord.read(bundle.file(_record_name(name)))) for name in names]
+    engines = [Engine(name, EngineRecord.read(bundle.file(_record_name(name)))) for name in names]
+    return sorted(engines, key=lambda engine: not engine.record.is_fp8)
 
 
 def can_run(bundle: Bundle) -> bool:
@@ -99,14 +100,19 @@ def open_tensorrt(
             reasons.append(f"{candidate.title} is not installed (extra {candidate.name!r}).")
             continue
         try:
-            name = _fitting_engine(bundle, candidate, rebuild)
+            engine = _fitting_engine(bundle, candidate, rebuild)
         except EnvironmentLacks as error:
             if len(wanted) == 1:
                 raise
             reasons.append(error.problem)
             continue
         return TensorRTSession(
-            bundle.path / name, candidate.load(), candidate.name, bundle.preprocessing, **options
+            bundle.path / engine.name,
+            candidate.load(),
+            candidate.name,
+            bundle.preprocessing,
+            precision="fp8" if engine.record.is_fp8 else "",
+            **options,
         )
     raise EnvironmentLacks(
         "No engine of this bundle runs here. " + " ".join(reasons),
@@ -114,8 +120,8 @@ def open_tensorrt(
     )
 
 
-def _fitting_engine(bundle: Bundle, product: Product, rebuild: bool) -> str:
-    """The name of an engine of this product that fits this host, built now if need be."""
+def _fitting_engine(bundle: Bundle, product: Product, rebuild: bool) -> Engine:
+    """An engine of this product that fits this host, built now if need be."""
     gpu = gpu_or_reason()
     if isinstance(gpu, str):
         raise EnvironmentLacks(gpu, "Run on a host with an NVIDIA GPU, or use --backend ort.")
@@ -124,7 +130,7 @@ def _fitting_engine(bundle: Bundle, product: Product, rebuild: bool) -> str:
     for engine in mine:
         reason = why_not(bundle, engine, product, gpu)
         if reason is None:
-            return engine.name
+            return engine
         reasons.append(f"{engine.name}: {reason}")
     problem = "; ".join(reasons) or f"the bundle has no {product.title} engine"
     if not rebuild:
@@ -132,8 +138,10 @@ def _fitting_engine(bundle: Bundle, product: Product, rebuild: bool) -> str:
     from mimiq.export.tensorrt.engines import build_for_bundle, options_of
 
     options = options_of(mine[0].record, gpu) if mine else None
+    source = mine[0].record.source if mine else None
     try:
-        return build_for_bundle(bundle, product, options).engine_name
+        built = build_for_bundle(bundle, product, options, source)
+        return Engine(built.engine_name, built.record)
     except MimiqError as error:
         raise type(error)(
             f"{problem}. Building it here failed: {error.problem}", error.next_step

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import re
 import tempfile
+from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mimiq.errors import BadInput, EnvironmentLacks
+from mimiq.errors import BadInput, EnvironmentLacks, UnsupportedTarget, missing_extra
 from mimiq.export.tensorrt.build import BuildOptions, BuiltEngine, build_engine
 from mimiq.export.tensorrt.inspector import read_inspector
 from mimiq.export.tensorrt.plan import read_plan
@@ -20,9 +22,16 @@ from mimiq.export.tensorrt.summary import PlanSummary
 from mimiq.runtime.bundle import MODEL, Bundle, add_files
 from mimiq.runtime.manifest import read_json
 from mimiq.runtime.tensorrt_cuda import Gpu, gpu_or_reason
-from mimiq.runtime.tensorrt_record import BUILD_AGAIN, ENGINES, EngineRecord
+from mimiq.runtime.tensorrt_record import (
+    BUILD_AGAIN,
+    ENGINES,
+    FP8_MODEL,
+    HALF_MODEL,
+    EngineRecord,
+)
 
-HALF_MODEL = "model.fp16.onnx"  # the same graph with half-precision tensors between its layers
+FP8_CAPABILITIES = ("8.9", "12.0")  # TensorRT-RTX: what FP8 is compiled for unless named
+_OLDEST = "8.0"  # TensorRT-RTX: what an engine that names no GPU begins with
 
 
 @dataclass(frozen=True)
@@ -61,9 +70,15 @@ def choose_product(target: str) -> Product | None:
 
 
 def build_for_bundle(
-    bundle: Bundle, target: str | Product = "auto", options: BuildOptions | None = None
+    bundle: Bundle,
+    target: str | Product = "auto",
+    options: BuildOptions | None = None,
+    source: str | None = None,
 ) -> BundleEngine:
     """Build an engine from a bundle's graph, prove its precision, and add it to the bundle.
+
+    The graph is first held against the rules of the target, where the library that reads graphs
+    (onnx-ir) is installed; a host without it relies on the builder's own words and on the proof.
 
     Written are ``engines/<name>.plan`` and ``engines/<name>.json``; an engine of the same name is
     replaced. Nothing is written when the build or the proof fails.
@@ -72,10 +87,11 @@ def build_for_bundle(
         bundle: with ``model.fp16.onnx``, which is preferred, or ``model.onnx``.
         target: ``rtx``, ``trt``, ``auto``, or a product.
         options: None for the defaults.
+        source: the graph to build, such as ``FP8_MODEL``; None for the preferred one.
 
     Raises:
         EnvironmentLacks: the product, or the GPU that it needs, is absent.
-        UnsupportedTarget: the product cannot take the graph, or low precision was lost.
+        UnsupportedTarget: the graph breaks a rule of the target, or low precision was lost.
         BuildFailed, BadInput: see :func:`~mimiq.export.tensorrt.build.build_engine`.
     """
     options = options or BuildOptions()
@@ -85,14 +101,16 @@ def build_for_bundle(
             "Neither TensorRT-RTX nor TensorRT can build on this host.",
             "Install the former with: pip install 'mimiq[rtx]'. It needs no GPU to build.",
         )
-    source = HALF_MODEL if HALF_MODEL in bundle.manifest["files"] else MODEL
+    if source is None:
+        source = HALF_MODEL if HALF_MODEL in bundle.manifest["files"] else MODEL
+    gpu = gpu_or_reason()
+    slow = _check_rules(bundle.file(source), product, options, gpu)
     built = build_engine(bundle.file(source), product, options)
     summary = summarize(built, product)
     proof = judge(summary, built.wanted)
     require_precision(proof, allow_fallback=options.allow_fallback)
-    gpu = gpu_or_reason()
     record = _record(bundle, source, product, options, built, summary, gpu)
-    name = f"{ENGINES}{_name(product, options, gpu)}"
+    name = f"{ENGINES}{_name(product, source, options, gpu)}"
     with tempfile.TemporaryDirectory() as folder:
         plan, description = Path(folder) / "engine.plan", Path(folder) / "engine.json"
         plan.write_bytes(built.plan)
@@ -100,8 +118,60 @@ def build_for_bundle(
         description.write_text(json.dumps(text, indent=1) + "\n", encoding="utf-8")
         files = {f"{name}.plan": plan, f"{name}.json": description}
         bundle = add_files(bundle, files)
-    warnings = tuple(built.warnings)
+    warnings = (*slow, *built.warnings)
     return BundleEngine(bundle, f"{name}.plan", record, proof, built.seconds, warnings)
+
+
+def add_fp8_graph(bundle: Bundle) -> Bundle:
+    """The bundle with ``model.fp8.onnx``: FP8 (E4M3) in the place of INT8, scales adapted.
+
+    Its numbers are those of another grid than the one that the network was tuned on.
+
+    Raises:
+        UnsupportedTarget: the bundle is not INT8 in weights and activations.
+        EnvironmentLacks: the library that rewrites graphs is not installed.
+    """
+    if FP8_MODEL in bundle.manifest["files"]:
+        return bundle
+    if bundle.precision_label != "w8a8":
+        raise UnsupportedTarget(
+            f"FP8 takes the place of INT8, and this bundle is {bundle.precision_label}.",
+            "Compile with --int8 for FP8 engines.",
+        )
+    if not _reads_graphs():
+        raise missing_extra("onnx-ir", "compile")
+    from mimiq.export.graph import load, save
+    from mimiq.export.tensorrt.fp8 import ToFp8
+
+    model = load(bundle.file(HALF_MODEL if HALF_MODEL in bundle.manifest["files"] else MODEL))
+    ToFp8()(model)
+    with tempfile.TemporaryDirectory() as folder:
+        return add_files(bundle, {FP8_MODEL: save(model, Path(folder) / FP8_MODEL)})
+
+
+def _check_rules(
+    graph: Path, product: Product, options: BuildOptions, gpu: Gpu | str
+) -> tuple[str, ...]:
+    """Refuse a graph that breaks a rule of the target; returns what is merely slow, in words."""
+    if not product.is_installed or not _reads_graphs():
+        return ()
+    from mimiq.export.rules import require
+
+    capabilities = options.compute_capabilities or (_OLDEST,)
+    if product.name == "trt":
+        capabilities = (gpu.compute_capability,) if isinstance(gpu, Gpu) else ()
+    found = require(
+        graph,
+        "rtx" if product.name == "rtx" else "trt",
+        compute_capabilities=capabilities,
+        allow_fallback=options.allow_fallback,
+    )
+    counts = Counter(finding.problem for finding in found)
+    return tuple(f"{problem} ({count} ×)" for problem, count in counts.items())
+
+
+def _reads_graphs() -> bool:
+    return importlib.util.find_spec("onnx_ir") is not None
 
 
 def summarize(built: BuiltEngine, product: Product) -> PlanSummary:
@@ -156,7 +226,8 @@ def options_of(record: EngineRecord, gpu: Gpu | None = None) -> BuildOptions:
         return replace(options, hardware_compatibility=_level(record.hardware_compatibility))
     capabilities = () if record.forward_compatible else record.targets
     if gpu is not None and capabilities and gpu.compute_capability not in capabilities:
-        capabilities = ()  # one engine for 8.0 and later
+        # One engine for 8.0 and later, or where that is no choice, for this GPU.
+        capabilities = (gpu.compute_capability,) if record.is_fp8 else ()
     return replace(options, compute_capabilities=capabilities)
 
 
@@ -192,9 +263,9 @@ def _record(
     )
 
 
-def _name(product: Product, options: BuildOptions, gpu: Gpu | str) -> str:
-    """``rtx``, ``rtx-sm86-sm89``, ``trt-nvidia-l4``."""
-    parts = [product.name]
+def _name(product: Product, source: str, options: BuildOptions, gpu: Gpu | str) -> str:
+    """``rtx``, ``rtx-fp8-sm89``, ``rtx-sm86-sm89``, ``trt-nvidia-l4``."""
+    parts = [product.name, *(["fp8"] if source == FP8_MODEL else [])]
     parts += [f"sm{capability.replace('.', '')}" for capability in options.compute_capabilities]
     if product.name == "trt":
         level = options.hardware_compatibility

@@ -71,6 +71,7 @@ class EngineChoice:
 
     target: str
     allow_fallback: bool
+    fp8: bool = False
 
 
 @dataclass(frozen=True)

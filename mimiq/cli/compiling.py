@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mimiq.cli import choices, options, preflight, values
-from mimiq.cli.engines import add_engine, engine_json
+from mimiq.cli.engines import FP8_NOTE, add_engine, engine_json, require_fp8
 from mimiq.cli.failures import Command
 from mimiq.cli.output import next_commands, print_json, show, shown, working
 
@@ -57,6 +57,7 @@ def compile_command(
         preflight.require_folder(measurement.evaluation, "--eval", "a folder of labelled images")
     values.calibration_of(tuning.calibration)
     preflight.require_target(engine.target)
+    require_fp8(engine, precision)
 
     from mimiq.cache import Cache, default_cache_dir
     from mimiq.progress import Progress
@@ -110,14 +111,19 @@ def _run(
 
 
 def _with_fallbacks(bundle: Bundle, built: BundleEngine) -> Bundle:
-    """The report also says what the engine computes in higher precision than asked for."""
+    """The report also says what the engine computes in another precision than asked for."""
     from mimiq.runtime.bundle import add_files
 
     fallbacks = [f"{built.engine_name}: {fallback}" for fallback in built.proof.fallbacks]
+    notes = [FP8_NOTE.format(name=built.engine_name)] if built.record.is_fp8 else []
     report = bundle.report
-    if not fallbacks or report is None:
+    if not (fallbacks or notes) or report is None:
         return bundle
-    return add_files(bundle, report=report | {"fallbacks": [*report["fallbacks"], *fallbacks]})
+    added = {
+        "fallbacks": [*report["fallbacks"], *fallbacks],
+        "notes": [*report["notes"], *notes],
+    }
+    return add_files(bundle, report=report | added)
 
 
 def result_json(bundle: Bundle, built: BundleEngine | None) -> dict[str, Any]:

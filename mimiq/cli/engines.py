@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,12 +12,20 @@ from mimiq.cli import choices, options
 from mimiq.cli.failures import Command
 from mimiq.cli.output import print_json, show, shown, working
 from mimiq.cli.parameters import NAMES, PATH, PROFILE
-from mimiq.errors import BadInput, BuildFailed, MimiqError, UnsupportedTarget
+from mimiq.errors import BadInput, BuildFailed, MimiqError, UnsupportedTarget, missing_extra
+from mimiq.runtime.tensorrt_record import FP8_MODEL
 
 if TYPE_CHECKING:
+    from mimiq.export.tensorrt.build import BuildOptions
     from mimiq.export.tensorrt.engines import BundleEngine
+    from mimiq.export.tensorrt.product import Product
     from mimiq.progress import Progress
     from mimiq.runtime.bundle import Bundle
+
+FP8_NOTE = (
+    "{name} computes in FP8 (E4M3): its accuracy is not that of the INT8 graph; measure it with "
+    "mimiq eval."
+)
 
 
 @click.command(cls=Command, short_help="Build a TensorRT engine into a bundle.")
@@ -70,7 +79,6 @@ def build(
 ) -> None:
     """Build a TensorRT engine into BUNDLE, and prove its precision layer by layer."""
     from mimiq.export.tensorrt.build import BuildOptions
-    from mimiq.export.tensorrt.engines import build_for_bundle
     from mimiq.progress import Progress
     from mimiq.runtime.bundle import Bundle
 
@@ -89,7 +97,7 @@ def build(
     )
     with working(), Progress(say.quiet).stage("engine") as stage:
         stage.status("building and proving")
-        built = build_for_bundle(Bundle(bundle), engine.target, wanted)
+        built = _built(Bundle(bundle), engine.target, wanted, engine.fp8)
     if say.json:
         print_json(engine_json(built))
         return
@@ -109,7 +117,7 @@ def add_engine(
         EnvironmentLacks: the target was named and cannot be built here.
     """
     from mimiq.export.tensorrt.build import BuildOptions
-    from mimiq.export.tensorrt.engines import build_for_bundle, choose_product
+    from mimiq.export.tensorrt.engines import choose_product
 
     if choice.target == "ort":
         return None
@@ -120,9 +128,44 @@ def add_engine(
     try:
         with progress.stage("engine") as stage:
             stage.status(product.title)
-            return build_for_bundle(bundle, product, wanted)
+            return _built(bundle, product, wanted, choice.fp8)
     except (UnsupportedTarget, BuildFailed) as error:
         raise _without_engine(error, bundle, product.name) from error
+
+
+def require_fp8(engine: choices.EngineChoice, precision: choices.PrecisionChoice) -> None:
+    """Refuse ``--fp8`` before the work where no FP8 engine can come of it.
+
+    Raises:
+        BadInput: with another precision than INT8, or for ONNX Runtime.
+        EnvironmentLacks: this host builds no engine.
+    """
+    if not engine.fp8:
+        return
+    if precision.int4 or precision.weight_only or precision.bits not in (None, "w8a8"):
+        raise BadInput(
+            "--fp8 takes the place of INT8, and another precision was given.",
+            "Leave out --int4, --weight-only and --bits, or --fp8.",
+        )
+    if engine.target == "ort":
+        raise BadInput("--fp8 is for engines; --target ort builds none.", "Use --target rtx.")
+    from mimiq.export.tensorrt.engines import choose_product
+
+    if choose_product(engine.target) is None:
+        raise missing_extra("TensorRT-RTX", "rtx")
+
+
+def _built(bundle: Bundle, target: str | Product, options: BuildOptions, fp8: bool) -> BundleEngine:
+    from mimiq.export.tensorrt import engines
+
+    if not fp8:
+        return engines.build_for_bundle(bundle, target, options)
+    product = engines.choose_product(target) if isinstance(target, str) else target
+    if product is not None and product.name == "rtx" and not options.compute_capabilities:
+        options = replace(options, compute_capabilities=engines.FP8_CAPABILITIES)
+    bundle = engines.add_fp8_graph(bundle)
+    built = engines.build_for_bundle(bundle, product or target, options, FP8_MODEL)
+    return replace(built, warnings=(FP8_NOTE.format(name=built.engine_name), *built.warnings))
 
 
 def engine_json(built: BundleEngine) -> dict[str, Any]:

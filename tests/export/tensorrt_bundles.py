@@ -11,7 +11,9 @@ from mimiq.runtime.bundle import Bundle, write_bundle
 from mimiq.runtime.preprocessing import Preprocessing
 
 
-def make_bundle(folder: Path, half: Spec | None = None, model: Spec | None = None) -> Bundle:
+def make_bundle(
+    folder: Path, half: Spec | None = None, model: Spec | None = None, label: str = "w8a8"
+) -> Bundle:
     """A bundle of ``model`` (int8 in fp32, unless given) and ``half`` as ``model.fp16.onnx``."""
     model = model or Spec(half=False)
     files: dict[str, Path] = {}
@@ -22,7 +24,7 @@ def make_bundle(folder: Path, half: Spec | None = None, model: Spec | None = Non
     shape = [3, model.image, model.image]
     manifest: dict[str, Any] = {
         "model": {"name": "by hand", "num_classes": model.classes, "untrained": True},
-        "precision": {"label": "w8a8"},
+        "precision": {"label": label},
         "preprocessing": Preprocessing(image_size=model.image).to_json(),
         "inputs": [{"name": "images", "dtype": "float32", "shape": ["batch", *shape]}],
         "outputs": [{"name": "logits", "dtype": "float32", "shape": ["batch", model.classes]}],

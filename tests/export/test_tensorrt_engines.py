@@ -11,12 +11,13 @@ from typing import Any
 
 import pytest
 from tensorrt_bundles import make_bundle
-from tensorrt_graphs import Spec
+from tensorrt_graphs import Spec, transformer
 
 from mimiq.errors import BadInput, EnvironmentLacks, UnsupportedTarget
 from mimiq.export.tensorrt import engines
 from mimiq.export.tensorrt.build import BuildOptions
 from mimiq.export.tensorrt.engines import (
+    add_fp8_graph,
     build_for_bundle,
     choose_product,
     options_of,
@@ -77,6 +78,95 @@ def test_a_lost_precision_leaves_nothing_behind(tmp_path: Path) -> None:
     assert len(made.proof.fallbacks) == 1
 
 
+def test_without_the_library_that_reads_graphs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The builder refuses, in other words, what the rules would have refused."""
+    monkeypatch.setattr(engines, "_reads_graphs", lambda: False)
+    bundle = make_bundle(tmp_path, half=Spec(zero_point=3))
+    with pytest.raises(UnsupportedTarget, match="Non-zero zero point"):
+        build_for_bundle(bundle, "rtx")
+    with pytest.raises(EnvironmentLacks, match="onnx-ir is not installed"):
+        add_fp8_graph(bundle)
+
+
+@pytest.mark.parametrize(
+    ("spec", "rule"),
+    [
+        (Spec(zero_point=3), "zero-points"),
+        (Spec(scales_along_k=True), "weight-scales-along-inputs"),
+        (Spec(activations="uint8"), "unsigned-activations"),
+        (Spec(weights="int4-block"), "blocks-with-activations"),
+        (Spec(weights="fp8", activations="fp8", attention="fp8"), "fp8-needs-ada"),
+        (Spec(island=False), "half-accumulation"),
+    ],
+)
+def test_rules_come_before_the_build(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spec: Spec, rule: str
+) -> None:
+    """Without named GPUs an engine is for 8.0 and later, so that FP8 is refused."""
+    monkeypatch.setattr(engines, "build_engine", _not_reached)
+    bundle = make_bundle(tmp_path, half=replace(spec, depth=6))
+    with pytest.raises(UnsupportedTarget, match=f"rule {rule}") as caught:
+        build_for_bundle(bundle, "rtx")
+    assert caught.value.next_step
+    assert "Traceback" not in str(caught.value)
+
+
+def test_a_block_that_does_not_divide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bundle = make_bundle(tmp_path)
+    graph = transformer(Spec(weights="int4-block", activations="float", attention="float"))
+    for node in graph.graph.node:
+        for attribute in node.attribute:
+            if attribute.name == "block_size":
+                attribute.i = 48
+    (tmp_path / "half.onnx").write_bytes(graph.SerializeToString())
+    bundle = add_files(bundle, {"model.fp16.onnx": tmp_path / "half.onnx"})
+    monkeypatch.setattr(engines, "build_engine", _not_reached)
+    with pytest.raises(UnsupportedTarget, match="Blocks of 48 do not divide its 64 inputs"):
+        build_for_bundle(bundle, "rtx")
+
+
+def _not_reached(*_: Any) -> None:
+    raise AssertionError("the builder was asked")
+
+
+def test_fp8(tmp_path: Path) -> None:
+    bundle = add_fp8_graph(make_bundle(tmp_path, half=Spec()))
+    assert add_fp8_graph(bundle) is bundle
+    for options in (BuildOptions(), BuildOptions(compute_capabilities=("8.0", "8.9"))):
+        with pytest.raises(UnsupportedTarget, match=r"FP8 does not run on compute capability 8\.0"):
+            build_for_bundle(bundle, "rtx", options, "model.fp8.onnx")
+    options = BuildOptions(compute_capabilities=("8.9",))
+    made = build_for_bundle(bundle, "rtx", options, "model.fp8.onnx")
+    assert made.engine_name == "engines/rtx-fp8-sm89.plan"
+    assert made.record.is_fp8
+    assert made.proof.summary.linears() == {"fp8": 5}
+    assert made.proof.summary.fused_attentions() == {"fp8": 1}
+    # Beside an engine in INT8 it comes first, for it was asked for by name.
+    both = build_for_bundle(made.bundle, "rtx").bundle
+    assert [engine.record.is_fp8 for engine in selection.engines_of(both)] == [True, False]
+    # On a GPU that it was not compiled for, it is compiled for that one: 8.0 is no choice.
+    ada = Gpu("NVIDIA RTX 5090", "12.0", 32 << 30, "13.0")
+    assert options_of(made.record, ada).compute_capabilities == ("12.0",)
+
+
+def test_accepted_fallbacks_are_warnings(tmp_path: Path) -> None:
+    """Rules included: with --allow-fallback an engine is built, and says what was lost."""
+    bundle = make_bundle(tmp_path, half=Spec(scales_along_k=True))
+    with pytest.raises(UnsupportedTarget, match="rule weight-scales-along-inputs"):
+        build_for_bundle(bundle, "rtx")
+    made = build_for_bundle(bundle, "rtx", BuildOptions(allow_fallback=True))
+    assert made.warnings[0].startswith("The weight's scales lie along its inputs")
+    assert made.warnings[0].endswith("(5 ×)")
+
+
+def test_fp8_takes_the_place_of_int8_alone(tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path, label="w4a8")
+    with pytest.raises(UnsupportedTarget, match="this bundle is w4a8"):
+        add_fp8_graph(bundle)
+
+
 def test_targets(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="neither rtx nor trt"):
         choose_product("cuda")
@@ -132,13 +222,36 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     return paths
 
 
-def rewrite(bundle: Bundle, folder: Path, **changes: Any) -> Bundle:
+@pytest.mark.usefixtures("ampere")
+def test_fp8_is_built_again_as_fp8(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the session says that it is."""
+    from mimiq.runtime import tensorrt
+
+    told: list[str] = []
+    monkeypatch.setattr(
+        tensorrt, "TensorRTSession", lambda *a, precision, **k: told.append(precision)
+    )
+    monkeypatch.setattr(
+        selection, "gpu_or_reason", lambda: replace(AMPERE, compute_capability="8.9")
+    )
+    bundle = add_fp8_graph(make_bundle(tmp_path, half=Spec()))
+    options = BuildOptions(compute_capabilities=("8.9",))
+    bundle = build_for_bundle(bundle, "rtx", options, "model.fp8.onnx").bundle
+    bundle = rewrite(bundle, tmp_path, "engines/rtx-fp8-sm89.json", version="1.0")
+    selection.open_tensorrt(bundle, "rtx")
+    assert told == ["fp8"]
+    record = EngineRecord.read(bundle.path / "engines/rtx-fp8-sm89.json")
+    assert record.version == RTX.version
+    assert record.is_fp8
+
+
+def rewrite(bundle: Bundle, folder: Path, name: str = "engines/rtx.json", **changes: Any) -> Bundle:
     """The bundle with another record beside its engine."""
-    record = replace(EngineRecord.read(bundle.file("engines/rtx.json")), **changes)
-    data = json.loads(bundle.file("engines/rtx.json").read_text()) | record.to_json()
+    record = replace(EngineRecord.read(bundle.file(name)), **changes)
+    data = json.loads(bundle.file(name).read_text()) | record.to_json()
     path = folder / "record.json"
     path.write_text(json.dumps(data))
-    return add_files(bundle, {"engines/rtx.json": path})
+    return add_files(bundle, {name: path})
 
 
 @pytest.mark.usefixtures("ampere")

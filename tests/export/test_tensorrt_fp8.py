@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 from pathlib import Path
 
 import ml_dtypes
@@ -10,11 +11,14 @@ import numpy as np
 import onnx_ir as ir
 import onnxruntime
 import pytest
+from click.testing import CliRunner, Result
 from hypothesis import given
 from hypothesis import strategies as st
+from tensorrt_bundles import make_bundle
 from tensorrt_graphs import Spec, transformer
 
-from mimiq.errors import UnsupportedTarget
+from mimiq.cli import compile_main, main
+from mimiq.errors import BadInput, UnsupportedTarget
 from mimiq.export.tensorrt.build import BuildOptions, build_engine
 from mimiq.export.tensorrt.fp8 import E4M3, LARGEST, ToFp8
 from mimiq.export.tensorrt.plan import read_plan
@@ -84,3 +88,39 @@ def test_engines(tmp_path: Path, capability: str) -> None:
 def test_int4_is_refused() -> None:
     with pytest.raises(UnsupportedTarget, match="INT4"):
         ToFp8().call(ir.from_proto(transformer(Spec(weights="int4"))))
+
+
+def test_the_command_line(tmp_path: Path) -> None:
+    """Built for every GPU that has FP8, labelled wherever the engine is spoken of."""
+    pytest.importorskip("tensorrt_rtx", reason="the extra 'rtx' is not installed")
+    bundle = str(make_bundle(tmp_path, half=Spec()).path)
+
+    def call(*arguments: str, code: int = 0) -> Result:
+        answer = CliRunner().invoke(main, list(arguments))
+        assert answer.exit_code == code, answer.stderr
+        return answer
+
+    flags = ("build", bundle, "--target", "rtx", "--fp8")
+    refused = call(*flags, "--compute-capabilities", "8.0", code=UnsupportedTarget.exit_code)
+    assert "FP8 does not run on compute capability 8.0" in refused.stderr
+    assert "8.9 and later" in refused.stderr
+    built = json.loads(call(*flags, "--json").stdout)
+    assert built["engine"] == "engines/rtx-fp8-sm89-sm120.plan"
+    assert built["record"]["source"] == "model.fp8.onnx"
+    assert built["proof"]["summary"]["linears"] == {"fp8": 5}
+    assert "FP8 (E4M3): its accuracy is not that of the INT8 graph" in built["warnings"][0]
+    shown = call("inspect", bundle).stdout
+    assert "engines/rtx-fp8-sm89-sm120.plan" in shown
+    assert "5 × fp8" in shown
+
+
+@pytest.mark.parametrize(
+    "flags", [("--int4",), ("--int4", "--weight-only"), ("--bits", "w8a16"), ("--target", "ort")]
+)
+def test_what_fp8_does_not_go_with(flags: tuple[str, ...], tmp_path: Path) -> None:
+    """Refused before anything slow begins."""
+    arguments = ["digits", "--fp8", *flags, "-o", str(tmp_path / "out"), "--quiet"]
+    answer = CliRunner().invoke(compile_main, arguments)
+    assert answer.exit_code == BadInput.exit_code
+    assert "--fp8" in answer.stderr
+    assert not (tmp_path / "out").exists()
