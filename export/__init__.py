@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from mimiq.export.cpu_form import to_cpu
     from mimiq.export.forms import to_fp16, to_int8_carrier
     from mimiq.export.rules import Finding, check, require
     from mimiq.export.summary import summarize
@@ -21,6 +22,7 @@ __all__ = [
     "export_onnx",
     "require",
     "summarize",
+    "to_cpu",
     "to_fp16",
     "to_int8_carrier",
 ]
@@ -31,6 +33,7 @@ _HOMES = {
     "export_onnx": "torch_onnx",
     "require": "rules",
     "summarize": "summary",
+    "to_cpu": "cpu_form",
     "to_fp16": "forms",
     "to_int8_carrier": "forms",
 }

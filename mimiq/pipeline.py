@@ -27,13 +27,15 @@ from mimiq.progress import Progress
 from mimiq.quantization import QuantizedModel, quantize
 from mimiq.recipes import Recipe
 from mimiq.runtime.accuracy import Comparison, compare
-from mimiq.runtime.bundle import Bundle, write_bundle
+from mimiq.runtime.bundle import CPU_MODEL, MODEL, Bundle, write_bundle
 from mimiq.runtime.datasets import InMemoryImages, LabelledImages
 from mimiq.runtime.hardware import describe_hardware, describe_software
 from mimiq.runtime.latency import Engine, LatencyRow, measure
 from mimiq.runtime.onnxruntime_session import OnnxRuntimeSession
+from mimiq.runtime.opening import deployed_graph
 from mimiq.runtime.preprocessing import FloatArray
 from mimiq.runtime.report import build_report
+from mimiq.runtime.tensorrt_record import HALF_MODEL
 from mimiq.state import load_quantized, save_quantized
 
 SOFTWARE = ("mimiq", "torch", "timm", "onnx", "onnx-ir", "onnxscript", "onnxruntime-gpu", "numpy")
@@ -211,12 +213,13 @@ def quantized_graphs(
     """The Q/DQ graphs, by the name each has in the bundle; cached and checked.
 
     ``model.onnx`` is fp32 outside its quantised layers, for ONNX Runtime; ``model.fp16.onnx`` is
-    the same numbers in the half-precision form that TensorRT builds fastest.
+    the same numbers in the half-precision form that TensorRT builds fastest; ``model.cpu.onnx``,
+    where activations are quantised, the same numbers in the form that a CPU runs fastest.
 
     Raises:
         UnsupportedTarget: when ONNX Runtime or TensorRT would refuse a node.
     """
-    from mimiq.export import export_onnx, require, to_fp16
+    from mimiq.export import export_onnx, require, to_cpu, to_fp16
 
     metadata = _metadata(job, calibration)
 
@@ -226,16 +229,20 @@ def quantized_graphs(
             plain = export_onnx(
                 quantized.module,
                 job.model.preprocessing.image_size,
-                path / "model.onnx",
+                path / MODEL,
                 metadata=metadata,
             )
             stage.status("half-precision form for TensorRT")
-            to_fp16(plain, path / "model.fp16.onnx")
+            to_fp16(plain, path / HALF_MODEL)
+            stage.status("form for ONNX Runtime on a CPU")
+            to_cpu(plain, path / CPU_MODEL)
             stage.status("checking the rules of the targets")
             require(plain, "ort")
 
-    path, _ = cache.get_or_make("graphs", {"tuned": key, "metadata": metadata}, make)
-    return {name: path / name for name in ("model.onnx", "model.fp16.onnx")}
+    inputs = {"tuned": key, "metadata": metadata, "forms": [MODEL, HALF_MODEL, CPU_MODEL]}
+    path, _ = cache.get_or_make("graphs", inputs, make)
+    found = (path / name for name in (MODEL, HALF_MODEL, CPU_MODEL))
+    return {file.name: file for file in found if file.is_file()}
 
 
 def reference_graph(model: LoadedModel, cache: Cache, progress: Progress) -> Path:
@@ -265,7 +272,7 @@ def measured(
     Raises:
         CheckFailed: when it does something else than the simulated network.
     """
-    model, graph = job.model, graphs["model.onnx"]
+    model, graph = job.model, deployed_graph(graphs)
     dataset, name = _evaluation(job)
     accuracy: Comparison | None = None
     with (
@@ -294,7 +301,7 @@ def measured(
     return build_report(
         model=model.describe(),
         precision=job.precision.to_json(),
-        size_bytes=graph.stat().st_size,
+        size_bytes=graphs[MODEL].stat().st_size,
         reference_bytes=reference.stat().st_size,
         dataset=name,
         accuracy=accuracy,

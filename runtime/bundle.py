@@ -25,6 +25,7 @@ from mimiq.runtime.manifest import (
 from mimiq.runtime.preprocessing import Preprocessing
 
 MODEL = "model.onnx"
+CPU_MODEL = "model.cpu.onnx"  # the same numbers in the form ONNX Runtime's CPU runs fastest
 LABELS = "labels.txt"
 REPORT = "report.json"
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from mimiq.errors import BadInput
-from mimiq.runtime.bundle import Bundle
+from mimiq.runtime.bundle import CPU_MODEL, MODEL, Bundle
 from mimiq.runtime.session import Session
 
 BACKENDS = ("auto", "ort", "ort-cuda", "rtx", "trt")
@@ -40,7 +41,25 @@ def open_bundle(path: str | Path | Bundle, backend: str = "auto", **options: Any
     from mimiq.runtime.onnxruntime_session import OnnxRuntimeSession
 
     device = {"ort": "cpu", "ort-cuda": "cuda", "auto": "auto"}[backend]
-    return OnnxRuntimeSession(bundle.model_path, bundle.preprocessing, device=device, **options)
+    graphs = {name: bundle.path / name for name in (MODEL, CPU_MODEL) if _has(bundle, name)}
+    graph = deployed_graph(graphs, device)
+    return OnnxRuntimeSession(graph, bundle.preprocessing, device=device, **options)
+
+
+def deployed_graph(graphs: Mapping[str, Path], device: str = "auto") -> Path:
+    """The graph that ONNX Runtime is given on a device: on a CPU its own form, where there is one.
+
+    Args:
+        graphs: file by its name in the bundle.
+        device: ``cpu``, ``cuda`` or ``auto``.
+    """
+    from mimiq.runtime.onnxruntime_graph import runs_on_cpu
+
+    return graphs[CPU_MODEL if CPU_MODEL in graphs and runs_on_cpu(device) else MODEL]
+
+
+def _has(bundle: Bundle, name: str) -> bool:
+    return name in bundle.manifest["files"]
 
 
 def _has_engine(bundle: Bundle) -> bool:

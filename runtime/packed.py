@@ -6,6 +6,7 @@
     REPO/NAME/model-settings.json   for MLServer
     REPO/NAME/labels.txt
     REPO/NAME/1/model.onnx          or model.plan
+    REPO/NAME/1/model.cpu.onnx      the form for a CPU, where Triton may also choose a GPU
     REPO/NAME/1/mimiq.json          which bundle this is: a :class:`PackedRecord`
 """
 
@@ -20,11 +21,12 @@ import numpy as np
 import numpy.typing as npt
 
 from mimiq.errors import BadInput, UnsupportedTarget
-from mimiq.runtime.manifest import disk_errors, file_entry, read_json
+from mimiq.runtime.manifest import check_name, disk_errors, file_entry, read_json
+from mimiq.runtime.onnxruntime_graph import first_line, open_graph, runs_on_cpu
 
 RECORD = "mimiq.json"
 FORMAT = "mimiq-packed/1"
-ONNX_FILE, PLAN_FILE = "model.onnx", "model.plan"
+ONNX_FILE, CPU_FILE, PLAN_FILE = "model.onnx", "model.cpu.onnx", "model.plan"
 PIXELS, TOP_PROBABILITIES, TOP_CLASSES, TOP_LABELS = (
     "pixels",
     "top_probabilities",
@@ -79,6 +81,8 @@ class PackedRecord:
         labels_sha256: of the class names, or None.
         config_sha256: of the ``config.pbtxt`` written with this version.
         max_batch: images a batch at most.
+        cpu_form: ``{"file", "sha256", "bytes"}`` of the form for a CPU beside ``file``, or None.
+            Triton serves ``file`` alone; this runtime takes the other one on a CPU.
     """
 
     backend: str
@@ -94,6 +98,7 @@ class PackedRecord:
     labels_sha256: str | None
     config_sha256: str
     max_batch: int
+    cpu_form: Mapping[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
         tensors = {
@@ -115,8 +120,10 @@ class PackedRecord:
                 side: tuple(Tensor.from_json(entry) for entry in data[side])
                 for side in ("inputs", "outputs")
             }
-            names = [name for name in PackedRecord.__dataclass_fields__ if name not in tensors]
-            return PackedRecord(**{name: data[name] for name in names}, **tensors)
+            optional = {"cpu_form": data.get("cpu_form")}
+            known = {*tensors, *optional}
+            names = [name for name in PackedRecord.__dataclass_fields__ if name not in known]
+            return PackedRecord(**{name: data[name] for name in names}, **tensors, **optional)
         except (KeyError, TypeError, ValueError) as error:
             raise BadInput(
                 f"{path} does not describe a packed model: {type(error).__name__} {error}.",
@@ -166,14 +173,17 @@ class PackedModel:
         self.version = present[-1] if version is None else version
         place = folder / str(self.version)
         self.record = PackedRecord.read(place / RECORD)
-        self.path = place / self.record.file
         if self.record.file != ONNX_FILE:
             raise UnsupportedTarget(
-                f"{self.path} is a TensorRT engine.",
+                f"{place / self.record.file} is a TensorRT engine.",
                 "Serve it with Triton, or pack with --backend onnxruntime.",
             )
-        self._check_file()
-        self._session: Any = _open_graph(self.path, self.record, device, threads)
+        served: Mapping[str, Any] = self.record.to_json()
+        if self.record.cpu_form is not None and runs_on_cpu(device):
+            served = self.record.cpu_form
+        self.path = _checked(place, served)
+        opened = open_graph(self.path, device=device, threads=threads, next_step=PACK_AGAIN)
+        self._session: Any = opened.session
 
     def run(self, feeds: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
         """Run a batch.
@@ -193,7 +203,7 @@ class PackedModel:
             results = self._session.run(names, dict(feeds))
         except Exception as error:  # ONNX Runtime's derive from Exception alone
             raise BadInput(
-                f"{self.path} failed in ONNX Runtime: {str(error).splitlines()[0]}",
+                f"{self.path} failed in ONNX Runtime: {first_line(error)}",
                 "Try a smaller batch.",
             ) from error
         return dict(zip(names, results, strict=True))
@@ -208,16 +218,24 @@ class PackedModel:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def _check_file(self) -> None:
-        if not self.path.is_file():
-            raise BadInput(f"{self.path} is missing.", PACK_AGAIN)
-        with disk_errors(self.path):
-            found = file_entry(self.path)
-        if found != {"sha256": self.record.sha256, "bytes": self.record.bytes}:
-            raise BadInput(
-                f"{self.path} is not the file that {RECORD} describes: size or hash differ.",
-                f"It was changed or damaged. {PACK_AGAIN}",
-            )
+
+def _checked(place: Path, entry: Mapping[str, Any]) -> Path:
+    """The model file that the record names, once it is sure that it is that file."""
+    try:
+        path = place / check_name(str(entry["file"]))
+        wanted = {"sha256": entry["sha256"], "bytes": entry["bytes"]}
+    except KeyError as error:
+        raise BadInput(f"{place / RECORD} lacks {error} of a file.", PACK_AGAIN) from error
+    if not path.is_file():
+        raise BadInput(f"{path} is missing.", PACK_AGAIN)
+    with disk_errors(path):
+        found = file_entry(path)
+    if found != wanted:
+        raise BadInput(
+            f"{path} is not the file that {RECORD} describes: size or hash differ.",
+            f"It was changed or damaged. {PACK_AGAIN}",
+        )
+    return path
 
 
 def check_feeds(record: PackedRecord, feeds: Mapping[str, npt.NDArray[Any]]) -> None:
@@ -243,43 +261,3 @@ def check_feeds(record: PackedRecord, feeds: Mapping[str, npt.NDArray[Any]]) -> 
             raise BadInput(
                 f"The batch is {len(array)}.", f"This model takes 1 to {record.max_batch} images."
             )
-
-
-def _open_graph(path: Path, record: PackedRecord, device: str, threads: int | None) -> Any:
-    """An ONNX Runtime session with the options of a bundle's own session."""
-    from mimiq.runtime import onnxruntime_session as ort
-
-    onnxruntime = ort._import_onnxruntime()
-    quantized = ort._is_quantized(path)
-    providers = ["CPUExecutionProvider"]
-    if device == "cuda" or (device == "auto" and ort._cuda_usable(onnxruntime)):
-        ort._require_cuda(onnxruntime)
-        providers.insert(0, "CUDAExecutionProvider")
-
-    def create(exact: bool) -> Any:
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = ort._QUIET
-        options.intra_op_num_threads = threads or ort._default_threads()
-        options.add_session_config_entry(ort._EXACT_KEY, "1" if exact else "0")
-        disabled = ort._HARMFUL_TO_QDQ if quantized else []
-        try:
-            return onnxruntime.InferenceSession(
-                str(path), options, providers=providers, disabled_optimizers=disabled
-            )
-        except Exception as error:
-            raise BadInput(
-                f"{path} cannot be opened by ONNX Runtime {onnxruntime.__version__}: "
-                f"{str(error).splitlines()[0]}",
-                PACK_AGAIN,
-            ) from error
-
-    exact = ort._saturates() and quantized
-    session = create(exact)
-    # Some graphs load with exact sums and fail only when run; so one empty image, as a bundle's
-    # session does.
-    blank = {t.name: np.zeros((1, *t.shape), t.dtype) for t in record.inputs}
-    try:
-        session.run(None, blank)
-    except Exception:
-        session = create(False)
-    return session

@@ -9,12 +9,19 @@ import onnx_ir as ir
 from mimiq.export.passes.activations import LowerActivations
 from mimiq.export.passes.clean import Clean
 from mimiq.export.passes.conv_weights import DequantizeConvWeights
+from mimiq.export.passes.early_quantize import QuantizeEarly
 from mimiq.export.passes.gemm import GemmToMatMul
 from mimiq.export.passes.half import ToHalf
 from mimiq.export.passes.int4_carrier import Int4ToInt8Carrier
+from mimiq.export.passes.integer_products import (
+    ExplicitZeroPoints,
+    IntegerProducts,
+    UnsignedActivations,
+)
 from mimiq.export.passes.key_transpose import TransposeBeforeQuantize
 from mimiq.export.passes.metadata import SetMetadata
 from mimiq.export.passes.names import NameAfterModules
+from mimiq.export.passes.qkv_split import SplitJoinedProjections
 from mimiq.export.passes.split_scales import SplitWeightScales
 from mimiq.export.passes.transpose import FoldWeightTransposes
 from mimiq.export.passes.weights import LowerWeights
@@ -46,6 +53,19 @@ def half_precision(
     carrier = (Int4ToInt8Carrier(),) if int8_carrier else ()
     split = (SplitWeightScales(),) if split_scales else ()
     return (*carrier, DequantizeConvWeights(), ToHalf(), *split, Clean())
+
+
+def cpu() -> tuple[ir.passes.InPlacePass, ...]:
+    """From the shipped graph to what ONNX Runtime runs fastest on a CPU."""
+    return (
+        SplitJoinedProjections(),
+        Clean(),
+        UnsignedActivations(),
+        QuantizeEarly(),
+        IntegerProducts(),
+        ExplicitZeroPoints(),
+        Clean(),
+    )
 
 
 def run(model: ir.Model, passes: Iterable[ir.passes.InPlacePass]) -> ir.Model:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from mimiq.errors import BadInput, UnsupportedTarget
 from mimiq.export.triton.config import ModelConfig
-from mimiq.runtime.bundle import Bundle
+from mimiq.runtime.bundle import CPU_MODEL, Bundle
 from mimiq.runtime.packed import (
     ONNX_FILE,
     PIXELS,
@@ -55,7 +55,11 @@ class PackOptions:
 
 @dataclass(frozen=True)
 class Plan:
-    """A pack operation, decided. ``write`` puts the model file where it is told."""
+    """A pack operation, decided.
+
+    ``write`` puts the model file where it is told; ``write_cpu``, where there is one, the form for
+    a CPU, which stands beside it.
+    """
 
     backend: str
     file: str
@@ -68,6 +72,7 @@ class Plan:
     kind: str
     accelerator: str | None
     notes: tuple[str, ...] = ()
+    write_cpu: Callable[[Path], None] | None = None
 
 
 def plan_for(bundle: Bundle, options: PackOptions) -> Plan:
@@ -152,25 +157,35 @@ def _graph_plan(bundle: Bundle, options: PackOptions) -> Plan:
             "tensorrt belongs to --gpu, openvino to --cpu.",
         )
 
-    def write(out: Path) -> None:
-        if not options.preprocess and options.top_k is None:
-            shutil.copyfile(bundle.model_path, out)
-            return
-        from mimiq.export.triton.graph import edit_graph
+    def writing(source: Path) -> Callable[[Path], None]:
+        def write(out: Path) -> None:
+            if not options.preprocess and options.top_k is None:
+                shutil.copyfile(source, out)
+                return
+            from mimiq.export.triton.graph import edit_graph
 
-        edit_graph(
-            bundle.model_path,
-            out,
-            preprocessing=bundle.preprocessing if options.preprocess else None,
-            top_k=options.top_k,
-            labels=bundle.labels,
-        )
+            edit_graph(
+                source,
+                out,
+                preprocessing=bundle.preprocessing if options.preprocess else None,
+                top_k=options.top_k,
+                labels=bundle.labels,
+            )
 
+        return write
+
+    # OpenVINO and TensorRT read Q/DQ; only ONNX Runtime's own CPU kernels take the other form.
+    form = bundle.path / CPU_MODEL if CPU_MODEL in bundle.manifest["files"] else None
+    if accelerator != "none" or options.device == "gpu":
+        form = None
+    on_cpu = options.device == "cpu"
+    graph = form if form is not None and on_cpu else bundle.model_path
     max_batch = options.max_batch or DEFAULT_MAX_BATCH
     return Plan(
         backend="onnxruntime",
         file=ONNX_FILE,
-        write=write,
+        write=writing(graph),
+        write_cpu=writing(form) if form is not None and not on_cpu else None,
         inputs=inputs,
         outputs=outputs,
         max_batch=max_batch,

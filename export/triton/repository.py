@@ -16,7 +16,7 @@ from mimiq.export.triton.config import check_config, config_text
 from mimiq.export.triton.plan import PackOptions, Plan, config_of, plan_for
 from mimiq.runtime.bundle import LABELS, Bundle
 from mimiq.runtime.manifest import disk_errors, file_entry, pretty_json
-from mimiq.runtime.packed import RECORD, PackedRecord, versions_of
+from mimiq.runtime.packed import CPU_FILE, RECORD, PackedRecord, versions_of
 from mimiq.version import __version__
 
 CONFIG, SETTINGS = "config.pbtxt", "model-settings.json"
@@ -91,6 +91,8 @@ def pack(
         try:
             aside.mkdir(parents=True)
             plan.write(aside / plan.file)
+            if plan.write_cpu is not None:
+                plan.write_cpu(aside / CPU_FILE)
             record = _record(plan, bundle, labels, text, aside / plan.file)
             (aside / RECORD).write_text(pretty_json(record.to_json()), encoding="utf-8")
             if labels is not None:
@@ -163,6 +165,9 @@ def _record(
         labels_sha256=_digest(labels),
         config_sha256=str(_digest(config)),
         max_batch=plan.max_batch,
+        cpu_form=None
+        if plan.write_cpu is None
+        else {"file": CPU_FILE, **file_entry(file.with_name(CPU_FILE))},
     )
 
 
