@@ -16,6 +16,7 @@ from tensorrt_bundles import make_bundle as make_transformer_bundle
 
 from mimiq.cli import main
 from mimiq.errors import BadInput, UnsupportedTarget
+from mimiq.export import to_cpu
 from mimiq.export.triton import PackOptions, pack
 from mimiq.export.triton.config import ModelConfig, check_config, config_text
 from mimiq.runtime.bundle import Bundle, add_files, write_bundle
@@ -163,6 +164,71 @@ def test_pixels_give_the_same_bits(bundle: Bundle, tmp_path: Path) -> None:
         np.testing.assert_array_equal(model.run({"pixels": pixels})["logits"], session.run(pixels))
         with pytest.raises(BadInput, match="uint8"):
             model.run({"pixels": pixels[:, :-1]})  # nothing is resized silently
+
+
+def with_cpu_form(plain: Bundle, folder: Path) -> Bundle:
+    bundle = labelled(plain)
+    form = to_cpu(bundle.model_path, folder / "form.onnx")
+    assert form is not None
+    return add_files(bundle, {"model.cpu.onnx": form})
+
+
+@pytest.mark.parametrize("preprocess", [False, True])
+def test_the_form_for_a_cpu_is_served_on_one(
+    bundle: Bundle, tmp_path: Path, preprocess: bool
+) -> None:
+    formed = with_cpu_form(bundle, tmp_path)
+    name, pixels = "pixels" if preprocess else "images", images_for(formed)
+    given = pixels if preprocess else formed.preprocessing.normalize(pixels)
+    with open_bundle(formed, "ort") as session:
+        expected = session.run(pixels)
+    for device, files in (
+        ("auto", ["mimiq.json", "model.cpu.onnx", "model.onnx"]),
+        ("cpu", ["mimiq.json", "model.onnx"]),
+        ("gpu", ["mimiq.json", "model.onnx"]),
+    ):
+        options = PackOptions(device=device, preprocess=preprocess, top_k=3)  # type: ignore[arg-type]
+        packed = pack(formed, tmp_path / "repo", device, options)
+        assert sorted(path.name for path in (packed.folder / "1").iterdir()) == files
+        assert PackedRecord.read(packed.folder / "1/mimiq.json") == packed.record
+        in_integers = b"MatMulIntegerToFloat" in (packed.folder / "1/model.onnx").read_bytes()
+        assert in_integers == (device == "cpu")
+        if device != "gpu":
+            with PackedModel(packed.folder, device="cpu") as model:
+                np.testing.assert_array_equal(model.run({name: given})["logits"], expected)
+
+
+def test_openvino_is_given_the_plain_graph(bundle: Bundle, tmp_path: Path) -> None:
+    formed = with_cpu_form(bundle, tmp_path)
+    packed = pack(formed, tmp_path, "net", PackOptions(device="cpu", accelerator="openvino"))
+    assert (packed.folder / "1/model.onnx").read_bytes() == formed.model_path.read_bytes()
+
+
+def test_a_damaged_form_for_a_cpu_is_refused(bundle: Bundle, tmp_path: Path) -> None:
+    packed = pack(with_cpu_form(bundle, tmp_path), tmp_path, "net")
+    form = packed.folder / "1/model.cpu.onnx"
+    form.write_bytes(form.read_bytes()[:-1])
+    with pytest.raises(BadInput, match=r"model\.cpu\.onnx is not the file .* hash differ"):
+        PackedModel(packed.folder, device="cpu")
+    form.unlink()
+    with pytest.raises(BadInput, match=r"model\.cpu\.onnx is missing"):
+        PackedModel(packed.folder, device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("damage", "why"),
+    [
+        (lambda text: text.replace('"sha256"', '"sha"'), "does not describe a packed model"),
+        (lambda text: text[:-20], "is not valid JSON"),
+        (lambda text: text.replace("model.onnx", "../model.onnx"), "is a TensorRT engine"),
+    ],
+)
+def test_a_record_edited_by_hand(bundle: Bundle, tmp_path: Path, damage: Any, why: str) -> None:
+    packed = pack(bundle, tmp_path, "net")
+    record = packed.folder / "1/mimiq.json"
+    record.write_text(damage(record.read_text()))
+    with pytest.raises((BadInput, UnsupportedTarget), match=why):
+        PackedModel(packed.folder, device="cpu")
 
 
 @pytest.mark.parametrize("top_k", [1, 3])

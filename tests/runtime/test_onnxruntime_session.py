@@ -12,8 +12,11 @@ from runtime_models import CLASSES, SIZE, MakeBundle, MakeModel
 
 from mimiq.errors import BadInput, EnvironmentLacks
 from mimiq.runtime import Session, classify, open_bundle
+from mimiq.runtime.bundle import add_files
 from mimiq.runtime.hardware import cuda_driver_present
+from mimiq.runtime.onnxruntime_graph import integer_kernels
 from mimiq.runtime.onnxruntime_session import OnnxRuntimeSession
+from mimiq.runtime.opening import deployed_graph
 from mimiq.runtime.preprocessing import FloatArray, Preprocessing
 
 onnx = pytest.importorskip("onnx")
@@ -263,3 +266,38 @@ def test_quantized_attention_scores_open(tmp_path: Path) -> None:
     q, k = (np.clip(np.round(given / scale), -128, 127) * scale for scale in (q_scale, k_scale))
     expected = (q @ k.transpose(0, 1, 3, 2)).sum(axis=(2, 3))
     np.testing.assert_allclose(logits, expected, rtol=1e-3, atol=1e-2)
+
+
+def test_a_bundle_runs_its_form_for_a_cpu_there(
+    make_bundle: MakeBundle, make_model: MakeModel
+) -> None:
+    """The two graphs differ here, so that it shows which one answered."""
+    other = make_model("other.onnx", seed=1)
+    bundle = add_files(make_bundle(), {"model.cpu.onnx": other})
+    given = images(3)
+    with OnnxRuntimeSession(other) as expected, open_bundle(bundle, "ort") as session:
+        np.testing.assert_array_equal(session.run(given), expected.run(given))
+    graphs = {"model.onnx": Path("plain"), "model.cpu.onnx": Path("form")}
+    assert deployed_graph(graphs, "cpu") == Path("form")
+    assert deployed_graph(graphs, "cuda") == Path("plain")
+    assert deployed_graph({"model.onnx": Path("plain")}, "cpu") == Path("plain")
+
+
+@pytest.mark.parametrize(
+    ("sets", "machine", "name", "saturates"),
+    [
+        (["avx2"], "x86_64", "AVX2 without VNNI", True),
+        (["avx2", "avx512f"], "x86_64", "AVX-512 without VNNI", True),
+        (["avx2", "avx_vnni"], "AMD64", "AVX-VNNI", False),
+        (["avx2", "avx512f", "avx512_vnni"], "x86_64", "AVX512-VNNI", False),
+        (["avx2", "avx512f", "avx512_vnni", "amx_int8"], "x86_64", "AMX", False),
+        ([], "x86_64", "SSE", True),
+        (["asimddp", "i8mm"], "aarch64", "i8mm", False),
+    ],
+)
+def test_which_integer_kernels_a_cpu_has(
+    sets: list[str], machine: str, name: str, saturates: bool
+) -> None:
+    found = integer_kernels(sets, machine)
+    assert (found.name, found.saturates) == (name, saturates)
+    assert found.text
