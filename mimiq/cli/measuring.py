@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,12 +13,14 @@ from mimiq.cli import choices, options, preflight, values
 from mimiq.cli.failures import Command
 from mimiq.cli.output import print_json, show, table, working
 from mimiq.cli.parameters import PATH
-from mimiq.errors import BadInput, CheckFailed
+from mimiq.errors import BadInput, CheckFailed, MimiqError
 
 if TYPE_CHECKING:
+    from mimiq.progress import Progress
     from mimiq.runtime.accuracy import Accuracy, Comparison
     from mimiq.runtime.bundle import Bundle
     from mimiq.runtime.datasets import LabelledImages
+    from mimiq.runtime.divergence import Divergence
     from mimiq.runtime.session import Session
 
 
@@ -36,7 +40,8 @@ if TYPE_CHECKING:
     type=click.FloatRange(0, 1),
     default=0.995,
     show_default=True,
-    help="With --against: fail when a smaller share of the images gets the same top-1.",
+    help="With --against: fail when a smaller share of the images gets the same top-1, and say "
+    "at which layer the backends part.",
 )
 @options.limit_option
 @options.option(
@@ -64,13 +69,14 @@ def evaluate_command(
     the embedded model is measured on its own held-out images if none are given.
     """
     from mimiq.progress import Progress
-    from mimiq.runtime.accuracy import compare, evaluate
+    from mimiq.runtime.accuracy import evaluate
     from mimiq.runtime.bundle import Bundle
 
     opened = Bundle(bundle)
     dataset, name = _dataset(opened, images, eval_limit)
     progress = Progress(say.quiet)
     comparison: Comparison | None = None
+    parting: Parting | None = None
     with working(), _opened(opened, backend) as session:
         backend_name = session.backend
         with progress.stage("accuracy", len(dataset)) as stage:
@@ -85,10 +91,11 @@ def evaluate_command(
                 )
             else:
                 with _opened(opened, against) as other:
-                    comparison = compare(
-                        session, other, dataset, pipeline, batch_size=batch_size, progress=advance
-                    )
+                    pair = _Pair(opened, session, other, progress)
+                    comparison = pair.compared(dataset, batch_size, advance)
                 accuracy = comparison.accuracy
+                if comparison.agreement < min_agreement:
+                    parting = pair.parting()
     result = {
         "bundle": str(bundle),
         "dataset": name,
@@ -96,17 +103,69 @@ def evaluate_command(
         "accuracy": accuracy.to_json(),
         "against": against,
         "comparison": comparison.to_json() if comparison else None,
+        "parting": parting.found.to_json() if parting and parting.found else None,
     }
     if say.json:
         print_json(result)
     else:
         _show_accuracy(opened, name, backend_name, accuracy, against, comparison)
-    if comparison is not None and comparison.agreement < min_agreement:
+    if comparison is not None and parting is not None:
         raise CheckFailed(
             f"{backend_name} and {against} agree on {comparison.agreement:.2%} of "
-            f"{comparison.count} images; {min_agreement:.2%} were asked for.",
-            "See where precision was lost with mimiq inspect, or build the engine again.",
+            f"{comparison.count} images; {min_agreement:.2%} were asked for. {parting.words}",
+            "See what is computed in which precision with mimiq inspect, build the engine again, "
+            "or accept less with --min-agreement.",
         )
+
+
+@dataclass(frozen=True)
+class Parting:
+    """Where two backends part, in words; ``found`` is None where it could not be looked for."""
+
+    words: str
+    found: Divergence | None
+
+
+class _Pair:
+    """Two backends of one bundle on the same images, and where they part."""
+
+    def __init__(self, bundle: Bundle, ours: Session, theirs: Session, progress: Progress) -> None:
+        from mimiq.runtime.divergence import Disagreements
+
+        self._bundle, self._progress = bundle, progress
+        self._backends = ours.backend, theirs.backend
+        self._seen = Disagreements(ours, theirs)
+
+    def compared(
+        self, dataset: LabelledImages, batch_size: int, advance: Callable[[int, int], None]
+    ) -> Comparison:
+        """Both on every image.
+
+        Raises:
+            CheckFailed: a logit is not finite; it says at which tensor that begins.
+        """
+        from mimiq.runtime.accuracy import compare
+
+        seen, pipeline = self._seen, self._bundle.preprocessing
+        try:
+            return compare(
+                seen.ours, seen.theirs, dataset, pipeline, batch_size=batch_size, progress=advance
+            )
+        except CheckFailed as error:
+            raise CheckFailed(f"{error.problem} {self.parting().words}", error.next_step) from error
+
+    def parting(self) -> Parting:
+        """The first tensor at which they differ by more than rounding explains."""
+        from mimiq.runtime.divergence import diverge
+
+        try:
+            with self._progress.stage("parting") as stage:
+                stage.status("tensor by tensor")
+                found = diverge(self._bundle, *self._backends, self._seen.images)
+        except MimiqError as error:
+            words = f"Where they part was not found: {error.problem} {error.next_step}"
+            return Parting(words, None)
+        return Parting(str(found), found)
 
 
 def _opened(bundle: Bundle, backend: str) -> Session:
