@@ -16,6 +16,7 @@ from compiled import INT8, Compile
 ROOT = Path(__file__).parents[1]
 _ABSENT = ("torch", "timm", "onnx", "onnx_ir", "onnxscript", "tritonclient", "mlserver")
 _PIP_S = 600
+_FIRST_ANSWER_S = 1.5  # of processor time, the start of Python and the imports included
 
 _PROGRAM = """
 import time
@@ -31,6 +32,7 @@ import importlib.util, json, sys
 absent = {absent!r}
 print(json.dumps({{
     "seconds": seconds,
+    "processor": time.process_time(),
     "logits": logits.tolist(),
     "found": [name for name in absent if importlib.util.find_spec(name)],
     "loaded": [name for name in absent if name in sys.modules],
@@ -97,8 +99,12 @@ def test_a_bundle_runs_on_a_host_without_the_compiler(
         size = session.input_shape[-1]
         expected = session.run(np.zeros((1, size, size, 3), np.uint8))
     np.testing.assert_allclose(result["logits"], expected, atol=1e-4)
-    again = json.loads(_run(slim, "-I", "-c", program, cwd=tmp_path).stdout.splitlines()[-1])
-    print(f"import to first inference: {result['seconds']:.2f} s, again {again['seconds']:.2f} s")
+    # The first run wrote the byte code; other work on the host moves a clock, not this time.
+    again = [_run(slim, "-I", "-c", program, cwd=tmp_path) for _ in range(3)]
+    found = [json.loads(done.stdout.splitlines()[-1]) for done in again]
+    for key in ("seconds", "processor"):
+        print(f"import to first inference: {min(each[key] for each in found):.2f} s ({key})")
+    assert min(each["processor"] for each in found) < _FIRST_ANSWER_S
 
 
 @pytest.mark.slow

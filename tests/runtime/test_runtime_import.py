@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 from runtime_models import SIZE, MakeBundle
@@ -52,20 +51,17 @@ with mimiq.runtime.open_bundle({str(bundle.path)!r}) as session:
 
 
 def test_first_inference_is_quick(make_bundle: MakeBundle) -> None:
-    """The promise is 1.5 s on an idle host of two cores; a busy one gets three tries, and twice
-    that, for what is to be caught is an import of seconds."""
+    """At most 1.5 s of processor time, which other work moves less than a clock; best of 3."""
     bundle = make_bundle()
     code = f"""
-import numpy as np, mimiq.runtime
+import time, numpy as np, mimiq.runtime
 with mimiq.runtime.open_bundle({str(bundle.path)!r}) as session:
-    session.run(np.zeros((1, 3, {SIZE}, {SIZE}), np.float32))
+    session.run(np.zeros((1, {SIZE}, {SIZE}, 3), np.uint8))
+print(time.process_time())
 """
-    seconds = []
-    for _ in range(3):
-        start = time.perf_counter()
-        assert run_python(code).returncode == 0
-        seconds.append(time.perf_counter() - start)
-    assert min(seconds) < 3
+    tries = [run_python(code) for _ in range(3)]
+    assert [done.returncode for done in tries] == [0, 0, 0], tries[0].stderr
+    assert min(float(done.stdout) for done in tries) < 1.5
 
 
 def test_every_public_name_exists() -> None:
