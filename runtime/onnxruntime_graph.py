@@ -71,22 +71,21 @@ def integer_kernels(sets: list[str] | None = None, machine: str | None = None) -
     machine = (platform.machine() if machine is None else machine).lower()
     if machine not in ("x86_64", "amd64"):
         name = "i8mm" if "i8mm" in found else "dot product" if "asimddp" in found else "plain"
-        return IntegerKernels(name, False, "not measured on this architecture: mimiq bench tells")
+        text = "not measured on this architecture; mimiq bench tells what INT8 gains"
+        return IntegerKernels(name, False, text)
     if found & _VNNI:
         names = (("amx_int8", "AMX"), ("avx512_vnni", "AVX512-VNNI"), ("avx_vnni", "AVX-VNNI"))
         name = next(title for key, title in names if key in found)
-        return IntegerKernels(
-            name, False, "exact; INT8 activations are about twice as fast as fp32"
-        )
+        return IntegerKernels(name, False, "exact, and about twice as fast as fp32 on DeiT-T")
     name = "AVX-512 without VNNI" if "avx512f" in found else "AVX2 without VNNI"
     if "avx2" not in found:
         name = "SSE"
-    return IntegerKernels(
-        name,
-        True,
-        "the quick kernel saturates, so 8-bit weights take the exact one: little or nothing is "
-        "gained over fp32; 4-bit weights with INT8 activations are exact in the quick one",
+    text = (
+        "the quick kernel saturates with 8-bit weights, so they take the exact one, which gains "
+        "little over fp32, or loses on old cores: mimiq bench tells; 4-bit weights are exact in "
+        "the quick one"
     )
+    return IntegerKernels(name, True, text)
 
 
 @dataclass(frozen=True)

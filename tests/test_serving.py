@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -291,5 +292,25 @@ def test_a_damaged_model_is_not_served(bundle: Path, tmp_path: Path) -> None:
     try:
         running.process.wait(START_S)  # it ends when a model cannot be loaded at its start
         assert "size or hash differ" in running.log.read_text()
+    finally:
+        stop(running)
+
+
+def test_a_bundle_whose_manifest_was_edited_is_not_served(bundle: Path, tmp_path: Path) -> None:
+    """Served as it is, not packed: what MLServer is told stands in a file of one's own."""
+    folder = tmp_path / "models"
+    shutil.copytree(bundle, folder / "digits.mimiq")
+    manifest = folder / "digits.mimiq" / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"seed": 0', '"seed": 1'))
+    settings = {
+        "name": "digits",
+        "implementation": "mimiq.runtime.mlserver_runtime.MimiqRuntime",
+        "parameters": {"uri": "digits.mimiq"},
+    }
+    (folder / "model-settings.json").write_text(json.dumps(settings))
+    running = start(folder)
+    try:
+        running.process.wait(START_S)
+        assert "was edited: its content does not match" in running.log.read_text()
     finally:
         stop(running)

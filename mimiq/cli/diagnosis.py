@@ -21,6 +21,7 @@ from mimiq.cli.output import print_json, show, table, working
 from mimiq.cli.preflight import missing_libraries
 from mimiq.errors import MimiqError
 from mimiq.runtime.hardware import cuda_driver_present, describe_hardware
+from mimiq.runtime.onnxruntime_graph import integer_kernels
 
 _DISTRIBUTIONS = (
     "mimiq",
@@ -93,6 +94,7 @@ def examine(cache_dir: Path | None = None) -> dict[str, Any]:
         "executable": sys.executable,
         "software": {name: _version(name) for name in _DISTRIBUTIONS},
         "hardware": describe_hardware(),
+        "integer_kernels": asdict(integer_kernels()),
         "backends": [asdict(ability) for ability in backends],
         "targets": [asdict(ability) for ability in targets],
         "cache": cache,
@@ -224,6 +226,7 @@ def _show(findings: dict[str, Any]) -> None:
         ("system", hardware["os"]),
         ("cpu", f"{hardware['cpu']}, {hardware['cores']} cores, {hardware['memory_gib']} GiB"),
         ("instructions", ", ".join(hardware["instruction_sets"]) or "none that matter here"),
+        ("int8 on the cpu", "{name}: {text}".format(**findings["integer_kernels"])),
         ("gpu", "\n".join(gpus) or "none"),
         (
             "cache",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -369,3 +370,43 @@ def test_the_command(bundle: Bundle, tmp_path: Path) -> None:
     answer = mimiq("pack", bundle.path, "--triton", tmp_path, "--accelerator", "tensorrt", "--cpu")
     assert answer.exit_code == 2
     assert "does not run on the cpu" in answer.stderr
+
+
+def _flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("damage", "why"),
+    [
+        (lambda folder: _flip(folder / "model.onnx"), "size or hash differ"),
+        (lambda folder: (folder / "labels.txt").unlink(), "is missing: the manifest lists it"),
+        (
+            lambda folder: (folder / "manifest.json").write_text(
+                (folder / "manifest.json").read_text().replace("w8a8", "w4a8")
+            ),
+            "was edited: its content does not match its own digest",
+        ),
+    ],
+    ids=["corrupted model", "missing labels", "manifest edited"],
+)
+@pytest.mark.parametrize("command", ["pack", "check"])
+def test_a_damaged_bundle_is_one_clear_error(
+    bundle: Bundle, tmp_path: Path, damage: Any, why: str, command: str
+) -> None:
+    broken = tmp_path / "broken.mimiq"
+    shutil.copytree(bundle.path, broken)
+    damage(broken)
+    repository = tmp_path / "models"
+    if command == "pack":
+        answer = mimiq("pack", broken, "--triton", repository)
+    else:  # before anything is asked of the server
+        answer = mimiq("check", "--url", "127.0.0.1:1", "--model", "m", "--bundle", broken)
+    assert answer.exit_code == 2
+    assert why in " ".join(answer.stderr.split())
+    assert answer.stderr.count("Error") <= 1
+    assert "Traceback" not in answer.stderr
+    assert answer.stdout == ""
+    assert not repository.exists()
