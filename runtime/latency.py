@@ -43,11 +43,14 @@ class Engine:
         path: a bundle's folder, or an ONNX file.
         backend: see :func:`mimiq.runtime.open_bundle`; an ONNX file runs under ONNX Runtime.
         threads: of ONNX Runtime on the CPU, or None for its own choice.
+        command: what to run as the measuring process; None for ours. A peer's calls
+            :func:`mimiq.runtime.latency_worker.serve` with a way to open its engines.
     """
 
     path: Path
     backend: str = "auto"
     threads: int | None = None
+    command: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)

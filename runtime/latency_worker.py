@@ -1,7 +1,7 @@
 """A process that opens one engine and times it on request, over pipes.
 
 ``python -m mimiq.runtime.latency_worker`` reads JSON lines on stdin and answers each with one on
-stdout: first an engine (``{"path", "backend", "threads"}``), then any number of
+stdout: first an engine (``{"path", "backend", "threads", …}``), then any number of
 ``{"batch", "runs"}``, answered by ``{"seconds": […]}``. It ends when stdin does.
 """
 
@@ -40,7 +40,7 @@ class Worker:
         # A pipe for stderr would fill up and stall a talkative library.
         self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 (closed by close)
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "mimiq.runtime.latency_worker"],
+            engine.command or [sys.executable, "-m", "mimiq.runtime.latency_worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
@@ -109,8 +109,8 @@ class Worker:
         )
 
 
-def main() -> None:
-    """Serve one parent; see the module's text."""
+def serve(open_one: Callable[[Engine], Session]) -> None:
+    """Serve one parent with engines opened so; see the module's text."""
     # Libraries may print: keep the pipe for answers, and send everything else to stderr.
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
@@ -128,7 +128,7 @@ def main() -> None:
     def opened() -> dict[str, Any]:
         nonlocal session
         question = json.loads(sys.stdin.readline())
-        session = open_engine(Engine(**{**question, "path": Path(question["path"])}))
+        session = open_one(Engine(**{**question, "path": Path(question["path"])}))
         return {"backend": session.backend}
 
     answer(opened)
@@ -162,4 +162,4 @@ def open_engine(engine: Engine) -> Session:
 
 
 if __name__ == "__main__":
-    main()
+    serve(open_engine)
