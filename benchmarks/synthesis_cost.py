@@ -6,8 +6,7 @@
 2. The similarity loss alone, forward and backward, over its definition, which materialises the
    H×H×N products of every query: time and peak memory. Wanted: at least 3 times less of both.
 
-The contenders take turns, and a ratio is the median over rounds of the ratio within a round, so
-that other work on the machine strikes both. Peak memory is, on CUDA, what PyTorch's allocator
+Peak memory is, on CUDA, what PyTorch's allocator
 reports; on a CPU, the growth of the peak resident set of a process of its own for each contender.
 
     python benchmarks/synthesis_cost.py --weights deit_tiny_patch16_224.safetensors
@@ -21,13 +20,13 @@ import resource
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from turns import median_ratio, take_turns, verdict
 
 from mimiq.devices import describe_device, pick_device
 from mimiq.models import SHORT_NAMES, LoadedModel, load_model
@@ -82,11 +81,11 @@ def step_cost(
         )
         steps = objective(draw_batch(model, batch, 0, 0, device))
         contenders[name] = steps.__next__
-    seconds = _take_turns(contenders, rounds, device)
+    seconds = take_turns(contenders, rounds, device)
     return {
         **{f"{name}_seconds": statistics.median(times) for name, times in seconds.items()},
-        "ratio": _ratio(seconds, "ours", "plain"),
-        "ratio_without_similarity": _ratio(seconds, "without_similarity", "plain"),
+        "ratio": median_ratio(seconds, "ours", "plain"),
+        "ratio_without_similarity": median_ratio(seconds, "without_similarity", "plain"),
     }
 
 
@@ -122,7 +121,7 @@ def loss_cost(device: torch.device, batch: int, rounds: int) -> dict[str, float]
     contenders = {
         name: lambda loss=loss: _loss_and_gradient(loss, scores) for name, loss in LOSSES.items()
     }
-    seconds = _take_turns(contenders, rounds, device)
+    seconds = take_turns(contenders, rounds, device)
     if device.type == "cuda":
         peak = {name: _peak_allocated(run, device) for name, run in contenders.items()}
     else:
@@ -130,7 +129,7 @@ def loss_cost(device: torch.device, batch: int, rounds: int) -> dict[str, float]
     return {
         **{f"{name}_seconds": statistics.median(times) for name, times in seconds.items()},
         **{f"{name}_peak_bytes": value for name, value in peak.items()},
-        "time_ratio": _ratio(seconds, "definition", "ours"),
+        "time_ratio": median_ratio(seconds, "definition", "ours"),
         "memory_ratio": peak["definition"] / peak["ours"],
     }
 
@@ -145,26 +144,6 @@ def _scores(batch: int, device: torch.device) -> torch.Tensor:
 def _loss_and_gradient(loss: Callable[..., torch.Tensor], scores: torch.Tensor) -> torch.Tensor:
     (gradient,) = torch.autograd.grad(loss(scores, prefix_tokens=PREFIX), scores)
     return gradient
-
-
-def _take_turns(
-    contenders: Mapping[str, Callable[[], object]], rounds: int, device: torch.device
-) -> dict[str, list[float]]:
-    seconds: dict[str, list[float]] = {name: [] for name in contenders}
-    for round_number in range(rounds + 2):
-        for name, run in contenders.items():
-            started = time.perf_counter()
-            run()
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
-            if round_number >= 2:  # two to warm up
-                seconds[name].append(time.perf_counter() - started)
-    return seconds
-
-
-def _ratio(seconds: Mapping[str, list[float]], above: str, below: str) -> float:
-    rounds = zip(seconds[above], seconds[below], strict=True)
-    return statistics.median(a / b for a, b in rounds)
 
 
 def _peak_allocated(run: Callable[[], object], device: torch.device) -> int:
@@ -213,7 +192,7 @@ def _report(result: Mapping[str, Any]) -> str:
         "",
         f"plain forward + image gradient   {step['plain_seconds']:8.3f} s",
         f"step of ours                     {step['ours_seconds']:8.3f} s   "
-        f"{step['ratio']:.2f}×  {_verdict(step['ratio'] <= MOST_STEP_RATIO)} (≤ {MOST_STEP_RATIO})",
+        f"{step['ratio']:.2f}×  {verdict(step['ratio'] <= MOST_STEP_RATIO)} (≤ {MOST_STEP_RATIO})",
         f"  without similarity             {step['without_similarity_seconds']:8.3f} s   "
         f"{step['ratio_without_similarity']:.2f}×",
         "",
@@ -225,13 +204,9 @@ def _report(result: Mapping[str, Any]) -> str:
     ]
     for what in ("time", "memory"):
         ratio = loss[f"{what}_ratio"]
-        verdict = _verdict(ratio >= LEAST_LOSS_RATIO)
-        lines.append(f"{what + ' ratio':<33}{ratio:7.1f}×  {verdict} (≥ {LEAST_LOSS_RATIO:.0f})")
+        judged = verdict(ratio >= LEAST_LOSS_RATIO)
+        lines.append(f"{what + ' ratio':<33}{ratio:7.1f}×  {judged} (≥ {LEAST_LOSS_RATIO:.0f})")
     return "\n".join(lines)
-
-
-def _verdict(met: bool) -> str:
-    return "met" if met else "MISSED"
 
 
 def _arguments() -> argparse.Namespace:

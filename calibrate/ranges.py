@@ -9,13 +9,16 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from mimiq.calibrate.observers import OBSERVERS, MSEObserver, Observer
+from mimiq.calibrate.observers import OBSERVERS, MinMaxObserver, MSEObserver, Observer
+from mimiq.calibrate.output_error import SLACK, OutputErrorObserver
 from mimiq.fake_quant import Grid, QuantConv2d, Quantizer, QuantLinear, fake_quantize
 from mimiq.models.attention import ExplicitAttention
 from mimiq.models.family import Family
 from mimiq.precision import Precision
 
-ObserverName = Literal["minmax", "percentile", "mse", "entropy"]
+ObserverName = Literal["minmax", "percentile", "mse", "entropy", "output"]
+
+_WORTH_A_SUBTRACTION = 0.5  # of the error of INT8's own window
 
 
 @torch.no_grad()
@@ -24,7 +27,7 @@ def activation_quantizers(
     module: nn.Module,
     precision: Precision,
     images: torch.Tensor,
-    observer: ObserverName = "percentile",
+    observer: ObserverName = "output",
     batch_size: int = 16,
 ) -> None:
     """Fill every activation's quantiser point of ``module`` in place.
@@ -33,7 +36,7 @@ def activation_quantizers(
     that are already there take part, so that the ranges are those of the quantised network.
     """
     points = list(_points(family, module, precision))
-    seen = [_observer_for(observer, bits) for _, _, bits in points]
+    seen = [_observer_for(observer, parent, width) for parent, _, width in points]
     bits = precision.attention_bits
     attentions = family.attentions(module) if bits is not None else []
     searches = [_ProbsSearch(Grid.shifted(bits or 8, 0)) for _ in attentions]
@@ -74,7 +77,9 @@ class _ProbsSearch:
         return hooks
 
     def best(self) -> torch.Tensor:
-        return torch.tensor(self.scales[int(self.errors.argmin())])
+        # The largest of those that are about as good: real attention has higher peaks.
+        good = self.errors <= SLACK * self.errors.min()
+        return torch.tensor(self.scales[int(good.nonzero()[0])])
 
     def _see_v(self, _module: nn.Module, _inputs: Any, v: torch.Tensor) -> None:
         self._v = v
@@ -103,7 +108,11 @@ def _points(
                 yield attention, f"{point}_quantizer", precision.attention_bits
 
 
-def _observer_for(name: ObserverName, bits: int) -> Observer:
+def _observer_for(name: ObserverName, parent: nn.Module, bits: int) -> Observer:
+    if name == "output":
+        if isinstance(parent, QuantLinear):
+            return OutputErrorObserver(parent.weight_quantizer(parent.weight))
+        return MinMaxObserver() if bits >= 7 else MSEObserver()
     # With few levels the trade between clipping and rounding decides, of which percentiles know
     # nothing.
     return OBSERVERS[name]() if bits >= 7 else MSEObserver()
@@ -117,16 +126,21 @@ def _updating(observer: Observer) -> Callable[[nn.Module, tuple[torch.Tensor, ..
 
 
 def _scale_and_grid(observer: Observer, bits: int) -> tuple[torch.Tensor, Grid]:
-    """The scale, and for fewer bits than INT8 carries also the window of integers that fits best.
+    """The scale, and the window of integers that fits best.
 
     A window such as [−1, 14] for the output of GELU spends its levels where the values are, and its
-    zero point is still 0.
+    zero point is still 0. At 8 bits a window leaves what INT8 carries and costs a subtraction: it
+    must gain something.
     """
-    if bits == 8 or not isinstance(observer, MSEObserver):
-        grid = Grid.signed(bits)
-        return observer.scale(grid), grid
-    windows = [Grid.shifted(bits, low) for low in range(-(2 ** (bits - 1)), 1)]
-    scales = [observer.scale(grid) for grid in windows]
-    errors = [observer.error(scale, grid) for scale, grid in zip(scales, windows, strict=True)]
-    best = min(range(len(windows)), key=errors.__getitem__)
-    return scales[best], windows[best]
+    symmetric = Grid.signed(bits)
+    scale = observer.scale(symmetric)
+    if not isinstance(observer, MSEObserver | OutputErrorObserver):
+        return scale, symmetric
+    best, least = (scale, symmetric), observer.error(scale, symmetric)
+    least *= _WORTH_A_SUBTRACTION if bits == 8 else 1
+    for low in (-64, -32, -16, -8) if bits == 8 else range(symmetric.qmin + 1, 1):
+        grid = Grid(low, low + 2**bits - 1)
+        scale = observer.scale(grid)
+        if (error := observer.error(scale, grid)) < least:
+            best, least = (scale, grid), error
+    return best

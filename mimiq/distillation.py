@@ -112,7 +112,7 @@ def distill(
         BadInput: when there are too few images to hold any out.
     """
     started = time.monotonic()
-    run = _Run(quantized, images, recipe, seed)
+    run = Distillation(quantized, images, recipe, seed)
     if checkpoint is not None and checkpoint.exists():
         run.load(checkpoint)
     else:
@@ -140,8 +140,11 @@ def distill(
     )
 
 
-class _Run:
-    """The state of one distillation: what a checkpoint must hold, and the moves on it."""
+class Distillation:
+    """The state of one distillation: what a checkpoint must hold, and the moves on it.
+
+    :func:`distill` drives it; arguments are the same.
+    """
 
     def __init__(
         self, quantized: QuantizedModel, images: torch.Tensor, recipe: DistillationRecipe, seed: int

@@ -5,8 +5,9 @@ in the simulated network, and the exporter translates each of its calls into one
 QuantizeLinear/DequantizeLinear pair, so that what was tuned is what is deployed.
 
 Rounding is to nearest, ties to even, as in ONNX. The zero point is 0 everywhere (TensorRT takes no
-other); a grid of fewer bits than its carrier is a window ``[qmin, qmax]`` of integers, which need
-not be symmetric.
+other); a grid is a window ``[qmin, qmax]`` of integers, which need not be symmetric. Where the
+window of a Linear's input leaves INT8, as [-16, 239] does for the output of GELU, :func:`freeze`
+moves it back by a constant that it takes from the input and gives to the bias.
 """
 
 from __future__ import annotations
@@ -165,18 +166,27 @@ class Quantizer(nn.Module):
 
 
 class FrozenQuantizer(nn.Module):
-    """A quantiser whose scale is a constant: the form that is exported."""
+    """A quantiser whose scale is a constant: the form that is exported.
+
+    Its window lies in INT8. What had to be taken from the input for that, ``offset``, is missing
+    from the output as well.
+    """
 
     scale: torch.Tensor
 
     def __init__(self, quantizer: Quantizer) -> None:
         super().__init__()
-        self.grid = quantizer.grid
+        grid = quantizer.grid
+        steps = max(grid.qmax - 127, 0) + min(grid.qmin + 128, 0)
+        self.grid = Grid(grid.qmin - steps, grid.qmax - steps)
         self.axis = quantizer.axis
         self.block_size = quantizer.block_size
         self.register_buffer("scale", quantizer.scale.detach().clone())
+        self.offset = steps * float(self.scale) if steps else 0.0
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.offset:
+            x = x - self.offset
         out: torch.Tensor = fake_quantize(
             x, self.scale, self.grid.qmin, self.grid.qmax, self.axis, self.block_size
         )
@@ -251,10 +261,25 @@ def quant_layers(module: nn.Module) -> dict[str, QuantLayer]:
 
 
 def freeze(module: nn.Module) -> nn.Module:
-    """Replace every :class:`Quantizer` in place by its frozen form, for export."""
+    """Replace every :class:`Quantizer` in place by its frozen form, for export.
+
+    Raises:
+        ValueError: for a window outside INT8 anywhere but at a Linear's input.
+    """
     for child_name, child in module.named_children():
         if isinstance(child, Quantizer):
-            setattr(module, child_name, FrozenQuantizer(child))
+            frozen = FrozenQuantizer(child)
+            setattr(module, child_name, frozen)
+            if frozen.offset:
+                _give_to_bias(module, child_name, frozen.offset)
         else:
             freeze(child)
     return module
+
+
+@torch.no_grad()
+def _give_to_bias(layer: nn.Module, point: str, offset: float) -> None:
+    if not isinstance(layer, QuantLinear) or point != "input_quantizer":
+        raise ValueError(f"{point} of a {type(layer).__name__} cannot leave INT8")
+    moved = offset * layer.weight_quantizer(layer.weight).sum(1)
+    layer.bias = nn.Parameter(moved if layer.bias is None else layer.bias + moved, False)

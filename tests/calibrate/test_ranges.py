@@ -96,3 +96,23 @@ def test_four_bits_use_all_sixteen_levels(network: nn.Module, images: torch.Tens
     for part in module.modules():
         if isinstance(part, Quantizer) and part.scale.ndim == 0:
             assert part.grid.qmax - part.grid.qmin == 15
+
+
+def test_the_output_of_gelu_gets_a_window_of_its_own(
+    network: nn.Module, images: torch.Tensor
+) -> None:
+    """GELU ends at −0.17: of a symmetric INT8 half the integers would never be used."""
+    module = copy.deepcopy(network)
+    # Untrained weights hardly leave the part of GELU that is a straight line.
+    module.get_submodule("blocks.0.mlp.fc1").weight.mul_(20)
+    swap_layers(module, int8())
+    activation_quantizers(ViTFamily(), module, int8(), images, "output")
+    grids = {
+        name: layer.input_quantizer.grid
+        for name, layer in quant_layers(module).items()
+        if isinstance(layer.input_quantizer, Quantizer)
+    }
+    gelu = grids.pop("blocks.0.mlp.fc2")
+    assert gelu.qmin > -128
+    assert gelu.qmax - gelu.qmin == 255
+    assert set(grids.values()) == {Grid.signed(8)}

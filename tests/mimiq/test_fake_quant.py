@@ -116,3 +116,24 @@ def test_grids() -> None:
     assert (Grid.weight(4).qmin, Grid.weight(4).qmax) == (-8, 7)
     assert (Grid.shifted(4, -1).qmin, Grid.shifted(4, -1).qmax) == (-1, 14)
     assert (Grid.shifted(8, 0).qmin, Grid.shifted(8, 0).qmax) == (0, 127)
+
+
+@given(low=st.integers(-200, -1))
+def test_a_window_outside_int8_is_moved_into_it(low: int) -> None:
+    """And the Linear's output stays what it was, up to rounding on the border of two integers."""
+    generator = torch.Generator().manual_seed(low)
+    linear = nn.Linear(6, 4, bias=low % 2 == 0).requires_grad_(False)
+    layer = QuantLinear(linear, Quantizer(torch.full((4,), 0.01), Grid.weight(8), 0))
+    layer.input_quantizer = Quantizer(torch.tensor(0.02), Grid(low, low + 255))
+    x = torch.randint(low - 20, low + 275, (50, 6), generator=generator) * 0.02
+    expected = layer(x)
+    freeze(layer)
+    frozen = layer.input_quantizer
+    assert isinstance(frozen, FrozenQuantizer)
+    assert (frozen.grid.qmin, frozen.grid.qmax) == (-128, 127)
+    assert torch.allclose(layer(x), expected, atol=1e-4)
+
+
+def test_only_the_input_of_a_linear_may_leave_int8() -> None:
+    with pytest.raises(ValueError, match="cannot leave INT8"):
+        freeze(nn.Sequential(Quantizer(torch.tensor(0.1), Grid(-8, 247))))

@@ -63,12 +63,14 @@ def test_the_original_is_left_alone(small_vit: LoadedModel, images: torch.Tensor
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
+@pytest.mark.parametrize(("precision", "places"), [(int8(), 4), (weight_only(4, 32), 6)])
 def test_migration_keeps_the_function_and_lowers_the_error(
-    small_vit: LoadedModel, images: torch.Tensor
+    small_vit: LoadedModel, images: torch.Tensor, precision: Precision, places: int
 ) -> None:
+    """From both norms of both blocks, and for floating-point activations from values to proj."""
     module = copy.deepcopy(small_vit.module)
-    results = migrate_outliers(small_vit, module, int8(), images)
-    assert len(results) == 6
+    results = migrate_outliers(small_vit, module, precision, images)
+    assert len(results) == places
     assert any(result.strength > 0 for result in results)
     assert all(result.error <= 1 for result in results)
     torch.testing.assert_close(module(images), small_vit.module(images), rtol=1e-3, atol=1e-4)
