@@ -1,0 +1,260 @@
+"""What low precision gains on a CPU: our forms, fp32, and what peers make of the same network.
+
+Engines: ONNX Runtime fp32; ONNX Runtime's own static quantisation (s8s8 and u8s8 Q/DQ, min–max on
+the same synthetic images); with ``--openvino PYTHON``, OpenVINO fp32 and NNCF's INT8; and the
+bundles given. Each runs in a process of its own; they take turns burst by burst, and a ratio is the
+median over rounds of the ratio within a round (``mimiq.runtime.latency``). Top-1 is measured on the
+same images for all.
+
+    mimiq-compile deit_t --int8 --weights W -o w8a8.mimiq      # and --int4, --int4 --weight-only
+    mimiq synthesize deit_t --weights W -o images
+    python benchmarks/cpu_serving.py --weights W --eval imagenet-sample --calibration images \\
+        --bundle w8a8.mimiq --bundle w4a8.mimiq --bundle w4.mimiq
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from cpu_serving_peers import Plain, static_quantization
+
+from mimiq.calibrate import CalibrationSet
+from mimiq.errors import MimiqError
+from mimiq.export import export_onnx
+from mimiq.models import load_model
+from mimiq.runtime.accuracy import Comparison, compare
+from mimiq.runtime.bundle import CPU_MODEL, MODEL, Bundle
+from mimiq.runtime.datasets import LabelledImages, open_dataset
+from mimiq.runtime.hardware import describe_hardware, describe_software
+from mimiq.runtime.latency import Engine, LatencyRow, measure
+from mimiq.runtime.onnxruntime_graph import integer_kernels
+from mimiq.runtime.opening import open_bundle
+from mimiq.runtime.preprocessing import FloatArray, Preprocessing
+
+PEERS = str(Path(__file__).with_name("cpu_serving_peers.py"))
+RESULTS = Path(__file__).with_name("results")
+FP32 = "ONNX Runtime fp32"
+
+
+def main() -> None:
+    arguments = _arguments()
+    with tempfile.TemporaryDirectory() as scratch:
+        try:
+            result = run(arguments, Path(scratch))
+        except MimiqError as error:
+            sys.exit(str(error))
+    out: Path = arguments.out
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
+    out.with_suffix(".md").write_text(table(result))
+    print(table(result))
+
+
+def run(arguments: argparse.Namespace, scratch: Path) -> dict[str, Any]:
+    """Make what is missing, measure, and judge."""
+    model = load_model(arguments.model, weights=arguments.weights)
+    fp32 = export_onnx(model.module, model.preprocessing.image_size, scratch / "fp32.onnx")
+    pixels = CalibrationSet.open(arguments.calibration).images()[: arguments.calibration_images]
+    images = model.preprocessing.normalize(pixels)
+    static = static_quantization(fp32, images, scratch)
+
+    def peer(path: Path, python: str = sys.executable, runtime: str = "onnxruntime") -> Any:
+        return lambda threads: Engine(path, runtime, threads, (python, PEERS))
+
+    engines: dict[str, Callable[[int], Engine]] = {FP32: peer(fp32)}
+    sizes = {FP32: fp32.stat().st_size}
+    for name, path in static.items():
+        engines[f"ONNX Runtime static {name}"] = peer(path)
+        sizes[f"ONNX Runtime static {name}"] = path.stat().st_size
+    if arguments.openvino:
+        for name, path in openvino_graphs(arguments.openvino, fp32, images, scratch).items():
+            engines[name] = peer(path, arguments.openvino, "openvino")
+            weights = path.with_suffix(".bin")
+            sizes[name] = (weights if weights.is_file() else path).stat().st_size
+    bundles = {f"mimiq {Bundle(path).precision_label}": Bundle(path) for path in arguments.bundle}
+    for name, bundle in bundles.items():
+        engines[name] = lambda threads, path=bundle.path: Engine(path, "ort", threads)
+        form = CPU_MODEL if CPU_MODEL in bundle.manifest["files"] else MODEL
+        sizes[name] = bundle.file(form).stat().st_size
+    result: dict[str, Any] = {
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "model": model.describe(),
+        "hardware": describe_hardware(),
+        "integer_kernels": integer_kernels().name,
+        "software": describe_software("mimiq", "onnxruntime", "onnxruntime-gpu", "numpy"),
+        "bytes": sizes,
+        "load_before": os.getloadavg(),
+        "latency": {},
+    }
+    for threads in arguments.threads:
+        rows = measure(
+            {name: make(threads) for name, make in engines.items()},
+            arguments.batches,
+            budget_s=arguments.budget,
+            progress=lambda text, n=threads: print(f"{n} threads: {text}", file=sys.stderr),
+        )
+        result["latency"][str(threads)] = [row.to_json() for row in rows]
+    result["load_after"] = os.getloadavg()
+    if arguments.eval is not None:
+        dataset = open_dataset(arguments.eval, model.num_classes)
+        found = accuracies(engines, bundles, dataset, model.preprocessing, scratch)
+        result["accuracy"] = {name: comparison.to_json() for name, comparison in found.items()}
+    result["judgement"] = judge(result, list(bundles))
+    return result
+
+
+def openvino_graphs(python: str, fp32: Path, images: FloatArray, scratch: Path) -> dict[str, Path]:
+    """OpenVINO reads the ONNX file; NNCF's INT8 is made under the other Python."""
+    given, quantized = scratch / "images.npy", scratch / "nncf.xml"
+    np.save(given, images)
+    subprocess.run([python, PEERS, "--nncf", str(fp32), str(given), str(quantized)], check=True)
+    return {"OpenVINO fp32": fp32, "OpenVINO NNCF int8": quantized}
+
+
+def accuracies(
+    engines: dict[str, Callable[[int], Engine]],
+    bundles: dict[str, Bundle],
+    dataset: LabelledImages,
+    preprocessing: Preprocessing,
+    scratch: Path,
+) -> dict[str, Comparison]:
+    """Each engine against fp32, one after the other."""
+    found = {}
+    with Plain(engines[FP32](1).path, "onnxruntime", None) as reference:
+        for name, make in engines.items():
+            engine = make(1)
+            print(f"accuracy of {name}", file=sys.stderr)
+            if name in bundles:
+                with open_bundle(bundles[name], "ort") as session:
+                    found[name] = compare(session, reference.run, dataset, preprocessing)
+            elif engine.backend == "openvino":
+                assert engine.command is not None
+                found[name] = _elsewhere(engine, reference, dataset, preprocessing, scratch)
+            else:
+                with Plain(engine.path, "onnxruntime", None) as session:
+                    found[name] = compare(session.run, reference.run, dataset, preprocessing)
+    return found
+
+
+def judge(result: dict[str, Any], ours: list[str]) -> list[str]:
+    """Where a form of ours is slower than the better of fp32 and static quantisation: sentences."""
+    found = []
+    for threads, entries in result["latency"].items():
+        rows = [LatencyRow.from_json(entry) for entry in entries]
+        for batch in dict.fromkeys(row.batch for row in rows):
+            here = {row.engine: row for row in rows if row.batch == batch}
+            rivals = [row for name, row in here.items() if name.startswith("ONNX Runtime")]
+            best = max(rivals, key=lambda row: row.speedup)
+            for name in ours:
+                ratio = here[name].speedup / best.speedup
+                verb = "is faster" if ratio > 1.02 else "is slower" if ratio < 0.98 else "ties"
+                found.append(
+                    f"{threads} threads, batch {batch}: {name} {verb} against {best.engine} "
+                    f"({ratio:.2f}×)."
+                )
+    return found
+
+
+def table(result: dict[str, Any]) -> str:
+    """Markdown."""
+    hardware, accuracy = result["hardware"], result.get("accuracy", {})
+    before, after = (result[key][0] for key in ("load_before", "load_after"))
+    lines = [
+        f"# {result['model']['name']} on a CPU",
+        "",
+        f"{hardware['cpu']}, {hardware['cores']} cores, {result['integer_kernels']}; "
+        + ", ".join(f"{name} {version}" for name, version in result["software"].items())
+        + f"; {result['created'][:10]}.",
+        "",
+        f"Load average before {before:.1f}, after {after:.1f}"
+        + (
+            ": other work shared the cores, so take the ratios, not the milliseconds."
+            if before > 0.5
+            else "."
+        ),
+        "",
+        "Speed is against ONNX Runtime fp32, pair by pair in one run, with its quartiles.",
+    ]
+    for threads, entries in result["latency"].items():
+        rows = [LatencyRow.from_json(entry) for entry in entries]
+        batches = list(dict.fromkeys(row.batch for row in rows))
+        heads = "".join(f" ms at {b} | speed at {b} |" for b in batches)
+        lines += [
+            "",
+            f"## {threads} thread{'s' if threads != '1' else ''}",
+            "",
+            f"| engine | MB |{heads} top-1 % |",
+            "|---|---|" + "---|---|" * len(batches) + "---|",
+        ]
+        for name in dict.fromkeys(row.engine for row in rows):
+            cells = ""
+            for row in (row for row in rows if row.engine == name):
+                low, high = row.speedup_quartiles
+                cells += f" {row.p50_ms:.1f} | {row.speedup:.2f} [{low:.2f}, {high:.2f}] |"
+            top1 = "–"
+            if name in accuracy:
+                top1 = f"{Comparison.from_json(accuracy[name]).accuracy.top1:.1f}"
+            lines.append(f"| {name} | {result['bytes'][name] / 1e6:.2f} |{cells} {top1} |")
+    lines += ["", *(f"- {sentence}" for sentence in result["judgement"])]
+    return "\n".join(lines) + "\n"
+
+
+def _elsewhere(
+    engine: Engine,
+    reference: Plain,
+    dataset: LabelledImages,
+    preprocessing: Preprocessing,
+    scratch: Path,
+) -> Comparison:
+    """An engine of another environment: its logits of all images, made there."""
+    given, out = scratch / "eval.npy", scratch / "logits.npy"
+    seen: list[FloatArray] = []
+
+    def collect(images: FloatArray) -> FloatArray:
+        seen.append(images)
+        return reference.run(images)
+
+    compare(collect, reference.run, dataset, preprocessing)
+    np.save(given, np.concatenate(seen))
+    assert engine.command is not None
+    subprocess.run([*engine.command, "--logits", str(engine.path), given, out], check=True)
+    rest = iter(np.split(np.load(out), np.cumsum([len(part) for part in seen])[:-1]))
+    return compare(lambda _: next(rest), reference.run, dataset, preprocessing)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="deit_t")
+    parser.add_argument("--weights", type=Path, required=True)
+    parser.add_argument(
+        "--calibration", type=Path, required=True, help="folder of synthetic images"
+    )
+    parser.add_argument("--calibration-images", type=int, default=32)
+    parser.add_argument("--bundle", type=Path, action="append", default=[])
+    parser.add_argument("--eval", type=Path, help="labelled images")
+    parser.add_argument("--batches", type=_numbers, default=(1, 8, 32))
+    parser.add_argument("--threads", type=_numbers, default=(2,), help="e.g. 1,2")
+    parser.add_argument("--budget", type=float, default=40, help="seconds for each batch size")
+    parser.add_argument(
+        "--openvino", metavar="PYTHON", help="of an environment with openvino, nncf"
+    )
+    parser.add_argument("--out", type=Path, default=RESULTS / "cpu_serving")
+    return parser.parse_args()
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split(","))
+
+
+if __name__ == "__main__":
+    main()
