@@ -6,7 +6,9 @@ from pathlib import Path
 
 from mimiq.export import passes
 from mimiq.export.graph import load, save
+from mimiq.export.passes.clean import Clean
 from mimiq.export.passes.int4_carrier import Int4ToInt8Carrier
+from mimiq.export.passes.unquantize import Unquantize
 
 
 def to_fp16(
@@ -30,6 +32,15 @@ def to_fp16(
     """
     steps = passes.half_precision(int8_carrier=int8_carrier, split_scales=split_scales)
     return save(passes.run(load(source), steps), path)
+
+
+def to_float(source: str | Path, path: str | Path) -> Path:
+    """Write the graph without quantisation, in fp32; see :class:`passes.unquantize.Unquantize`.
+
+    Raises:
+        UnsupportedModel, BadInput: as :func:`to_fp16`.
+    """
+    return save(passes.run(load(source), (Unquantize(), Clean())), path)
 
 
 def to_int8_carrier(source: str | Path, path: str | Path) -> Path:

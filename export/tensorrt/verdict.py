@@ -11,7 +11,11 @@ _SHOWN = 3
 
 
 def verdict(
-    rows: Sequence[LatencyRow], gpu: str, low: Proof | None = None, half: Proof | None = None
+    rows: Sequence[LatencyRow],
+    gpu: str,
+    low: Proof | None = None,
+    half: Proof | None = None,
+    reference: str = "FP16",
 ) -> list[str]:
     """Sentences for the end of a benchmark.
 
@@ -22,6 +26,7 @@ def verdict(
         rows: the low-precision engine's, one a batch size, with the ratio to the reference.
         gpu: the device's name.
         low, half: proofs of the low-precision engine and of its reference, where known.
+        reference: what the ratio is to.
     """
     helped = [row for row in rows if row.speedup_quartiles[0] > 1]
     hurt = [row for row in rows if row.speedup_quartiles[1] < 1]
@@ -30,7 +35,7 @@ def verdict(
     for words, group in (("helped", helped), ("made no difference", even), ("hurt", hurt)):
         if group:
             ratios = ", ".join(f"{row.speedup:.2f} at batch {row.batch}" for row in group)
-            lines.append(f"On {gpu} low precision {words}: speed-up {ratios}.")
+            lines.append(f"On {gpu} low precision {words} against {reference}: speed-up {ratios}.")
     if len(helped) < len(rows) and low is not None:
         lines += _reasons(low, half)
     return lines

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,9 +15,10 @@ from mimiq.cli import choices, options
 from mimiq.cli.failures import Command
 from mimiq.cli.output import print_json, show, table, working
 from mimiq.cli.parameters import PATH
-from mimiq.errors import BadInput
+from mimiq.errors import BadInput, MimiqError
 
 if TYPE_CHECKING:
+    from mimiq.export.tensorrt.proof import Proof
     from mimiq.progress import Stage
     from mimiq.runtime.bundle import Bundle
     from mimiq.runtime.latency import Engine, LatencyRow
@@ -66,7 +69,8 @@ def bench(
     """Measure BUNDLE's latency and throughput, alone or in turns with another.
 
     End to end first: from an array in memory to an array in memory. Of TensorRT engines also the
-    time on the GPU itself, with and without copies and CUDA graphs.
+    time on the GPU itself, with and without copies and CUDA graphs, in turns with the same network
+    in FP16 or with --against, and whether low precision helped.
     """
     from mimiq.progress import Progress
     from mimiq.runtime.bundle import Bundle
@@ -84,42 +88,61 @@ def bench(
     with working(), Progress(say.quiet).stage("latency") as stage:
         before = gpu_state()
         rows = measure(engines, batches, budget_s=seconds, progress=stage.status)
-        device = device_rows(engines, batches, seconds, stage)
+        device = measure_device(engines, opened, against, batches, seconds, stage)
         states = {"before": before, "after": gpu_state()}
     report: dict[str, Any] = build_report(
         model=opened.manifest["model"],
         precision=opened.manifest["precision"],
         latency=rows,
     )
-    lines = _verdict(opened, against, device.get("device") or [])
+    lines = _verdict(opened, against, device)
     if say.json:
         found = {
             "bundle": str(bundle),
             "against": str(against) if against else None,
-            "device": {how: [row.to_json() for row in rows] for how, rows in device.items()},
+            "device": {how: [row.to_json() for row in rows] for how, rows in device.rows.items()},
             "gpu_state": states,
             "verdict": lines,
         }
         print_json(found | report)
         return
     show(render(report))
-    for how, measured in device.items():
+    for how, measured in device.rows.items():
         show("", _device_table(how, measured))
+    if device.rows:
+        show(*(f"GPU {when}: {_words(state)}" for when, state in states.items() if state))
     show(*lines)
 
 
-def device_rows(
-    engines: Mapping[str, Engine], batches: Sequence[int], seconds: float, stage: Stage
-) -> dict[str, list[LatencyRow]]:
+@dataclass(frozen=True)
+class DeviceTimes:
+    """What was measured on the GPU's own clock.
+
+    Attributes:
+        rows: by what was counted; empty where no engine is TensorRT's.
+        half: proof of the FP16 engine that was measured beside, if it was.
+        missing: why there was none to measure beside.
+    """
+
+    rows: dict[str, list[LatencyRow]]
+    half: Proof | None = None
+    missing: str | None = None
+
+
+def measure_device(
+    engines: Mapping[str, Engine],
+    bundle: Bundle,
+    against: Path | None,
+    batches: Sequence[int],
+    seconds: float,
+    stage: Stage,
+) -> DeviceTimes:
     """Time on the GPU by CUDA events, engines taking turns; nothing where none is TensorRT's.
 
-    Batches outside an engine's profile are left out.
+    A bundle alone is measured beside its own network in FP16.
     """
-    from mimiq.runtime.latency import interleave, summarize
     from mimiq.runtime.latency_worker import open_engine
-    from mimiq.runtime.tensorrt_timing import device_runner
 
-    found: dict[str, list[LatencyRow]] = {}
     with ExitStack() as stack:
         sessions: dict[str, TensorRTSession] = {}
         for name, engine in engines.items():
@@ -127,44 +150,89 @@ def device_rows(
             if session.backend.startswith("tensorrt"):
                 sessions[name] = session
         if not sessions:
-            return {}
-        for how, counted in _COUNTED.items():
-            runners = {name: device_runner(s, **counted) for name, s in sessions.items()}
-            found[how] = []
-            for batch in batches:
-                profiles = [session.tensors for session in sessions.values()]
-                if not all(tensors.smallest <= batch <= tensors.largest for tensors in profiles):
-                    continue
-                stage.status(f"{how} at batch {batch}")
-                rounds = interleave(runners, batch, seconds)
-                reference = rounds[next(iter(rounds))]
-                found[how] += [
-                    summarize(
-                        rounds[name],
-                        reference,
-                        engine=name,
-                        backend=sessions[name].backend,
-                        batch=batch,
-                    )
-                    for name in rounds
-                ]
+            return DeviceTimes({})
+        half, missing = None, None
+        if against is None:
+            stage.status("building the network in FP16")
+            try:
+                twin, half = stack.enter_context(half_session(bundle, *sessions.values()))
+                sessions = {"FP16": twin, **sessions}
+            except MimiqError as error:
+                missing = f"{error.problem} {error.next_step}"
+        return DeviceTimes(device_rows(sessions, batches, seconds, stage), half, missing)
+
+
+@contextmanager
+def half_session(
+    bundle: Bundle, session: TensorRTSession
+) -> Iterator[tuple[TensorRTSession, Proof]]:
+    """The same network in FP16, built now with the same product and profile."""
+    from mimiq.export.tensorrt.product import RTX, TRT
+    from mimiq.export.tensorrt.twin import build_half_twin
+    from mimiq.runtime.tensorrt import TensorRTSession
+
+    product = RTX if session.backend.startswith("tensorrt-rtx") else TRT
+    smallest, largest = session.tensors.smallest, session.tensors.largest
+    with tempfile.TemporaryDirectory() as folder:
+        plan = Path(folder) / "half.plan"
+        profile = smallest, min(max(smallest, 8), largest), largest
+        proof = build_half_twin(bundle, product, profile, plan)
+        with TensorRTSession(plan, product.load(), product.name, runtime_cache=False) as twin:
+            yield twin, proof
+
+
+def device_rows(
+    sessions: Mapping[str, TensorRTSession], batches: Sequence[int], seconds: float, stage: Stage
+) -> dict[str, list[LatencyRow]]:
+    """Rows by what is counted, each engine's ratio to the first's, pair by pair.
+
+    Batches outside an engine's profile are left out.
+    """
+    from mimiq.runtime.latency import interleave, summarize
+    from mimiq.runtime.tensorrt_timing import device_runner
+
+    profiles = [session.tensors for session in sessions.values()]
+    fitting = [b for b in batches if all(t.smallest <= b <= t.largest for t in profiles)]
+    found: dict[str, list[LatencyRow]] = {}
+    for how, counted in _COUNTED.items():
+        runners = {name: device_runner(s, **counted) for name, s in sessions.items()}
+        found[how] = []
+        for batch in fitting:
+            stage.status(f"{how} at batch {batch}")
+            rounds = interleave(runners, batch, seconds)
+            reference = rounds[next(iter(rounds))]
+            for name, own in rounds.items():
+                backend = sessions[name].backend
+                found[how].append(
+                    summarize(own, reference, engine=name, backend=backend, batch=batch)
+                )
     return found
 
 
-def _verdict(bundle: Bundle, against: Path | None, rows: Sequence[LatencyRow]) -> list[str]:
-    """Whether this bundle's engine is faster than the other's, and if not, what may be why."""
+def _verdict(bundle: Bundle, against: Path | None, device: DeviceTimes) -> list[str]:
+    """Whether this bundle's engine is faster than the reference, and if not, what may be why."""
     from mimiq.export.tensorrt.engines import recorded_proofs
     from mimiq.export.tensorrt.verdict import verdict
     from mimiq.runtime.bundle import Bundle
     from mimiq.runtime.hardware import describe_gpus
 
+    if device.missing is not None:
+        return [f"No verdict against FP16: {device.missing}"]
+    rows = device.rows.get("device") or []
     names = list(dict.fromkeys(row.engine for row in rows))
-    if against is None or len(names) < 2:
+    if len(names) < 2:
         return []
-    ours = [row for row in rows if row.engine == names[1]]
+    reference = device.half
+    if against is not None and against.suffix != ".onnx":
+        reference = next(iter(recorded_proofs(Bundle(against)).values()), None)
     gpu = next((str(gpu["name"]) for gpu in describe_gpus()), "this GPU")
-    proofs = [next(iter(recorded_proofs(b).values()), None) for b in (bundle, Bundle(against))]
-    return verdict(ours, gpu, *proofs)
+    ours = [row for row in rows if row.engine == names[1]]
+    proof = next(iter(recorded_proofs(bundle).values()), None)
+    return verdict(ours, gpu, proof, reference, names[0])
+
+
+def _words(state: Mapping[str, str]) -> str:
+    return ", ".join(f"{key} {value}" for key, value in state.items())
 
 
 def _device_table(how: str, rows: Sequence[LatencyRow]) -> Any:

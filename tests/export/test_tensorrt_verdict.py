@@ -23,7 +23,7 @@ def proof(kernels: int, output: str = "half") -> Proof:
 def test_it_helped() -> None:
     lines = verdict([row(1, 1.1, 1.2, 1.3), row(8, 1.4, 1.5, 1.6)], "NVIDIA L4", proof(5), proof(4))
     assert lines == [
-        "On NVIDIA L4 low precision helped: speed-up 1.20 at batch 1, 1.50 at batch 8."
+        "On NVIDIA L4 low precision helped against FP16: speed-up 1.20 at batch 1, 1.50 at batch 8."
     ]
 
 
@@ -35,8 +35,10 @@ def test_it_did_not() -> None:
     )
     low = replace(low, summary=replace(low.summary, unpacks=7))
     lines = verdict([row(1, 0.8, 0.9, 0.95), row(8, 0.9, 1.0, 1.1)], "L4", low, proof(4))
-    assert lines[0] == "On L4 low precision made no difference: speed-up 1.00 at batch 8."
-    assert lines[1] == "On L4 low precision hurt: speed-up 0.90 at batch 1."
+    assert (
+        lines[0] == "On L4 low precision made no difference against FP16: speed-up 1.00 at batch 8."
+    )
+    assert lines[1] == "On L4 low precision hurt against FP16: speed-up 0.90 at batch 1."
     text = "\n".join(lines[2:])
     for words in (
         "n0",

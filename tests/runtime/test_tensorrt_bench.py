@@ -1,0 +1,115 @@
+"""``mimiq bench`` of an engine: its own logic, on the fakes; what a host without a GPU says."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("onnx", reason="the extra 'compile' is not installed")
+
+from click.testing import CliRunner, Result
+from test_tensorrt_session import open_fake
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "export"))
+from tensorrt_bundles import make_bundle
+
+from mimiq.cli import benching, main
+from mimiq.errors import EnvironmentLacks
+from mimiq.export.tensorrt.proof import Proof
+from mimiq.export.tensorrt.summary import PlanSummary
+from mimiq.runtime.hardware import cuda_driver_present
+from mimiq.runtime.tensorrt import TensorRTSession
+
+FLAGS = ("--batches", "1,8,9", "--seconds", "0.05", "--quiet")
+PROOF = Proof(PlanSummary("plan", 1, kernels=3), (), (), (), ())
+
+
+def bench(*arguments: object, code: int = 0) -> Result:
+    answer = CliRunner().invoke(main, ["bench", *map(str, arguments), *FLAGS])
+    assert answer.exit_code == code, answer.stderr
+    return answer
+
+
+@pytest.fixture
+def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every bundle's engine is a fake, end-to-end times are left out, and a GPU is told of."""
+    for name in ("ours", "half"):
+        (tmp_path / name).mkdir()
+    state = {"name": "NVIDIA Fake", "clocks.sm": "1980", "clocks.mem": "2619"}
+    monkeypatch.setattr("mimiq.runtime.latency.measure", lambda *a, **k: [])
+    monkeypatch.setattr(
+        "mimiq.runtime.latency_worker.open_engine", lambda engine: open_fake(tmp_path / "ours")[0]
+    )
+    monkeypatch.setattr("mimiq.runtime.tensorrt_timing.gpu_state", lambda: state)
+    monkeypatch.setattr("mimiq.runtime.hardware.describe_gpus", lambda: [{"name": "NVIDIA Fake"}])
+
+
+@pytest.fixture
+def twin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The FP16 engine is a fake whose kernels take twice as long."""
+
+    @contextmanager
+    def half(bundle: Any, session: TensorRTSession) -> Iterator[tuple[TensorRTSession, Proof]]:
+        twin, _, cuda = open_fake(tmp_path / "half")
+        ticks = cuda.elapsed_ms
+        cuda.elapsed_ms = lambda start, end: 2 * ticks(start, end)  # type: ignore[method-assign]
+        with twin:
+            yield twin, PROOF
+
+    monkeypatch.setattr(benching, "half_session", half)
+
+
+@pytest.mark.usefixtures("engine", "twin")
+def test_a_bundle_alone_is_held_against_its_network_in_fp16(tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path).path
+    found = json.loads(bench(bundle, "--json").stdout)
+    assert set(found["device"]) == {"device", "device and copies", "device, no CUDA graph"}
+    for rows in found["device"].values():
+        # Batch 9 is beyond the profile.
+        assert [(row["batch"], row["engine"]) for row in rows] == [
+            (batch, name) for batch in (1, 8) for name in ("FP16", "bundle")
+        ]
+        assert {row["p50_ms"] for row in rows} == {1.0, 2.0}
+        assert rows[1]["speedup"] == pytest.approx(2)
+    assert found["gpu_state"]["before"]["clocks.sm"] == "1980"
+    assert found["verdict"] == [
+        "On NVIDIA Fake low precision helped against FP16: speed-up 2.00 at batch 1, 2.00 at "
+        "batch 8."
+    ]
+    text = bench(bundle).stdout
+    assert "Latency, device and copies" in text
+    assert "clocks.sm 1980" in text
+    assert text.rstrip().endswith("batch 8.")
+
+
+@pytest.mark.usefixtures("engine")
+def test_no_verdict_where_no_fp16_engine_can_be_built(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @contextmanager
+    def half(bundle: Any, session: Any) -> Iterator[None]:
+        raise EnvironmentLacks("onnx-ir is not installed.", "pip install 'mimiq[compile]'")
+        yield
+
+    monkeypatch.setattr(benching, "half_session", half)
+    found = json.loads(bench(make_bundle(tmp_path).path, "--json").stdout)
+    assert [row["engine"] for row in found["device"]["device"]] == ["bundle", "bundle"]
+    assert found["verdict"][0].startswith("No verdict against FP16: onnx-ir is not installed.")
+
+
+@pytest.mark.skipif(cuda_driver_present(), reason="this host has an NVIDIA driver and GPU")
+@pytest.mark.skipif(
+    importlib.util.find_spec("tensorrt_rtx") is None, reason="the extra 'rtx' is not installed"
+)
+def test_an_engine_without_a_gpu_is_one_error(tmp_path: Path) -> None:
+    answer = bench(make_bundle(tmp_path).path, "--backend", "rtx", code=EnvironmentLacks.exit_code)
+    assert "No NVIDIA driver and GPU can be used on this host." in answer.stderr
+    assert "--backend ort" in answer.stderr
+    assert "Traceback" not in answer.stderr
