@@ -54,6 +54,7 @@ def main() -> None:
         "precision_of_synthesis": str(fast_dtype(device) or torch.float32).removeprefix("torch."),
         "torch": torch.__version__,
         "recipe": arguments.recipe,
+        "tv_weight": arguments.tv_weight,
         "images": arguments.count,
         "iterations": arguments.iterations,
         "batch_size": arguments.batch,
@@ -108,6 +109,7 @@ def _sources(
         yield REAL, _real(model, arguments.real, arguments.count)
     recipe = replace(
         SYNTHESIS_RECIPES[arguments.recipe],
+        tv_weight=arguments.tv_weight,
         name="study",
         images=arguments.count,
         iterations=arguments.iterations,
@@ -156,7 +158,8 @@ def table(result: dict[str, Any]) -> str:
         "",
         f"Mean off-diagonal |SSIM| between heads; {result['images']} images a column, "
         f"{result['iterations']} iterations in batches of {result['batch_size']}, "
-        f"weights and views of recipe {result['recipe']}, seed {result['seed']}. "
+        f"weights and views of recipe {result['recipe']} (total variation {result['tv_weight']}), "
+        f"seed {result['seed']}. "
         f"{result['hardware']}, {result['precision_of_synthesis']}, "
         f"torch {result['torch']}. In the last rows ± is the standard error over images, and "
         "confidence the mean top-1 probability.",
@@ -212,6 +215,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--weights", type=Path)
     parser.add_argument("--real", type=Path, help="folder of real images; left out without it")
     parser.add_argument("--recipe", choices=SYNTHESIS_RECIPES, default="cpu")
+    parser.add_argument("--tv-weight", type=float, default=0.01, help="of every batch")
     parser.add_argument("--count", type=int, default=32, help="images of each kind")
     parser.add_argument("--iterations", type=int, default=200)
     parser.add_argument("--batch", type=int, default=16)

@@ -77,7 +77,7 @@ def mimiq_objective(teacher: Teacher, recipe: SynthesisRecipe) -> Objective:
     look = _looking_at(teacher, with_similarity=recipe.similarity_weight != 0)
 
     def optimise(batch: Batch) -> Generator[Mapping[str, torch.Tensor], None, None]:
-        images = batch.images
+        images, tv_weight = batch.images, recipe.tv_weight_of(batch.index)
         optimizer = torch.optim.AdamW(
             [images], lr=recipe.lr, betas=recipe.betas, weight_decay=recipe.weight_decay, fused=True
         )
@@ -91,7 +91,7 @@ def mimiq_objective(teacher: Teacher, recipe: SynthesisRecipe) -> Objective:
             loss = (
                 recipe.similarity_weight * similarity
                 + recipe.label_weight * label_loss
-                + recipe.tv_weight * roughness
+                + tv_weight * roughness
             )
             optimizer.zero_grad()
             torch.autograd.backward(loss)

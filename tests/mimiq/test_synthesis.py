@@ -212,6 +212,16 @@ def test_total_variation_smooths(model: LoadedModel) -> None:
     assert smooth.diff(dim=-1).norm() < 0.7 * rough.diff(dim=-1).norm()
 
 
+def test_batches_take_turns_with_several_weights(model: LoadedModel, tmp_path: Path) -> None:
+    size = RECIPE.batch_size
+    recipe = replace(RECIPE, images=3 * size, iterations=20, tv_weight=(1.0, 0.0))
+    images = make(model, tmp_path / "set", recipe).images().astype(np.float32)
+    rough = [
+        float(np.abs(np.diff(images[i : i + size], axis=2)).mean()) for i in (0, size, 2 * size)
+    ]
+    assert max(rough[0], rough[2]) < 0.7 * rough[1]
+
+
 def test_pixels_stay_valid(model: LoadedModel) -> None:
     batch = run(model, replace(RECIPE, lr=5.0))
     assert bool((batch.images >= batch.low).all())

@@ -1,0 +1,207 @@
+"""What each precision and each part of the method costs or gains, on the exported graph.
+
+Every row is one compilation, measured as ``mimiq-compile --eval`` measures it: the graph under ONNX
+Runtime against the full-precision network on the same labelled images, which choose nothing.
+
+    python benchmarks/accuracy.py --weights deit_tiny_patch16_224.safetensors --eval imagenet/val \\
+        --rows w8a8,w4a8 --variants default,noise --seeds 0,1,2 --output results/accuracy.json
+
+Rows that the output file holds already are not measured again; stages come from the cache.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mimiq.cache import Cache, default_cache_dir
+from mimiq.devices import describe_device, pick_device
+from mimiq.models import load_model
+from mimiq.pipeline import Job, compile_model
+from mimiq.precision import Precision, from_bits, weight_only
+from mimiq.progress import Progress
+from mimiq.quantization import RangeRecipe
+from mimiq.recipes import NAMES, Recipe, recipe_for
+from mimiq.runtime.accuracy import Comparison
+from mimiq.runtime.datasets import open_dataset
+
+PRECISIONS: dict[str, Precision] = {
+    "w8a8": from_bits(8, 8),
+    "w4a16-b64": weight_only(4, 64),
+    "w4a8": from_bits(4, 8),
+    "w5a5": from_bits(5, 5),
+    "w4a4": from_bits(4, 4),
+}
+
+
+def _synthesis(**changes: Any) -> Callable[[Recipe], Recipe]:
+    return lambda recipe: replace(recipe, synthesis=replace(recipe.synthesis, **changes))
+
+
+def _distillation(**changes: Any) -> Callable[[Recipe], Recipe]:
+    return lambda recipe: replace(recipe, distillation=replace(recipe.distillation, **changes))
+
+
+def _ranges(**changes: Any) -> Callable[[Recipe], Recipe]:
+    return lambda recipe: replace(recipe, ranges=RangeRecipe(**(asdict(recipe.ranges) | changes)))
+
+
+# What is different from the named recipe: the calibration images, and the recipe.
+VARIANTS: dict[str, tuple[str, Callable[[Recipe], Recipe]]] = {
+    "default": ("synthetic", lambda recipe: recipe),
+    "noise": ("noise", lambda recipe: recipe),
+    "psaq": ("psaq", lambda recipe: recipe),
+    "no-similarity": ("synthetic", _synthesis(similarity_weight=0.0)),
+    "one-tv": ("synthetic", _synthesis(tv_weight=0.01)),
+    "no-head-distillation": ("synthetic", _distillation(structural_weight=0.0)),
+    "no-distillation": ("synthetic", _distillation(steps=0)),
+    "nearest-rounding": ("synthetic", _ranges(rounding="nearest")),
+    "percentile-ranges": ("synthetic", _ranges(observer="percentile")),
+    "minmax-ranges": ("synthetic", _ranges(observer="minmax")),
+    "migration": ("synthetic", _ranges(migrate=True)),
+    "no-migration": ("synthetic", _ranges(migrate=False)),
+}
+
+
+def main() -> None:
+    arguments = _arguments()
+    result = _started(arguments)
+    for row in arguments.rows:
+        for variant in arguments.variants:
+            for seed in arguments.seeds:
+                key = f"{row}/{variant}/{seed}"
+                if key in result["rows"]:
+                    continue
+                print(f"== {key}", flush=True)
+                result["rows"][key] = measure(arguments, row, variant, seed)
+                _write(arguments.output, result)
+    print(table(result))
+    arguments.output.with_suffix(".md").write_text(table(result) + "\n")
+
+
+def measure(arguments: argparse.Namespace, row: str, variant: str, seed: int) -> dict[str, Any]:
+    """Compile, and keep what the table needs of the report."""
+    model = load_model(arguments.model, weights=arguments.weights)
+    precision = PRECISIONS[row]
+    calibration, changed = VARIANTS[variant]
+    dataset = open_dataset(arguments.eval, model.num_classes)
+    with tempfile.TemporaryDirectory() as scratch:
+        job = Job(
+            model=model,
+            precision=precision,
+            recipe=changed(recipe_for(arguments.recipe, precision)),
+            out=Path(scratch) / "bundle",
+            calibration=calibration,
+            seed=seed,
+            device=arguments.device,
+            evaluation=dataset,
+            evaluation_name=arguments.eval.name,
+            batches=(),
+        )
+        started = time.monotonic()
+        bundle = compile_model(job, Cache(arguments.cache), Progress())
+        report: Mapping[str, Any] = bundle.report or {}
+        return {
+            "recipe": job.recipe.to_json(),
+            "calibration": {
+                key: bundle.manifest["calibration"].get(key) for key in ("kind", "count")
+            },
+            "accuracy": report["accuracy"],
+            "simulation": report["simulation"],
+            "distillation": report["tuning"],
+            "seconds_of_this_run": time.monotonic() - started,
+            "mimiq": bundle.manifest["software"]["mimiq"],
+        }
+
+
+def table(result: Mapping[str, Any]) -> str:
+    """Markdown: one line a row, drops in points of top-1 with their 95 % intervals."""
+    head = (
+        f"{result['model']}, recipe `{result['recipe']}`, {result['evaluation']} "
+        f"({result['hardware']}, torch {result['torch']}). Points of top-1 lost by the exported "
+        "graph under ONNX Runtime, with 95 % intervals; held-out loss is the distillation loss on "
+        "synthetic images that were not trained on."
+    )
+    lines = [
+        head,
+        "",
+        "| precision | variant | seed | images | full precision | top-1 | lost | as full precision "
+        "| as simulated | held-out loss, before → after |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for key, row in result["rows"].items():
+        precision, variant, seed = key.split("/")
+        found = Comparison.from_json(row["accuracy"])
+        simulated = Comparison.from_json(row["simulation"])
+        low, high = found.drop_interval
+        tuned = row["distillation"]
+        lines.append(
+            f"| {precision} | {variant} | {seed} | {row['calibration']['count']} "
+            f"| {found.reference.top1:.1f} | {found.accuracy.top1:.1f} "
+            f"| {found.drop:.1f} [{low:.1f}, {high:.1f}] | {100 * found.agreement:.1f} % "
+            f"| {100 * simulated.agreement:.1f} % "
+            f"| {tuned['initial_loss']:.3f} → {tuned['best_loss']:.3f} |"
+        )
+    return "\n".join(lines)
+
+
+def _started(arguments: argparse.Namespace) -> dict[str, Any]:
+    if arguments.output.is_file():
+        found: dict[str, Any] = json.loads(arguments.output.read_text())
+        return found
+    device = pick_device(arguments.device)
+    return {
+        "model": arguments.model,
+        "recipe": arguments.recipe,
+        "evaluation": f"evaluated on {arguments.eval.name}",
+        "hardware": describe_device(device),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "rows": {},
+    }
+
+
+def _write(path: Path, result: Mapping[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(result, indent=1) + "\n")
+    os.replace(temporary, path)
+
+
+def _arguments() -> argparse.Namespace:
+    def names(known: Mapping[str, object]) -> Callable[[str], list[str]]:
+        def parse(text: str) -> list[str]:
+            chosen = text.split(",")
+            if unknown := [name for name in chosen if name not in known]:
+                raise argparse.ArgumentTypeError(f"{unknown[0]} is none of {', '.join(known)}")
+            return chosen
+
+        return parse
+
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="deit_t")
+    parser.add_argument("--weights", type=Path)
+    parser.add_argument("--eval", type=Path, required=True, help="labelled images")
+    parser.add_argument("--rows", type=names(PRECISIONS), default=list(PRECISIONS))
+    parser.add_argument("--variants", type=names(VARIANTS), default=["default"])
+    parser.add_argument("--seeds", type=lambda text: [int(s) for s in text.split(",")], default=[0])
+    parser.add_argument("--recipe", choices=NAMES, default="cpu")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--cache", type=Path, default=default_cache_dir())
+    parser.add_argument(
+        "--output", type=Path, default=Path("benchmarks/results/accuracy_deit_t.json")
+    )
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
