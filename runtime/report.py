@@ -127,7 +127,7 @@ def _add_accuracy(table: Table, found: Comparison) -> None:
         "top-1",
         f"{found.reference.top1:.2f} %",
         f"{found.accuracy.top1:.2f} %",
-        f"{-found.drop:+.2f} points  [{-high:+.2f}, {-low:+.2f}]",
+        f"{0 - found.drop:+.2f} points  [{0 - high:+.2f}, {0 - low:+.2f}]",  # 0 - 0.0 is not -0.0
     )
     table.add_row(
         "top-5",

@@ -13,6 +13,7 @@ from mimiq.export.passes.early_quantize import QuantizeEarly
 from mimiq.export.passes.gemm import GemmToMatMul
 from mimiq.export.passes.half import ToHalf
 from mimiq.export.passes.int4_carrier import Int4ToInt8Carrier
+from mimiq.export.passes.integer_offset import FoldOffsets
 from mimiq.export.passes.integer_products import (
     ExplicitZeroPoints,
     IntegerProducts,
@@ -63,6 +64,7 @@ def cpu() -> tuple[ir.passes.InPlacePass, ...]:
         UnsignedActivations(),
         QuantizeEarly(),
         IntegerProducts(),
+        FoldOffsets(),
         ExplicitZeroPoints(),
         Clean(),
     )

@@ -21,6 +21,7 @@ from mimiq.export import to_cpu
 from mimiq.export.graph import DEQUANTIZE, QUANTIZE, load, nodes_of
 from mimiq.export.passes.clean import Clean
 from mimiq.export.passes.early_quantize import QuantizeEarly
+from mimiq.export.passes.integer_offset import FoldOffsets
 from mimiq.export.passes.integer_products import (
     CONTRIB,
     PRODUCT,
@@ -88,6 +89,30 @@ def test_products_multiply_the_same_integers(
     assert operators(model) == [QUANTIZE, PRODUCT]
     (after,) = run(model, x=x)
     np.testing.assert_allclose(after, before, rtol=1e-5, atol=1e-5 * float(np.abs(before).max()))
+
+
+@pytest.mark.parametrize(("steps", "folds"), [(112, True), (-20, True), (130, False), (3.5, False)])
+def test_what_is_taken_from_an_input_goes_into_its_zero_point(steps: float, folds: bool) -> None:
+    """Where it is a whole number of steps and leaves the zero point in a byte."""
+    weights = np.random.default_rng(0).integers(-127, 128, (8, 6), dtype=np.int8)
+    model = _product(weights, 0.25, 0.125)
+    taken = helper.make_node("Sub", ["x", "taken"], ["less"], name="sub")
+    nodes = [taken, *ir.serde.serialize_model(model).graph.node]
+    nodes[1].input[0] = "less"
+    constants = {i.name: ir.serde.deserialize_tensor(i).numpy() for i in _initializers(model)}
+    model = graph(nodes, {"x": ["b", 8]}, constants | {"taken": np.float32(steps * 0.125)})
+    # Quarters of a step are exact in binary, and never on the border of two integers.
+    x = (np.random.default_rng(1).integers(-200, 400, (50, 8)) + 0.25).astype(np.float32) * 0.125
+    (before,) = run(model, x=x)
+    for step in (UnsignedActivations(), IntegerProducts(), FoldOffsets()):
+        step(model)
+    assert operators(model) == ([] if folds else ["Sub"]) + [QUANTIZE, PRODUCT]
+    (after,) = run(model, x=x)
+    np.testing.assert_allclose(after, before, rtol=1e-5, atol=1e-3)
+
+
+def _initializers(model: ir.Model) -> list[onnx.TensorProto]:
+    return list(ir.serde.serialize_model(model).graph.initializer)
 
 
 @pytest.mark.parametrize("exact", [None, True])
