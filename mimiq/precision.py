@@ -65,6 +65,16 @@ class LayerPrecision:
     def is_float(self) -> bool:
         return self.weight_bits is None and self.activation_bits is None
 
+    @property
+    def label(self) -> str:
+        """Short name for tables: ``float``, ``w8a8``, ``w4a16-b64``."""
+        if self.is_float:
+            return "float"
+        label = f"w{self.weight_bits or 16}a{self.activation_bits or 16}"
+        if isinstance(self.granularity, Block):
+            label += f"-b{self.granularity.size}"
+        return label
+
 
 FLOAT = LayerPrecision(weight_bits=None, activation_bits=None)
 
@@ -78,11 +88,14 @@ class Precision:
         attention_bits: bits of q, k, v and the softmax output; None for floating-point attention.
         overrides: ``(pattern, precision)`` pairs, shell-style patterns over module names
             (``blocks.*.mlp.fc2``, ``patch_embed.proj``, ``head``); the first match wins.
+        attention_overrides: the same for attention, ``(pattern, bits)`` over the module names of
+            the attentions (``blocks.3.attn``).
     """
 
     linear: LayerPrecision = field(default_factory=LayerPrecision)
     attention_bits: int | None = 8
     overrides: tuple[tuple[str, LayerPrecision], ...] = ()
+    attention_overrides: tuple[tuple[str, int | None], ...] = ()
 
     def of(self, layer: str) -> LayerPrecision:
         """The precision of the layer with this module name."""
@@ -95,25 +108,33 @@ class Precision:
         """A copy in which layers matching ``pattern`` get ``precision`` before any other rule."""
         return replace(self, overrides=((pattern, precision), *self.overrides))
 
+    def attention_of(self, attention: str) -> int | None:
+        """Bits of q, k, v and the softmax output in the attention with this module name."""
+        for pattern, bits in self.attention_overrides:
+            if fnmatchcase(attention, pattern):
+                return bits
+        return self.attention_bits
+
+    def with_attention(self, pattern: str, bits: int | None) -> Precision:
+        """A copy in which attentions matching ``pattern`` get ``bits`` before any other rule."""
+        return replace(self, attention_overrides=((pattern, bits), *self.attention_overrides))
+
     @property
     def label(self) -> str:
         """Short name for tables and file names: ``fp32``, ``w8a8``, ``w4a8``, ``w4a16-b64``."""
-        linear = self.linear
-        if linear.is_float:
-            return "fp32"
-        weights = linear.weight_bits or 16
-        label = f"w{weights}a{linear.activation_bits or 16}"
-        if isinstance(linear.granularity, Block):
-            label += f"-b{linear.granularity.size}"
-        return label
+        return "fp32" if self.linear.is_float else self.linear.label
 
     def to_json(self) -> dict[str, Any]:
-        return {
+        data = {
             "label": self.label,
             "linear": _layer_to_json(self.linear),
             "attention_bits": self.attention_bits,
             "overrides": [[p, _layer_to_json(layer)] for p, layer in self.overrides],
         }
+        # Left out where there are none: what was written without them keeps its hash.
+        if self.attention_overrides:
+            data["attention_overrides"] = [list(pair) for pair in self.attention_overrides]
+        return data
 
     @staticmethod
     def from_json(data: dict[str, Any]) -> Precision:
@@ -121,6 +142,7 @@ class Precision:
             linear=_layer_from_json(data["linear"]),
             attention_bits=data["attention_bits"],
             overrides=tuple((p, _layer_from_json(layer)) for p, layer in data["overrides"]),
+            attention_overrides=tuple((p, b) for p, b in data.get("attention_overrides", ())),
         )
 
 

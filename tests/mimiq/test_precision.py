@@ -36,6 +36,9 @@ _layers = st.one_of(
         _layers,
         st.one_of(st.none(), _bits),
         st.lists(st.tuples(st.text(min_size=1), _layers), max_size=3).map(tuple),
+        st.lists(st.tuples(st.text(min_size=1), st.one_of(st.none(), _bits)), max_size=3).map(
+            tuple
+        ),
     )
 )
 def test_json_round_trip(precision: Precision) -> None:
@@ -75,6 +78,15 @@ def test_first_matching_override_wins() -> None:
     assert precision.of("blocks.3.mlp.fc2") == FLOAT
     assert precision.of("blocks.4.mlp.fc2").weight_bits == 8
     assert precision.of("blocks.4.mlp.fc1").weight_bits == 4
+
+
+def test_attention_of_one_block_has_bits_of_its_own() -> None:
+    precision = from_bits(4, 4).with_attention("blocks.*.attn", None)
+    precision = precision.with_attention("blocks.3.attn", 8)
+    assert precision.attention_of("blocks.3.attn") == 8
+    assert precision.attention_of("blocks.30.attn") is None
+    assert from_bits(4, 4).attention_of("blocks.3.attn") == 4
+    assert "attention_overrides" not in from_bits(4, 4).to_json()
 
 
 def test_largest_block() -> None:
