@@ -58,6 +58,7 @@ class Job:
         evaluation_name: what to call them in the report.
         batches: batch sizes whose latency is measured against the fp32 graph; none to skip it.
         overwrite: replace an existing bundle.
+        raised: the manifest's entry on what :func:`mimiq.raising.within_budget` raised, and why.
     """
 
     model: LoadedModel
@@ -71,6 +72,7 @@ class Job:
     evaluation_name: str | None = None
     batches: tuple[int, ...] = (1, 8, 32)
     overwrite: bool = False
+    raised: Mapping[str, Any] | None = None
 
 
 def compile_model(job: Job, cache: Cache, progress: Progress) -> Bundle:
@@ -407,6 +409,7 @@ def _manifest(job: Job, calibration: CalibrationSet, tuning: Mapping[str, Any]) 
         "calibration": calibration.manifest,
         "recipes": job.recipe.to_json(),
         "migrations": tuning["migrations"],
+        "raised": job.raised,
         "seed": job.seed,
         "inputs": [{"name": "images", "dtype": "float32", "shape": ["batch", 3, size, size]}],
         "outputs": [
@@ -418,7 +421,7 @@ def _manifest(job: Job, calibration: CalibrationSet, tuning: Mapping[str, Any]) 
 
 
 def _notes(job: Job, calibration: CalibrationSet) -> list[str]:
-    notes = []
+    notes = [str(job.raised["note"])] if job.raised else []
     bits = job.precision.linear.activation_bits
     if bits is not None and bits < 8:
         notes.append(

@@ -18,6 +18,7 @@ from mimiq.cli.inspecting import inspect_command
 from mimiq.cli.listing import models
 from mimiq.cli.making import distill, synthesize
 from mimiq.cli.measuring import evaluate_command
+from mimiq.cli.sensitivity import sensitivity
 from mimiq.cli.serving import check, pack
 
 _CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
@@ -35,6 +36,7 @@ def main() -> None:
 for _command in (
     compile_command,
     synthesize,
+    sensitivity,
     distill,
     export,
     build,

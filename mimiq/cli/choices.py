@@ -38,6 +38,14 @@ class PrecisionChoice:
 
 
 @dataclass(frozen=True)
+class BudgetChoice:
+    """What the result must keep to; see :class:`mimiq.budget.Budget`."""
+
+    max_drop: float | None
+    size_budget: str | None
+
+
+@dataclass(frozen=True)
 class ImagesChoice:
     """How calibration images are made."""
 

@@ -25,6 +25,7 @@ MANIFEST = "manifest.json"  # by which a bundle is known
 @click.command("compile", cls=Command, short_help="From a trained network to a checked bundle.")
 @options.model_options
 @options.precision_options
+@options.budget_options
 @options.images_options
 @options.tuning_options
 @options.measure_options
@@ -35,6 +36,7 @@ MANIFEST = "manifest.json"  # by which a bundle is known
 def compile_command(
     choice: choices.ModelChoice,
     precision: choices.PrecisionChoice,
+    budget: choices.BudgetChoice,
     images: choices.ImagesChoice,
     tuning: choices.TuningChoice,
     measurement: choices.MeasureChoice,
@@ -58,6 +60,7 @@ def compile_command(
     values.calibration_of(tuning.calibration)
     preflight.require_target(engine.target)
     require_fp8(engine, precision)
+    limits = values.budget_of(budget)
 
     from mimiq.cache import Cache, default_cache_dir
     from mimiq.progress import Progress
@@ -67,7 +70,12 @@ def compile_command(
         with progress.stage("load") as stage:
             stage.status(choice.model)
             job = _measured(_job(choice, precision, images, tuning, output), measurement)
-        bundle, built = _run(job, Cache(cache_dir or default_cache_dir()), engine, progress)
+        cache = Cache(cache_dir or default_cache_dir())
+        if limits is not None:
+            from mimiq.raising import within_budget
+
+            job = within_budget(job, limits, cache, progress)
+        bundle, built = _run(job, cache, engine, progress)
     if say.json:
         print_json(result_json(bundle, built))
     else:

@@ -17,6 +17,7 @@ from mimiq.cli.choices import (
     BACKENDS,
     RECIPES,
     TARGETS,
+    BudgetChoice,
     EngineChoice,
     ImagesChoice,
     MeasureChoice,
@@ -110,6 +111,25 @@ precision_options = _group(
         type=click.IntRange(1),
         metavar="N",
         help="Inputs that share a scale; by default the largest that fits every Linear.",
+    ),
+)
+
+budget_options = _group(
+    "budget",
+    BudgetChoice,
+    option(
+        "Precision",
+        "--max-drop",
+        type=float,
+        metavar="POINTS",
+        help="Raise the most sensitive layers to 8 bits until at most so many points of top-1 are "
+        "lost, as estimated on held-out calibration images.",
+    ),
+    option(
+        "Precision",
+        "--size-budget",
+        metavar="SIZE",
+        help="Raise as many as the ONNX file's size allows: 4MB, or 0.6x of full precision.",
     ),
 )
 

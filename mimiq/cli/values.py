@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from mimiq.cli.choices import (
     CALIBRATIONS,
+    BudgetChoice,
     ImagesChoice,
     ModelChoice,
     PrecisionChoice,
@@ -30,6 +31,7 @@ from mimiq.precision import (
 )
 
 if TYPE_CHECKING:
+    from mimiq.budget import Budget
     from mimiq.models import LoadedModel
     from mimiq.pipeline import Job
     from mimiq.recipes import Recipe
@@ -80,6 +82,20 @@ def precision_of(choice: PrecisionChoice, model: LoadedModel) -> Precision:
     if choice.bits:
         return from_bits(weight_bits, activation_bits)
     return int4() if choice.int4 else int8()
+
+
+def budget_of(choice: BudgetChoice) -> Budget | None:
+    """The budget, or None where none was given.
+
+    Raises:
+        BadInput: a number of points or a size that is none.
+    """
+    if choice.max_drop is None and choice.size_budget is None:
+        return None
+    from mimiq.budget import Budget, parse_size
+
+    size = parse_size(choice.size_budget) if choice.size_budget is not None else None
+    return Budget(choice.max_drop, size)
 
 
 def load(choice: ModelChoice) -> LoadedModel:

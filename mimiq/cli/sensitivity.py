@@ -1,0 +1,189 @@
+"""``sensitivity``: which layers pay most for their quantisation."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from mimiq.cli import choices, options, preflight, values
+from mimiq.cli.failures import Command
+from mimiq.cli.output import next_commands, print_json, show, size, table, working
+from mimiq.errors import BadInput
+
+if TYPE_CHECKING:
+    from mimiq.calibrate.sensitivity import Ranking
+    from mimiq.pipeline import Job
+    from mimiq.runtime.bundle import Bundle
+
+MANIFEST = "manifest.json"  # by which a bundle is known
+
+
+@click.command(cls=Command, short_help="Rank layers by what their quantisation costs.")
+@options.model_options
+@options.precision_options
+@options.images_options
+@options.option(
+    "Calibration",
+    "--calibration",
+    metavar="SOURCE",
+    help="As for mimiq-compile.  [default: synthetic, or what the bundle was made with]",
+)
+@options.option(
+    "Output",
+    "--limit",
+    type=click.IntRange(1),
+    metavar="N",
+    default=20,
+    show_default=True,
+    help="Rows of the table; --json has them all.",
+)
+@options.cache_option
+@options.say_options
+def sensitivity(
+    choice: choices.ModelChoice,
+    precision: choices.PrecisionChoice,
+    images: choices.ImagesChoice,
+    calibration: str | None,
+    limit: int,
+    cache_dir: Path | None,
+    say: choices.Say,
+) -> None:
+    """Rank the layers of MODEL, a network or a bundle, by what their quantisation costs.
+
+    Each is raised alone, to 8 bits or from there to floating point, in the quantised network as it
+    is before tuning; its gain is what the divergence from full precision falls by on calibration
+    images. A bundle is measured at its own precision, on images made as its own were.
+    """
+    preflight.require_compile_extra()
+    values.check_precision(precision)
+    if calibration is not None:
+        values.calibration_of(calibration)
+
+    from mimiq.cache import Cache, default_cache_dir
+    from mimiq.pipeline import calibration_set
+    from mimiq.progress import Progress
+    from mimiq.raising import ranking
+
+    cache, progress = Cache(cache_dir or default_cache_dir()), Progress(say.quiet)
+    with working():
+        with progress.stage("load") as stage:
+            stage.status(choice.model)
+            job = _job(choice, precision, images, calibration)
+        found = ranking(job, calibration_set(job, cache, progress), cache, progress)
+    if say.json:
+        model = {"model": job.model.name, "precision": job.precision.to_json()}
+        print_json(model | found.to_json())
+        return
+    _show(job, found, limit, choice, precision)
+
+
+def _job(
+    choice: choices.ModelChoice,
+    precision: choices.PrecisionChoice,
+    images: choices.ImagesChoice,
+    calibration: str | None,
+) -> Job:
+    if (Path(choice.model) / MANIFEST).is_file():
+        return _job_of_bundle(choice, precision, images, calibration)
+    model = values.load(choice)
+    wanted = values.precision_of(precision, model)
+    tuning = choices.TuningChoice(calibration or "synthetic", steps=None)
+    return values.job_of(model, wanted, images, tuning, Path())
+
+
+def _job_of_bundle(
+    choice: choices.ModelChoice,
+    precision: choices.PrecisionChoice,
+    images: choices.ImagesChoice,
+    calibration: str | None,
+) -> Job:
+    """What the bundle was compiled from; its network must be at hand."""
+    from mimiq.precision import Precision
+    from mimiq.runtime.bundle import Bundle
+
+    if precision != choices.PrecisionChoice(False, False, None, False, None):
+        raise BadInput(
+            "A bundle brings its own precision, and another was given.",
+            "Leave it out, or give the model in the place of the bundle.",
+        )
+    bundle = Bundle(choice.model)
+    manifest = bundle.manifest
+    try:
+        model = values.load(replace(choice, model=bundle.model_name))
+        recipe = manifest["recipes"]
+        asked = replace(
+            images,
+            recipe=images.recipe or recipe["name"],
+            images=images.images or recipe["synthesis"]["images"],
+            seed=images.seed or manifest["seed"],
+        )
+        wanted = Precision.from_json(manifest["precision"])
+        expected = manifest["model"]["weights_sha256"]
+    except (KeyError, TypeError) as error:
+        raise BadInput(
+            f"{bundle.path / MANIFEST} does not say how it was made: {error}.",
+            "Compile the model again, or give the model in the place of the bundle.",
+        ) from error
+    if model.weights_hash != expected:
+        raise BadInput(
+            f"{bundle.path} was made from other weights than those of {model.name} here.",
+            "Give the --weights it was compiled from.",
+        )
+    tuning = choices.TuningChoice(calibration or _source(bundle), steps=None)
+    return values.job_of(model, wanted, asked, tuning, Path())
+
+
+def _source(bundle: Bundle) -> str:
+    """How the bundle's calibration images can be had again."""
+    kind = (bundle.manifest.get("calibration") or {}).get("kind")
+    if kind in choices.CALIBRATIONS:
+        return str(kind)
+    raise BadInput(
+        f"{bundle.path} was calibrated on images of its own ({kind}).",
+        "Give their folder, or synthetic, with --calibration.",
+    )
+
+
+def _show(
+    job: Job,
+    found: Ranking,
+    limit: int,
+    choice: choices.ModelChoice,
+    precision: choices.PrecisionChoice,
+) -> None:
+    rows: list[tuple[object, ...]] = []
+    for one in found.units[:limit]:
+        unit = one.unit
+        share = f"{one.gain / found.loss:+.1%}" if found.loss > 0 else "–"
+        rows.append(
+            (
+                unit.name,
+                unit.now,
+                unit.raised,
+                f"{one.gain:.3g}",
+                share,
+                f"+{size(unit.extra_bytes)}",
+            )
+        )
+    show(
+        f"{job.model.name} at {job.precision.label}: KL divergence {found.loss:.3g} from full "
+        f"precision, on {found.images} calibration images, before tuning\n",
+        table(("layer", "now", "raised", "gain", "of the whole", "bytes"), rows),
+    )
+    if len(found.units) > limit:
+        show(f"… and {len(found.units) - limit} more; --limit shows them.")
+    if (Path(choice.model) / MANIFEST).is_file():
+        return
+    command = ["mimiq-compile", *values.repeated(choice), *_flags(precision), "--max-drop", "1"]
+    show(next_commands({"raises what it takes to lose a point at most": command}))
+
+
+def _flags(precision: choices.PrecisionChoice) -> list[str]:
+    """The precision, as it was asked for."""
+    flags = [f"--{name}" for name in ("int8", "int4") if getattr(precision, name)]
+    flags += ["--bits", precision.bits] if precision.bits else []
+    flags += ["--weight-only"] if precision.weight_only else []
+    return flags + (["--block-size", str(precision.block_size)] if precision.block_size else [])
