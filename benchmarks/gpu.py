@@ -203,7 +203,13 @@ def _measure(
                 entry["rows"].append(row.to_json())
                 measured_rows.setdefault(name, []).append(row)
         entry["verdicts"] = {
-            name: verdict(rows, _gpu_name(), proofs[name], proofs.get(entry["reference"]))
+            name: verdict(
+                rows,
+                _gpu_name(),
+                proofs[name],
+                proofs.get(entry["reference"]),
+                entry["reference"],
+            )
             for name, rows in measured_rows.items()
             if name in proofs and name != entry["reference"]
         }

@@ -111,6 +111,7 @@ def prepare(name: str, folder: Path, weights: Path | None) -> Prepared:
 
 
 def read_prepared(name: str, folder: Path) -> Prepared | None:
-    """What an earlier run, perhaps on another host, left in the folder."""
+    """What an earlier run, perhaps on another host, left in the folder; None unless complete."""
     path = folder / f"{name}.json"
-    return Prepared(**json.loads(path.read_text())) if path.is_file() else None
+    found = Prepared(**json.loads(path.read_text())) if path.is_file() else None
+    return found if found is not None and set(VARIANTS) <= set(found.graphs) else None

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from mimiq.errors import CheckFailed
 from mimiq.runtime.bundle import MODEL, Bundle
@@ -145,7 +146,7 @@ def differences(
     )
 
 
-def _square(values: FloatArray) -> float:
+def _square(values: npt.NDArray[Any]) -> float:
     if not np.isfinite(values).all():
         return float("inf")
     return float(np.square(values, dtype=np.float64).sum())

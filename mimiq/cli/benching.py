@@ -95,7 +95,7 @@ def bench(
         precision=opened.manifest["precision"],
         latency=rows,
     )
-    lines = _verdict(opened, against, device)
+    lines = [*device.left_out, *_verdict(opened, against, device)]
     if say.json:
         found = {
             "bundle": str(bundle),
@@ -122,11 +122,13 @@ class DeviceTimes:
         rows: by what was counted; empty where no engine is TensorRT's.
         half: proof of the FP16 engine that was measured beside, if it was.
         missing: why there was none to measure beside.
+        left_out: what is said of batches outside of an engine's profile.
     """
 
     rows: dict[str, list[LatencyRow]]
     half: Proof | None = None
     missing: str | None = None
+    left_out: tuple[str, ...] = ()
 
 
 def measure_device(
@@ -159,7 +161,17 @@ def measure_device(
                 sessions = {"FP16": twin, **sessions}
             except MimiqError as error:
                 missing = f"{error.problem} {error.next_step}"
-        return DeviceTimes(device_rows(sessions, batches, seconds, stage), half, missing)
+        low = max(session.tensors.smallest for session in sessions.values())
+        high = min(session.tensors.largest for session in sessions.values())
+        fitting = [batch for batch in batches if low <= batch <= high]
+        rows = device_rows(sessions, fitting, seconds, stage)
+        left_out = tuple(
+            f"Batch {batch} is outside of the engines' profile, {low} to {high}: end to end it "
+            "runs in parts or padded, on the GPU's clock it was left out."
+            for batch in batches
+            if batch not in fitting
+        )
+        return DeviceTimes(rows, half, missing, left_out)
 
 
 @contextmanager
@@ -186,18 +198,17 @@ def device_rows(
 ) -> dict[str, list[LatencyRow]]:
     """Rows by what is counted, each engine's ratio to the first's, pair by pair.
 
-    Batches outside an engine's profile are left out.
+    Raises:
+        BadInput: a batch is outside of an engine's profile.
     """
     from mimiq.runtime.latency import interleave, summarize
     from mimiq.runtime.tensorrt_timing import device_runner
 
-    profiles = [session.tensors for session in sessions.values()]
-    fitting = [b for b in batches if all(t.smallest <= b <= t.largest for t in profiles)]
     found: dict[str, list[LatencyRow]] = {}
     for how, counted in _COUNTED.items():
         runners = {name: device_runner(s, **counted) for name, s in sessions.items()}
         found[how] = []
-        for batch in fitting:
+        for batch in batches:
             stage.status(f"{how} at batch {batch}")
             rounds = interleave(runners, batch, seconds)
             reference = rounds[next(iter(rounds))]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 import onnxruntime
 import pytest
 
@@ -17,12 +18,15 @@ from tensorrt_bundles import make_bundle
 from tensorrt_graphs import Spec, transformer
 
 from mimiq.errors import BadInput
+from mimiq.export.graph import load, save
+from mimiq.export.passes.split_scales import SplitWeightScales
 from mimiq.export.tensorrt.build import BuildOptions, build_engine
 from mimiq.export.tensorrt.engines import build_for_bundle
 from mimiq.export.tensorrt.inspector import read_inspector
 from mimiq.export.tensorrt.plan import read_plan
 from mimiq.export.tensorrt.product import Product
 from mimiq.export.tensorrt.proof import judge
+from mimiq.runtime.divergence import diverge
 from mimiq.runtime.tensorrt import TensorRTSession
 from mimiq.runtime.tensorrt_selection import open_tensorrt
 from mimiq.runtime.tensorrt_timing import device_runner
@@ -81,10 +85,19 @@ def test_numbers(tmp_path: Path, product: Product, spec: Spec, tolerance: float)
             assert np.abs(opened.run(batch) - wanted).max() < tolerance * np.abs(wanted).max()
 
 
-def test_int8_sums_do_not_overflow(tmp_path: Path, product: Product) -> None:
-    """Sums of 127 · 127 · K pass half's largest value: in fp32 islands they stay finite."""
+@pytest.mark.parametrize("split", [False, True], ids=["fp32", "split scales"])
+def test_int8_sums_do_not_overflow(tmp_path: Path, product: Product, split: bool) -> None:
+    """Sums of 127 · 127 · K pass half's largest value: in fp32, or scaled inside the product, not.
+
+    The second is read from plans alone so far: this is the test that it holds.
+    """
+    model = ir.from_proto(transformer(SPEC))
+    if split:
+        assert SplitWeightScales()(load(model)).modified
+    graph, plan = save(model, tmp_path / "graph.onnx"), tmp_path / "engine.plan"
+    plan.write_bytes(build_engine(graph, product, BuildOptions(batches=(1, 4, MAX))).plan)
     batch = 100 * images(4)
-    with open_spec(tmp_path, product, SPEC) as opened:
+    with TensorRTSession(plan, product.load(), product.name) as opened:
         logits = opened.run(batch)
     wanted = reference(SPEC, tmp_path, batch)
     assert np.isfinite(logits).all()
@@ -157,6 +170,14 @@ def test_inspector(tmp_path: Path, product: Product) -> None:
     written = read_plan(built.plan)
     if written.source == "plan":
         assert told.fused_attentions() == written.fused_attentions()
+
+
+def test_an_engine_parts_nowhere_from_onnxruntime(tmp_path: Path, product: Product) -> None:
+    bundle = make_bundle(tmp_path, half=SPEC, model=Spec(depth=2, half=False))
+    backend = {"rtx": "tensorrt-rtx", "trt": "tensorrt"}[product.name]
+    found = diverge(bundle, backend, "onnxruntime-cpu", images(4))
+    assert found.first is None, str(found)
+    assert len(found.blocks) > 4
 
 
 def test_bundles(tmp_path: Path, product: Product) -> None:

@@ -80,8 +80,10 @@ def test_a_bundle_alone_is_held_against_its_network_in_fp16(tmp_path: Path) -> N
         assert rows[1]["speedup"] == pytest.approx(2)
     assert found["gpu_state"]["before"]["clocks.sm"] == "1980"
     assert found["verdict"] == [
+        "Batch 9 is outside of the engines' profile, 1 to 8: end to end it runs in parts or "
+        "padded, on the GPU's clock it was left out.",
         "On NVIDIA Fake low precision helped against FP16: speed-up 2.00 at batch 1, 2.00 at "
-        "batch 8."
+        "batch 8.",
     ]
     text = bench(bundle).stdout
     assert "Latency, device and copies" in text
@@ -101,7 +103,7 @@ def test_no_verdict_where_no_fp16_engine_can_be_built(
     monkeypatch.setattr(benching, "half_session", half)
     found = json.loads(bench(make_bundle(tmp_path).path, "--json").stdout)
     assert [row["engine"] for row in found["device"]["device"]] == ["bundle", "bundle"]
-    assert found["verdict"][0].startswith("No verdict against FP16: onnx-ir is not installed.")
+    assert found["verdict"][1].startswith("No verdict against FP16: onnx-ir is not installed.")
 
 
 @pytest.mark.skipif(cuda_driver_present(), reason="this host has an NVIDIA driver and GPU")
