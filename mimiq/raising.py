@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import tempfile
 import time
 from collections.abc import Callable
@@ -25,7 +26,7 @@ from mimiq.progress import Progress
 from mimiq.quantization import RangeRecipe, quantize
 
 RANKED_ON = 64  # images: enough that the ten largest gains stay, few enough for minutes on a CPU
-_STRUCTURE = RangeRecipe(observer="minmax", migrate=False, rounding="nearest")
+_ALLOWANCE = 1.002  # for the few nodes of a graph that depend on its values
 _NAMED = 4  # units named in the report's line
 
 
@@ -135,22 +136,24 @@ def _drop_of(
 def _graph_bytes(
     job: Job, precision: Precision, calibration: CalibrationSet, cache: Cache, progress: Progress
 ) -> int:
-    """Bytes of the ONNX file at a precision, whose values do not matter; cached."""
+    """Bytes of the ONNX file at a precision, found before tuning; cached."""
     from mimiq.export import export_onnx
 
     def make(path: Path) -> None:
         with progress.stage("size") as stage, tempfile.TemporaryDirectory() as folder:
             stage.status(f"of the file at {precision.label}")
             images = _normalized(job, calibration.images()[:2]).cpu()
-            network = quantize(job.model, precision, images, _STRUCTURE).module
+            ranges = RangeRecipe(job.recipe.ranges.observer, migrate=False, rounding="nearest")
+            network = quantize(job.model, precision, images, ranges).module
             side = job.model.preprocessing.image_size
             graph = export_onnx(network, side, Path(folder) / "model.onnx")
             (path / "size.json").write_text(json.dumps(graph.stat().st_size))
 
-    inputs = {"weights": job.model.weights_hash, "precision": precision.to_json()}
+    inputs: dict[str, Any] = {"weights": job.model.weights_hash, "precision": precision.to_json()}
+    inputs["observer"] = job.recipe.ranges.observer
     path, _ = cache.get_or_make("size", inputs, make)
     found: int = json.loads((path / "size.json").read_text())
-    return found
+    return math.ceil(found * _ALLOWANCE)
 
 
 def _normalized(job: Job, pixels: np.ndarray[Any, Any]) -> torch.Tensor:
