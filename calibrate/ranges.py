@@ -37,21 +37,22 @@ def activation_quantizers(
     """
     points = list(_points(family, module, precision))
     seen = [_observer_for(observer, parent, width) for parent, _, width in points]
-    bits = precision.attention_bits
-    attentions = family.attentions(module) if bits is not None else []
-    searches = [_ProbsSearch(Grid.shifted(bits or 8, 0)) for _ in attentions]
+    searches = {
+        attention: _ProbsSearch(Grid.shifted(bits, 0))
+        for attention, bits in _attentions(family, module, precision)
+    }
     with ExitStack() as hooks:
         for (parent, attribute, _), one in zip(points, seen, strict=True):
             point = getattr(parent, attribute)
             hooks.callback(point.register_forward_pre_hook(_updating(one)).remove)
-        for attention, search in zip(attentions, searches, strict=True):
+        for attention, search in searches.items():
             hooks.enter_context(search.watching(attention))
         for start in range(0, len(images), batch_size):
             module(images[start : start + batch_size])
     for (parent, attribute, width), one in zip(points, seen, strict=True):
         scale, grid = _scale_and_grid(one, width)
         setattr(parent, attribute, Quantizer(scale.to(images.device), grid))
-    for attention, search in zip(attentions, searches, strict=True):
+    for attention, search in searches.items():
         attention.probs_quantizer = Quantizer(search.best().to(images.device), search.grid)
 
 
@@ -102,10 +103,19 @@ def _points(
         bits = precision.of(name).activation_bits
         if isinstance(layer, QuantLinear | QuantConv2d) and bits is not None:
             yield layer, "input_quantizer", bits
-    if precision.attention_bits is not None:
-        for attention in family.attentions(module):
-            for point in ("q", "k", "v"):
-                yield attention, f"{point}_quantizer", precision.attention_bits
+    for attention, bits in _attentions(family, module, precision):
+        for point in ("q", "k", "v"):
+            yield attention, f"{point}_quantizer", bits
+
+
+def _attentions(
+    family: Family, module: nn.Module, precision: Precision
+) -> Iterator[tuple[ExplicitAttention, int]]:
+    """The attentions that are quantised, and to how many bits."""
+    names = {part: name for name, part in module.named_modules()}
+    for attention in family.attentions(module):
+        if (bits := precision.attention_of(names[attention])) is not None:
+            yield attention, bits
 
 
 def _observer_for(name: ObserverName, parent: nn.Module, bits: int) -> Observer:

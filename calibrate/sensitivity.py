@@ -22,7 +22,7 @@ from mimiq.equalization import migrate_outliers
 from mimiq.errors import BadInput
 from mimiq.models import LoadedModel, quantizable_layers
 from mimiq.precision import FLOAT, Block, LayerPrecision, PerChannel, PerTensor, Precision
-from mimiq.quantization import RangeRecipe, attention_names, quantize
+from mimiq.quantization import RangeRecipe, quantize
 
 BATCH = 16
 
@@ -92,7 +92,9 @@ class Ranking:
 
 def units_of(model: LoadedModel, precision: Precision) -> list[Unit]:
     """Everything that is quantised, in the order of the module tree, attention last."""
-    layers, attentions = quantizable_layers(model.module), attention_names(model, model.module)
+    layers = quantizable_layers(model.module)
+    names = {part: name for name, part in model.module.named_modules()}
+    attentions = [names[attention] for attention in model.family.attentions(model.module)]
     products = _products(model, layers, attentions)
     units = []
     for name, layer in layers.items():

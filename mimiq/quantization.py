@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -91,47 +91,12 @@ def quantize(
     progress("weight scales")
     swap_layers(module, precision)
     progress("activation ranges")
-    _observe(model, module, precision, images, recipe.observer)
+    activation_quantizers(model.family, module, precision, images, recipe.observer)
     if recipe.rounding == "compensated":
         progress("rounding weights")
         compensate_rounding(model.family, module, precision, images)
     module.requires_grad_(False)
     return QuantizedModel(module, model, precision, migrations)
-
-
-def _observe(
-    model: LoadedModel,
-    module: nn.Module,
-    precision: Precision,
-    images: torch.Tensor,
-    observer: ObserverName,
-) -> None:
-    """Fill every activation's quantiser point; each width that attention has takes one pass."""
-    attentions = attention_names(model, module)
-    others = {precision.attention_of(name) for name in attentions} - {precision.attention_bits}
-    observed: dict[int | None, nn.Module] = {}
-    for bits in others:
-        observed[bits] = copy.deepcopy(module)
-        if bits is not None:
-            alike = replace(precision, attention_bits=bits)
-            activation_quantizers(model.family, observed[bits], alike, images, observer)
-    activation_quantizers(model.family, module, precision, images, observer)
-    for name in attentions:
-        if precision.attention_of(name) in others:
-            take_attention(module, observed[precision.attention_of(name)], name)
-
-
-def attention_names(model: LoadedModel, module: nn.Module) -> list[str]:
-    """The module name of each block's attention, in order."""
-    names = {part: name for name, part in module.named_modules()}
-    return [names[attention] for attention in model.family.attentions(module)]
-
-
-def take_attention(module: nn.Module, source: nn.Module, name: str) -> None:
-    """Give attention ``name`` of ``module`` the quantisers that it has in ``source``."""
-    attention, giver = module.get_submodule(name), source.get_submodule(name)
-    for point in ("q", "k", "v", "probs"):
-        setattr(attention, f"{point}_quantizer", getattr(giver, f"{point}_quantizer"))
 
 
 def swap_layers(module: nn.Module, precision: Precision) -> None:
