@@ -76,8 +76,8 @@ class Divergence:
         if self.first is not None:
             return f"They part at {self.first}."
         return (
-            "At no layer do they differ by more than rounding explains: what differs are near "
-            f"ties. At the logits: {self.blocks[-1]}."
+            "As far as copies of the graph with more outputs show, they differ at no layer by more "
+            f"than rounding explains, which decides near ties. At the end: {self.blocks[-1]}."
         )
 
     def to_json(self) -> dict[str, Any]:
