@@ -18,13 +18,21 @@ from mimiq.runtime.packed import PIXELS, TOP_CLASSES, TOP_LABELS, TOP_PROBABILIT
 from mimiq.runtime.preprocessing import ByteArray, FloatArray, Preprocessing
 from mimiq.runtime.serving import manifest_tensors
 from mimiq.runtime.session import Session
-from mimiq.runtime.v2_client import Answer, Protocol, RequestRefused, ServedModel, V2Client
+from mimiq.runtime.v2_client import (
+    GRPC_MESSAGE_BYTES,
+    Answer,
+    Protocol,
+    RequestRefused,
+    ServedModel,
+    V2Client,
+)
 
 DIGEST = "mimiq_manifest_sha256"
 # Other kernels round int8 sums elsewhere, which moves logits by a few per cent of their spread;
 # another network's logits lie about one spread away.
 MAX_LOGIT_DISTANCE = 0.25
 _CANDIDATES, _PROBES = 128, 64
+_HEADER_BYTES = 2**12  # names and shapes beside the images
 _EXTRA_OUTPUTS = frozenset((TOP_PROBABILITIES, TOP_CLASSES, TOP_LABELS))
 
 
@@ -36,7 +44,7 @@ class Wanted:
         url: ``HOST:PORT``.
         model, version: as the server names them; version "" is whichever it serves.
         protocol: ``http`` or ``grpc``.
-        batch_size: images a request when comparing.
+        batch_size: images a request when comparing; fewer where a gRPC message cannot hold them.
         load: clients at a time; empty measures no latency.
         seconds: to spend on each level of load.
         min_agreement: smallest share of images with the same top-1 as locally, in [0, 1].
@@ -155,7 +163,7 @@ def check_server(
                 reference,
                 dataset or probes,
                 bundle.preprocessing,
-                batch_size=wanted.batch_size,
+                batch_size=comparison_batch(wanted, served),
                 progress=progress,
             )
         result.logit_distance = result.comparison.mean_logit_difference / reference.deviation
@@ -183,6 +191,14 @@ def metadata_differences(bundle: Bundle, served: ServedModel) -> list[str]:
     if rest != outputs:
         failures.append(f"It gives {_listed(rest)}; the bundle gives {_listed(outputs)}.")
     return failures
+
+
+def comparison_batch(wanted: Wanted, served: ServedModel) -> int:
+    """Images a request when comparing: as asked, but over gRPC no more than fit in one message."""
+    if wanted.protocol == "http":
+        return wanted.batch_size
+    image = sum(int(np.prod(t.shape)) * np.dtype(t.dtype).itemsize for t in served.inputs)
+    return max(1, min(wanted.batch_size, (GRPC_MESSAGE_BYTES - _HEADER_BYTES) // max(image, 1)))
 
 
 def probe_images(session: Session, preprocessing: Preprocessing) -> InMemoryImages:

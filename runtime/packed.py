@@ -120,7 +120,7 @@ class PackedRecord:
                 side: tuple(Tensor.from_json(entry) for entry in data[side])
                 for side in ("inputs", "outputs")
             }
-            optional = {"cpu_form": data.get("cpu_form")}
+            optional: dict[str, Any] = {"cpu_form": data.get("cpu_form")}
             known = {*tensors, *optional}
             names = [name for name in PackedRecord.__dataclass_fields__ if name not in known]
             return PackedRecord(**{name: data[name] for name in names}, **tensors, **optional)

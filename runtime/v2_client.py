@@ -20,6 +20,7 @@ from mimiq.runtime.packed import Tensor
 Protocol = Literal["http", "grpc"]
 _BINARY = "binary_tensor_data"
 _MAX_MESSAGE = 2**31 - 1
+GRPC_MESSAGE_BYTES = 4 * 2**20  # what a gRPC server takes unless it is told otherwise, as MLServer
 
 
 @dataclass(frozen=True)
@@ -205,9 +206,13 @@ class V2Client:
             status = str(error.status() or "")
             if any(word in status for word in ("UNAVAILABLE", "DEADLINE_EXCEEDED", "CANCELLED")):
                 raise self._unreachable(doing, text) from error
+            too_large = "larger than max" in text
             raise RequestRefused(
                 f"The server at {self.url} refused, {doing}: {_short(text)}",
-                "Check the model's name and version, and the server's log.",
+                "Send fewer images a request, or raise the server's limit (MLServer: "
+                "MLSERVER_GRPC_MAX_MESSAGE_LENGTH, in bytes)."
+                if too_large
+                else "Check the model's name and version, and the server's log.",
             ) from error
         except (OSError, EOFError) as error:  # refused, reset, timed out, closed half-way
             raise self._unreachable(doing, str(error)) from error

@@ -106,9 +106,10 @@ def _lower(product: ir.Node) -> bool:
     stored, scale = operand(weight, 0), array(weight.inputs[1])
     if array(stored) is None or scale is None or int_attribute(weight, "block_size", 0):
         return False
-    if stored.dtype not in (ir.DataType.INT8, ir.DataType.INT4) or len(stored.shape or ()) != 2:
+    shape = stored.shape
+    if stored.dtype not in (ir.DataType.INT8, ir.DataType.INT4) or shape is None or len(shape) != 2:
         return False
-    columns = (stored.shape or ())[1]
+    columns = shape[1]
     if scale.size != 1 and (scale.shape != (columns,) or int_attribute(weight, "axis", 1) != 1):
         return False
     graph = graph_of(product)

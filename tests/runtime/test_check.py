@@ -18,6 +18,7 @@ from mimiq.runtime.check import (
     CheckResult,
     Wanted,
     check_server,
+    comparison_batch,
     metadata_differences,
     probe_images,
     to_pixels,
@@ -80,6 +81,23 @@ def test_probes_are_the_same_each_time_and_the_bundle_is_sure_of_them(
     assert len(set(first.labels.tolist())) > 1
     ordered = np.sort(logits, axis=1)
     assert (ordered[:, -1] - ordered[:, -2]).min() > 0.02 * logits.std()
+
+
+@pytest.mark.parametrize(
+    ("protocol", "tensor", "asked", "sent"),
+    [
+        ("http", Tensor("images", "FP32", (3, 224, 224)), 32, 32),
+        ("grpc", Tensor("images", "FP32", (3, 224, 224)), 32, 6),
+        ("grpc", Tensor("images", "FP32", (3, 224, 224)), 4, 4),
+        ("grpc", Tensor("pixels", "UINT8", (224, 224, 3)), 32, 27),
+        ("grpc", Tensor("images", "FP32", (3, 1024, 1024)), 8, 1),
+    ],
+)
+def test_a_comparison_fits_into_the_messages_of_grpc(
+    protocol: Any, tensor: Tensor, asked: int, sent: int
+) -> None:
+    wanted = Wanted("host:1", "net", protocol=protocol, batch_size=asked)
+    assert comparison_batch(wanted, replace(SERVED, inputs=(tensor,))) == sent
 
 
 def test_pixels_come_back_exactly() -> None:
