@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -111,6 +112,24 @@ def test_errors_cross_the_process_boundary(tmp_path: Path, make_model: MakeModel
     fixed = make_model(batch=2)
     with pytest.raises(BadInput, match="batches of 2 images, not 3"):
         measure({"fixed": Engine(fixed, "ort")}, batches=(3,), budget_s=0.1)
+
+
+def test_a_peer_brings_a_process_of_its_own(make_model: MakeModel) -> None:
+    program = """
+from mimiq.runtime.latency_worker import serve
+from mimiq.runtime.onnxruntime_session import OnnxRuntimeSession
+
+def open_peer(engine):
+    session = OnnxRuntimeSession(engine.path, threads=engine.threads)
+    session.backend = "peer of " + engine.backend
+    return session
+
+serve(open_peer)
+"""
+    engine = Engine(make_model(), "theirs", 1, (sys.executable, "-c", program))
+    with Worker("peer", engine) as worker:
+        assert worker.backend == "peer of theirs"
+        assert len(worker.run(2, 3)) == 3
 
 
 def test_a_worker_that_dies_is_reported(make_model: MakeModel) -> None:
