@@ -23,6 +23,7 @@ from mimiq.errors import BadInput, CheckFailed
 from mimiq.models import LoadedModel
 from mimiq.models.loading import EMBEDDED
 from mimiq.precision import Precision
+from mimiq.procedural import dead_leaves
 from mimiq.progress import Progress
 from mimiq.quantization import QuantizedModel, quantize
 from mimiq.recipes import Recipe
@@ -154,6 +155,21 @@ def calibration_set(job: Job, cache: Cache, progress: Progress) -> CalibrationSe
     return CalibrationSet.open(path / "set")
 
 
+def tuning_images(job: Job, calibration: CalibrationSet) -> torch.Tensor:
+    """What ranges and tuning look at, uint8 (B, S, S, 3): procedural images, then the set.
+
+    In this order, so that the images that distillation holds out, the last ones, are of the set.
+    """
+    pixels = calibration.images()
+    if count := _procedural(job, calibration):
+        pixels = np.concatenate([dead_leaves(count, pixels.shape[1], job.seed), pixels])
+    return torch.from_numpy(pixels)
+
+
+def _procedural(job: Job, calibration: CalibrationSet) -> int:
+    return job.recipe.procedural if calibration.manifest["kind"] == "synthetic" else 0
+
+
 def tuned_network(
     job: Job, calibration: CalibrationSet, cache: Cache, progress: Progress
 ) -> tuple[QuantizedModel, dict[str, Any]]:
@@ -166,12 +182,13 @@ def tuned_network(
         "precision": job.precision.to_json(),
         "ranges": job.recipe.ranges.to_json(),
         "distillation": distillation.to_json(),
+        "procedural": _procedural(job, calibration),
         "seed": job.seed,
     }
 
     def make(path: Path) -> None:
         device = pick_device(job.device)
-        pixels = torch.from_numpy(calibration.images())
+        pixels = tuning_images(job, calibration)
         normalized = torch.from_numpy(job.model.preprocessing.normalize(pixels.numpy()))
         with progress.stage("quantize") as stage:
             quantized = quantize(
