@@ -221,16 +221,29 @@ def _fitting(
             f"small as asked for the file has {smallest / 1e6:.2f} MB.",
             f"Give {math.ceil(smallest / 1e4) / 100:.2f}MB or more, or choose fewer bits.",
         )
-    spare = limit - smallest
+    by_byte = sorted(units, key=lambda found: -found.gain / max(found.unit.extra_bytes, 1))
+    left = [found for found in by_byte if found.gain > 0]
     chosen: list[Sensitivity] = []
-    for found in sorted(units, key=lambda one: -one.gain / max(one.unit.extra_bytes, 1)):
-        if found.gain > 0 and found.unit.extra_bytes <= spare:
+    spare = limit - smallest
+    while more := _filling(spare, left):
+        chosen += more
+        left = [found for found in left if found not in more]
+        # Raised layers also need fewer nodes, which makes room for others.
+        spare = limit - size_of(_raised(precision, chosen))
+    while spare < 0:
+        chosen.pop()
+        spare = limit - size_of(_raised(precision, chosen))
+    return [found for found in units if found in chosen]
+
+
+def _filling(spare: int, units: Sequence[Sensitivity]) -> list[Sensitivity]:
+    """In the given order, each that still fits."""
+    chosen = []
+    for found in units:
+        if found.unit.extra_bytes <= spare:
             chosen.append(found)
             spare -= found.unit.extra_bytes
-    # The nodes around a weight differ by some bytes as well.
-    while chosen and size_of(_raised(precision, chosen)) > limit:
-        chosen.pop()
-    return [found for found in units if found in chosen]
+    return chosen
 
 
 def _tries(
