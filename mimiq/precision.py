@@ -125,7 +125,7 @@ class Precision:
         return "fp32" if self.linear.is_float else self.linear.label
 
     def to_json(self) -> dict[str, Any]:
-        data = {
+        data: dict[str, Any] = {
             "label": self.label,
             "linear": _layer_to_json(self.linear),
             "attention_bits": self.attention_bits,
@@ -133,7 +133,7 @@ class Precision:
         }
         # Left out where there are none: what was written without them keeps its hash.
         if self.attention_overrides:
-            data["attention_overrides"] = [list(pair) for pair in self.attention_overrides]
+            data["attention_overrides"] = [[p, b] for p, b in self.attention_overrides]
         return data
 
     @staticmethod
