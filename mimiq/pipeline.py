@@ -15,11 +15,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from mimiq.agreement import agreement_notes, simulated
 from mimiq.cache import Cache
 from mimiq.calibrate import CalibrationSet, gaussian_noise, open_or_import
 from mimiq.devices import pick_device
 from mimiq.distillation import distill
-from mimiq.errors import BadInput, CheckFailed
+from mimiq.errors import BadInput
 from mimiq.models import LoadedModel
 from mimiq.models.loading import EMBEDDED
 from mimiq.precision import Precision
@@ -34,13 +35,11 @@ from mimiq.runtime.hardware import describe_hardware, describe_software
 from mimiq.runtime.latency import Engine, LatencyRow, measure
 from mimiq.runtime.onnxruntime_session import OnnxRuntimeSession
 from mimiq.runtime.opening import deployed_graph
-from mimiq.runtime.preprocessing import FloatArray
 from mimiq.runtime.report import build_report
 from mimiq.runtime.tensorrt_record import HALF_MODEL
 from mimiq.state import load_quantized, save_quantized
 
 SOFTWARE = ("mimiq", "torch", "timm", "onnx", "onnx-ir", "onnxscript", "onnxruntime-gpu", "numpy")
-MIN_AGREEMENT = 0.99  # of the simulated with the exported network
 
 
 @dataclass(frozen=True)
@@ -311,12 +310,12 @@ def measured(
         with progress.stage("agreement", len(seen)) as stage:
             simulation = compare(
                 exported,
-                _simulated(quantized),
+                simulated(quantized),
                 seen,
                 model.preprocessing,
                 progress=lambda done, _: stage.update(done, "exported graph against simulation"),
             )
-    agreement_notes = _agreement_notes(quantized, simulation, seen, progress)
+    near_ties = agreement_notes(quantized, simulation, seen, progress)
     return build_report(
         model=model.describe(),
         precision=job.precision.to_json(),
@@ -326,7 +325,7 @@ def measured(
         accuracy=accuracy,
         simulation=simulation,
         latency=_latency(job, graph, reference, progress),
-        notes=[*_notes(job, calibration), *agreement_notes],
+        notes=[*_notes(job, calibration), *near_ties],
     )
 
 
@@ -357,52 +356,6 @@ def _as_dataset(calibration: CalibrationSet, num_classes: int) -> InMemoryImages
     """Calibration images where no labelled ones are at hand: good for agreement alone."""
     images = calibration.images()[:256]
     return InMemoryImages(images, np.zeros(len(images), np.int64), num_classes)
-
-
-def _agreement_notes(
-    quantized: QuantizedModel, found: Comparison, images: LabelledImages, progress: Progress
-) -> list[str]:
-    """Whether the exported graph does what the simulated network does.
-
-    Two runtimes add in different orders. Where a sum then lies on the other side of a rounding
-    threshold, the difference grows from block to block, and near ties fall the other way. How often
-    is measured: the simulated network against itself, its input changed in the sixth digit.
-
-    Raises:
-        CheckFailed: when they differ on more than 1 % of the images, and on more than twice as many
-            as the simulated network does from itself.
-    """
-    if found.agreement >= MIN_AGREEMENT:
-        return []
-    with progress.stage("agreement", len(images)) as stage:
-        floor = compare(
-            _simulated(quantized, nudge=1e-6),
-            _simulated(quantized),
-            images,
-            quantized.model.preprocessing,
-            progress=lambda done, _: stage.update(done, "simulation against itself, nudged"),
-        )
-    if found.count - found.agreeing > 2 * (floor.count - floor.agreeing):
-        raise CheckFailed(
-            f"The exported graph and the simulated network agree on {found.agreement:.1%} of "
-            f"{found.count} images only.",
-            "This is a defect of the export on this host: please report it with the output of "
-            "mimiq doctor.",
-        )
-    return [
-        f"The exported graph agrees with the simulation on {found.agreement:.1%} of images. The "
-        f"simulation agrees with itself on {floor.agreement:.1%} when its input changes in the "
-        "sixth digit: what differs are near ties, decided by rounding."
-    ]
-
-
-def _simulated(quantized: QuantizedModel, nudge: float = 0.0) -> Any:
-    def run(images: FloatArray) -> FloatArray:
-        with torch.inference_mode():
-            logits: FloatArray = quantized.module(torch.from_numpy(images) * (1 + nudge)).numpy()
-        return logits
-
-    return run
 
 
 def _metadata(job: Job, calibration: CalibrationSet) -> dict[str, str]:
