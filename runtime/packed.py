@@ -178,10 +178,11 @@ class PackedModel:
                 f"{place / self.record.file} is a TensorRT engine.",
                 "Serve it with Triton, or pack with --backend onnxruntime.",
             )
-        served: Mapping[str, Any] = self.record.to_json()
-        if self.record.cpu_form is not None and runs_on_cpu(device):
-            served = self.record.cpu_form
-        self.path = _checked(place, served)
+        # Both forms, whichever is opened: one that was damaged says that the copy is bad.
+        self.path = _checked(place, self.record.to_json())
+        if self.record.cpu_form is not None:
+            form = _checked(place, self.record.cpu_form)
+            self.path = form if runs_on_cpu(device) else self.path
         opened = open_graph(self.path, device=device, threads=threads, next_step=PACK_AGAIN)
         self._session: Any = opened.session
 
