@@ -13,7 +13,6 @@ from mimiq.cli.failures import Command
 from mimiq.cli.output import print_json, show, shown, working
 from mimiq.cli.parameters import NAMES, PATH, PROFILE
 from mimiq.errors import BadInput, BuildFailed, MimiqError, UnsupportedTarget, missing_extra
-from mimiq.runtime.tensorrt_record import FP8_MODEL
 
 if TYPE_CHECKING:
     from mimiq.export.tensorrt.build import BuildOptions
@@ -157,6 +156,7 @@ def require_fp8(engine: choices.EngineChoice, precision: choices.PrecisionChoice
 
 def _built(bundle: Bundle, target: str | Product, options: BuildOptions, fp8: bool) -> BundleEngine:
     from mimiq.export.tensorrt import engines
+    from mimiq.runtime.tensorrt_record import FP8_MODEL
 
     if not fp8:
         return engines.build_for_bundle(bundle, target, options)

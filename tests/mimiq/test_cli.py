@@ -101,7 +101,7 @@ class TestPrecision:
         assert of(bits="W4A4") == from_bits(4, 4)
         assert of(bits="w4a16") == from_bits(4, None)
         weight_only = values.precision_of(choice(int4=True, weight_only=True), digits)
-        assert weight_only.linear == LayerPrecision(4, Block(128), None)  # 128 and 256 inputs
+        assert weight_only.linear == LayerPrecision(4, Block(64), None)  # two a row of 128
         assert weight_only.attention_bits is None
         chosen = choice(int4=True, weight_only=True, block_size=32)
         assert values.precision_of(chosen, digits).label == "w4a16-b32"
