@@ -1,8 +1,9 @@
 """Which parts of a network pay most for their quantisation.
 
 A unit is a Linear or convolution with its weights and its input, or the two products inside one
-block's attention with q, k, v and the softmax output. Its gain is what the quantised network's loss
-falls by when this unit alone is raised: to 8 bits where it has fewer, to floating point otherwise.
+block's attention with q, k, v and the softmax output. Its gain is the loss that its quantisation
+causes, less what it still causes when it is raised: to 8 bits where it has fewer, to floating point
+otherwise.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ class Unit:
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """A unit and the fall of the loss when it alone is raised; negative where that does harm."""
+    """A unit and the loss that raising it saves; negative where that does harm."""
 
     unit: Unit
     gain: float
@@ -166,12 +167,16 @@ def rank(
 ) -> Ranking:
     """Measure the gain of every unit on ``images``.
 
-    Each unit is raised alone in the *quantised* network, and put back. The other way, lowering it
-    alone in the full-precision network, measures the bottom of a valley: a loss of second order,
-    much of which the errors of the other layers bury or double once they are there too. What is
-    asked here is what raising a unit is worth in the network that will be shipped.
+    Each unit is quantised alone in the full-precision network. Raising it alone in the quantised
+    network asks the question more directly, but is answered by chance: whatever changes in one
+    layer decides roundings in all later ones anew, and what that does to an image is larger than
+    what the layer itself did. DeiT-T at W4A8, gains on two sets of 24 images: rank correlation 0.26
+    between the sets that way, 0.93 this way. With the 24 units of the largest gain raised, the loss
+    on 32 other images fell from 0.184 to 0.081 on average that way, to 0.066 this way, and to 0.094
+    with units drawn at random. Errors of different layers hardly interact there: the gains, found
+    apart, add up to about the loss of the whole.
 
-    The cost is two calibrations and, for each unit, the forward passes from its block on.
+    The cost is two calibrations and, for each unit, two forward passes from its block on.
 
     Args:
         model: left as it is.
@@ -187,14 +192,14 @@ def rank(
     if not units:
         raise BadInput("Nothing in this network is quantised.", "Choose a precision.")
     gains: dict[str, float] = {}
-    pair = _Pair(model, precision, units, images, ranges, lambda text: tell(0, text))
-    loss = pair.loss()
-    with pair.raised(candidates(units)):
-        raised_loss = pair.loss()
-    for unit, block in pair.by_block():
+    bench = _Bench(model, precision, units, images, ranges, lambda text: tell(0, text))
+    first = set(candidates(units))
+    loss = bench.loss(dict.fromkeys(units, bench.now))
+    raised_loss = bench.loss({u: bench.raised if u in first else bench.now for u in units})
+    for unit, block in bench.by_block():
         tell(len(gains), unit.name)
-        with pair.raised([unit]):
-            gains[unit.name] = loss - pair.loss(block)
+        left = 0.0 if unit.raised == FLOAT.label else bench.loss({unit: bench.raised}, block)
+        gains[unit.name] = bench.loss({unit: bench.now}, block) - left
     tell(len(units), "")
     ranked = sorted(units, key=lambda unit: -gains[unit.name])
     return Ranking(
@@ -206,8 +211,12 @@ def rank(
     )
 
 
-class _Pair:
-    """The quantised network, and a twin in which every unit is raised, to take parts from."""
+class _Bench:
+    """The full-precision network, and two quantised ones to take single units from.
+
+    Attributes:
+        now, raised: every unit as it stands, and every unit raised.
+    """
 
     def __init__(
         self,
@@ -218,16 +227,16 @@ class _Pair:
         ranges: RangeRecipe,
         say: Callable[[str], None],
     ) -> None:
-        original = copy.deepcopy(model.module).to(images.device)
+        self.network = copy.deepcopy(model.module).to(images.device)
         self.batches = images.split(BATCH)
-        self.answers = [_log_probabilities(original, batch) for batch in self.batches]
+        self.answers = [_log_probabilities(self.network, batch) for batch in self.batches]
         # Migrated once: parts of two networks fit together only where the same factors moved.
         if ranges.migrate:
             say("migrating outliers")
-            migrate_outliers(model, original, precision, images)
-        shared, ranges = replace(model, module=original), replace(ranges, migrate=False)
-        self.network = quantize(shared, precision, images, ranges, say).module
-        self.twin = quantize(shared, raise_units(precision, units), images, ranges, say).module
+            migrate_outliers(model, self.network, precision, images)
+        shared, ranges = replace(model, module=self.network), replace(ranges, migrate=False)
+        self.now = quantize(shared, precision, images, ranges, say).module
+        self.raised = quantize(shared, raise_units(precision, units), images, ranges, say).module
         self.units = units
         self.family = model.family
         self.tokens: list[torch.Tensor] = []  # of each batch, the input of the block at hand
@@ -248,32 +257,32 @@ class _Pair:
         for unit in rest:
             yield unit, 0
 
-    @contextmanager
-    def raised(self, units: Iterable[Unit]) -> Iterator[None]:
-        """Inside the ``with`` these units of the network are the twin's."""
-        parts = [part for unit in units for part in _parts(unit)]
-        kept = {part: self.network.get_submodule(part) for part in parts}
-        for part in parts:
-            self.network.set_submodule(part, self.twin.get_submodule(part))
-        try:
-            yield
-        finally:
-            for part, module in kept.items():
-                self.network.set_submodule(part, module)
-
-    def loss(self, start: int = 0) -> float:
-        """Mean KL divergence of the network's answers from the original's.
+    def loss(self, sources: Mapping[Unit, nn.Module], start: int = 0) -> float:
+        """Mean KL divergence from the original's answers.
 
         Args:
+            sources: the network that each of these units is taken from.
             start: index of a block, whose input tokens are at hand; 0 for the whole network.
         """
-        with self._recalling(start) as recall:
-            total = 0.0
+        total = 0.0
+        with self._placed(sources), self._recalling(start) as recall:
             for index, (batch, answers) in enumerate(zip(self.batches, self.answers, strict=True)):
                 recall.tokens = self.tokens[index] if start else None
                 found = _log_probabilities(self.network, batch)
                 total += float(F.kl_div(found, answers, reduction="sum", log_target=True))
         return total / sum(len(batch) for batch in self.batches)
+
+    @contextmanager
+    def _placed(self, sources: Mapping[Unit, nn.Module]) -> Iterator[None]:
+        parts = {part: source for unit, source in sources.items() for part in _parts(unit)}
+        kept = {part: self.network.get_submodule(part) for part in parts}
+        for part, source in parts.items():
+            self.network.set_submodule(part, source.get_submodule(part))
+        try:
+            yield
+        finally:
+            for part, module in kept.items():
+                self.network.set_submodule(part, module)
 
     @contextmanager
     def _recalling(self, start: int) -> Iterator[_Recall]:

@@ -53,9 +53,9 @@ def sensitivity(
 ) -> None:
     """Rank the layers of MODEL, a network or a bundle, by what their quantisation costs.
 
-    Each is raised alone, to 8 bits or from there to floating point, in the quantised network as it
-    is before tuning; its gain is what the divergence from full precision falls by on calibration
-    images. A bundle is measured at its own precision, on images made as its own were.
+    The gain of a layer is the divergence from full precision that its quantisation causes before
+    tuning, less what it causes when it is raised to 8 bits, or from there to floating point. A
+    bundle is measured at its own precision, on images made as its own were.
     """
     preflight.require_compile_extra()
     values.check_precision(precision)
