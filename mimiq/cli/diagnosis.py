@@ -21,7 +21,6 @@ from mimiq.cli.output import print_json, show, table, working
 from mimiq.cli.preflight import missing_libraries
 from mimiq.errors import MimiqError
 from mimiq.runtime.hardware import cuda_driver_present, describe_hardware
-from mimiq.runtime.onnxruntime_graph import integer_kernels
 
 _DISTRIBUTIONS = (
     "mimiq",
@@ -81,6 +80,7 @@ def doctor(cache_dir: Path | None, json: bool) -> None:
 def examine(cache_dir: Path | None = None) -> dict[str, Any]:
     """Everything that ``doctor`` prints; no probe's failure is an error."""
     from mimiq.cache import default_cache_dir
+    from mimiq.runtime.onnxruntime_graph import integer_kernels
 
     backends, targets = runnable(), buildable()
     cache = describe_cache(cache_dir or default_cache_dir())
