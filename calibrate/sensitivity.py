@@ -162,6 +162,7 @@ def rank(
     model: LoadedModel,
     precision: Precision,
     images: torch.Tensor,
+    seen: torch.Tensor,
     ranges: RangeRecipe,
     tell: Tell = lambda done, text: None,
 ) -> Ranking:
@@ -181,7 +182,8 @@ def rank(
     Args:
         model: left as it is.
         precision: of the network as it stands.
-        images: (B, 3, S, S), normalised, on the device to work on; calibrated on as well.
+        images: (B, 3, S, S), normalised, on the device to work on.
+        seen: likewise; what scales are found on.
         ranges: how scales are found.
 
     Raises:
@@ -192,7 +194,7 @@ def rank(
     if not units:
         raise BadInput("Nothing in this network is quantised.", "Choose a precision.")
     gains: dict[str, float] = {}
-    bench = _Bench(model, precision, units, images, ranges, lambda text: tell(0, text))
+    bench = _Bench(model, precision, units, images, seen, ranges, lambda text: tell(0, text))
     first = set(candidates(units))
     loss = bench.loss(dict.fromkeys(units, bench.now))
     raised_loss = bench.loss({u: bench.raised if u in first else bench.now for u in units})
@@ -224,6 +226,7 @@ class _Bench:
         precision: Precision,
         units: Sequence[Unit],
         images: torch.Tensor,
+        seen: torch.Tensor,
         ranges: RangeRecipe,
         say: Callable[[str], None],
     ) -> None:
@@ -233,10 +236,10 @@ class _Bench:
         # Migrated once: parts of two networks fit together only where the same factors moved.
         if ranges.migrate:
             say("migrating outliers")
-            migrate_outliers(model, self.network, precision, images)
+            migrate_outliers(model, self.network, precision, seen)
         shared, ranges = replace(model, module=self.network), replace(ranges, migrate=False)
-        self.now = quantize(shared, precision, images, ranges, say).module
-        self.raised = quantize(shared, raise_units(precision, units), images, ranges, say).module
+        self.now = quantize(shared, precision, seen, ranges, say).module
+        self.raised = quantize(shared, raise_units(precision, units), seen, ranges, say).module
         self.units = units
         self.family = model.family
         self.tokens: list[torch.Tensor] = []  # of each batch, the input of the block at hand

@@ -20,10 +20,11 @@ from mimiq.cache import Cache
 from mimiq.calibrate import CalibrationSet
 from mimiq.calibrate.sensitivity import Ranking, rank, units_of
 from mimiq.devices import pick_device
-from mimiq.pipeline import Job, calibration_set, reference_graph, tuned_network
+from mimiq.pipeline import Job, calibration_set, reference_graph, tuned_network, tuning_images
 from mimiq.precision import Precision
 from mimiq.progress import Progress
 from mimiq.quantization import RangeRecipe, quantize
+from mimiq.runtime.preprocessing import ByteArray
 
 RANKED_ON = 64  # images: minutes on a CPU, and rankings by 24 of them agree to 0.93 already
 _ALLOWANCE = 1.002  # for the few nodes of a graph that depend on its values
@@ -43,15 +44,16 @@ def ranking(job: Job, calibration: CalibrationSet, cache: Cache, progress: Progr
         "count": RANKED_ON,
         "precision": job.precision.to_json(),
         "ranges": job.recipe.ranges.to_json(),
+        "procedural": job.recipe.procedural,
+        "seed": job.seed,
     }
 
     def make(path: Path) -> None:
-        pixels = calibration.images()
-        spread = np.linspace(0, len(pixels) - 1, min(RANKED_ON, len(pixels))).round().astype(int)
-        images = _normalized(job, pixels[spread])
+        images = _normalized(job, _spread(calibration.images()))
+        seen = _normalized(job, _spread(tuning_images(job, calibration).numpy()))
         total = len(units_of(job.model, job.precision))
         with progress.stage("sensitivity", total) as stage:
-            found = rank(job.model, job.precision, images, job.recipe.ranges, stage.update)
+            found = rank(job.model, job.precision, images, seen, job.recipe.ranges, stage.update)
         (path / "ranking.json").write_text(json.dumps(found.to_json(), indent=1))
 
     path, hit = cache.get_or_make("sensitivity", inputs, make)
@@ -115,7 +117,7 @@ def _drop_of(
         tuned, tuning = tuned_network(raised, calibration, cache, progress)
 
         def make(path: Path) -> None:
-            pixels = calibration.images()
+            pixels = tuning_images(job, calibration).numpy()
             held_out = max(1, round(len(pixels) * recipe.held_out))  # as distillation does
             images = _normalized(job, pixels[-held_out:])
             with progress.stage("drop") as stage:
@@ -156,6 +158,13 @@ def _graph_bytes(
     return math.ceil(found * _ALLOWANCE)
 
 
-def _normalized(job: Job, pixels: np.ndarray[Any, Any]) -> torch.Tensor:
+def _spread(pixels: ByteArray) -> ByteArray:
+    """:data:`RANKED_ON` of the images, or all, evenly spread."""
+    chosen = np.linspace(0, len(pixels) - 1, min(RANKED_ON, len(pixels))).round().astype(int)
+    spread: ByteArray = pixels[chosen]
+    return spread
+
+
+def _normalized(job: Job, pixels: ByteArray) -> torch.Tensor:
     normalized = torch.from_numpy(job.model.preprocessing.normalize(pixels))
     return normalized.to(pick_device(job.device))

@@ -81,7 +81,7 @@ def images() -> torch.Tensor:
 def broken(images: torch.Tensor) -> Ranking:
     """One layer at 2 bits, whose scales reach the outlier of each row and leave nothing else."""
     precision = int8().with_override(BROKEN, LayerPrecision(2, PerChannel(), 8))
-    return rank(small(outlier=30), precision, images, PLAIN)
+    return rank(small(outlier=30), precision, images, images, PLAIN)
 
 
 def test_the_broken_layer_ranks_first(broken: Ranking) -> None:
@@ -96,7 +96,7 @@ def test_the_broken_layer_ranks_first(broken: Ranking) -> None:
 
 
 def test_a_broken_attention_is_found_too(model: LoadedModel, images: torch.Tensor) -> None:
-    ranking = rank(model, int8().with_attention("blocks.2.attn", 2), images, PLAIN)
+    ranking = rank(model, int8().with_attention("blocks.2.attn", 2), images, images, PLAIN)
     first = ranking.units[0].unit
     assert (first.name, first.kind) == ("blocks.2.attn", "attention")
     assert (first.now, first.raised) == ("a2", "a8")
@@ -109,7 +109,7 @@ def test_it_is_the_same_every_time_and_leaves_the_model_alone(
     before = copy.deepcopy(model.module.state_dict())
     told: list[tuple[int, str]] = []
     precision = int8().with_override(BROKEN, LayerPrecision(2, PerChannel(), 8))
-    again = rank(model, precision, images, PLAIN, lambda *step: told.append(step))
+    again = rank(model, precision, images, images, PLAIN, lambda *step: told.append(step))
     assert [(f.unit, f.gain) for f in again.units] == [(f.unit, f.gain) for f in broken.units]
     after = model.module.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)
@@ -123,7 +123,7 @@ def test_starting_at_a_block_gives_the_loss_of_the_whole(
 ) -> None:
     """With real ranges: parts of three networks fit together, whose outliers moved once."""
     units = units_of(model, from_bits(4, 4))
-    bench = _Bench(model, from_bits(4, 4), units, images, RangeRecipe(), lambda _: None)
+    bench = _Bench(model, from_bits(4, 4), units, images, images, RangeRecipe(), lambda _: None)
     assert bench.loss({}) == pytest.approx(0, abs=1e-6)
     starts = {}
     for unit, block in bench.by_block():
@@ -140,7 +140,7 @@ def test_all_units_together_are_the_quantised_network(
     model: LoadedModel, images: torch.Tensor
 ) -> None:
     units = units_of(model, from_bits(4, 4))
-    bench = _Bench(model, from_bits(4, 4), units, images, PLAIN, lambda _: None)
+    bench = _Bench(model, from_bits(4, 4), units, images, images, PLAIN, lambda _: None)
     quantized = quantize(model, from_bits(4, 4), images, PLAIN).module
     expected = model.module(images).log_softmax(-1)
     found = quantized(images).log_softmax(-1)
@@ -153,12 +153,14 @@ def test_all_units_together_are_the_quantised_network(
 def test_everything_in_floating_point_is_the_original(
     model: LoadedModel, images: torch.Tensor
 ) -> None:
-    assert rank(model, int8(), images, RangeRecipe()).raised_loss == pytest.approx(0, abs=1e-6)
+    assert rank(model, int8(), images, images, RangeRecipe()).raised_loss == pytest.approx(
+        0, abs=1e-6
+    )
 
 
 def test_nothing_quantised(model: LoadedModel, images: torch.Tensor) -> None:
     with pytest.raises(BadInput, match="Nothing in this network is quantised"):
-        rank(model, FP32, images, PLAIN)
+        rank(model, FP32, images, images, PLAIN)
 
 
 def test_json_round_trip(broken: Ranking) -> None:
