@@ -1,10 +1,11 @@
 """What low precision gains on a CPU: our forms, fp32, and what peers make of the same network.
 
 Engines: ONNX Runtime fp32; ONNX Runtime's own static quantisation (s8s8 and u8s8 Q/DQ, min–max on
-the same synthetic images); with ``--openvino PYTHON``, OpenVINO fp32 and NNCF's INT8; and the
-bundles given. Each runs in a process of its own; they take turns burst by burst, and a ratio is the
-median over rounds of the ratio within a round (``mimiq.runtime.latency``). Top-1 is measured on the
-same images for all.
+the same synthetic images); with ``--openvino PYTHON``, OpenVINO in fp32 and in the precision it
+chooses itself (bfloat16 where the CPU has it), NNCF's INT8, and OpenVINO on the bundles' own
+``model.onnx``; and the bundles given. Each runs in a process of its own; they take turns burst by
+burst, and a ratio is the median over rounds of the ratio within a round (``mimiq.runtime.latency``).
+Top-1 is measured on the same images for all.
 
     mimiq-compile deit_t --int8 --weights W -o w8a8.mimiq      # and --int4, --int4 --weight-only
     mimiq synthesize deit_t --weights W -o images
@@ -26,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from cpu_serving_peers import Plain, static_quantization
+from cpu_serving_peers import OPENVINO, OPENVINO_FP32, Plain, static_quantization
 
 from mimiq.calibrate import CalibrationSet
 from mimiq.errors import MimiqError
@@ -76,16 +77,22 @@ def run(arguments: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     for name, path in static.items():
         engines[f"ONNX Runtime static {name}"] = peer(path)
         sizes[f"ONNX Runtime static {name}"] = path.stat().st_size
-    if arguments.openvino:
-        for name, path in openvino_graphs(arguments.openvino, fp32, images, scratch).items():
-            engines[name] = peer(path, arguments.openvino, "openvino")
-            weights = path.with_suffix(".bin")
-            sizes[name] = (weights if weights.is_file() else path).stat().st_size
     bundles = {f"mimiq {Bundle(path).precision_label}": Bundle(path) for path in arguments.bundle}
     for name, bundle in bundles.items():
         engines[name] = lambda threads, path=bundle.path: Engine(path, "ort", threads)
         form = CPU_MODEL if CPU_MODEL in bundle.manifest["files"] else MODEL
         sizes[name] = bundle.file(form).stat().st_size
+    if arguments.openvino:
+        python = arguments.openvino
+        nncf = nncf_graph(python, fp32, images, scratch)
+        engines["OpenVINO fp32"] = peer(fp32, python, OPENVINO_FP32)
+        engines["OpenVINO, its own choice"] = peer(fp32, python, OPENVINO)
+        engines["OpenVINO NNCF int8"] = peer(nncf, python, OPENVINO)
+        sizes |= dict.fromkeys(("OpenVINO fp32", "OpenVINO, its own choice"), sizes[FP32])
+        sizes["OpenVINO NNCF int8"] = nncf.with_suffix(".bin").stat().st_size
+        for name, bundle in bundles.items():
+            engines[f"OpenVINO on {name}"] = peer(bundle.model_path, python, OPENVINO)
+            sizes[f"OpenVINO on {name}"] = bundle.model_path.stat().st_size
     result: dict[str, Any] = {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "model": model.describe(),
@@ -113,12 +120,12 @@ def run(arguments: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     return result
 
 
-def openvino_graphs(python: str, fp32: Path, images: FloatArray, scratch: Path) -> dict[str, Path]:
-    """OpenVINO reads the ONNX file; NNCF's INT8 is made under the other Python."""
+def nncf_graph(python: str, fp32: Path, images: FloatArray, scratch: Path) -> Path:
+    """NNCF's INT8, made under the other Python."""
     given, quantized = scratch / "images.npy", scratch / "nncf.xml"
     np.save(given, images)
     subprocess.run([python, PEERS, "--nncf", str(fp32), str(given), str(quantized)], check=True)
-    return {"OpenVINO fp32": fp32, "OpenVINO NNCF int8": quantized}
+    return quantized
 
 
 def accuracies(
@@ -137,7 +144,7 @@ def accuracies(
             if name in bundles:
                 with open_bundle(bundles[name], "ort") as session:
                     found[name] = compare(session, reference.run, dataset, preprocessing)
-            elif engine.backend == "openvino":
+            elif engine.backend.startswith("openvino"):
                 assert engine.command is not None
                 found[name] = _elsewhere(engine, reference, dataset, preprocessing, scratch)
             else:
@@ -235,7 +242,8 @@ def _elsewhere(
     compare(collect, reference.run, dataset, preprocessing)
     np.save(given, np.concatenate(seen))
     assert engine.command is not None
-    subprocess.run([*engine.command, "--logits", str(engine.path), given, out], check=True)
+    command = [*engine.command, "--runtime", engine.backend]
+    subprocess.run([*command, "--logits", str(engine.path), str(given), str(out)], check=True)
     rest = iter(np.split(np.load(out), np.cumsum([len(part) for part in seen])[:-1]))
     return compare(lambda _: next(rest), reference.run, dataset, preprocessing)
 

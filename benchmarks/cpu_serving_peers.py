@@ -19,6 +19,7 @@ from mimiq.runtime.preprocessing import FloatArray
 from mimiq.runtime.session import Session
 
 CALIBRATION_BATCH = 4
+OPENVINO, OPENVINO_FP32 = "openvino", "openvino-fp32"
 
 
 class Plain:
@@ -26,10 +27,12 @@ class Plain:
 
     def __init__(self, path: Path, runtime: str, threads: int | None) -> None:
         self.backend = f"{runtime}-cpu"
-        if runtime == "openvino":
+        if runtime.startswith("openvino"):
             import openvino
 
             config = {"PERFORMANCE_HINT": "LATENCY"}
+            if runtime == OPENVINO_FP32:  # else it takes bfloat16 where the CPU has it
+                config["INFERENCE_PRECISION_HINT"] = "f32"
             if threads is not None:
                 config["INFERENCE_NUM_THREADS"] = str(threads)
             compiled = openvino.Core().compile_model(str(path), "CPU", config)
@@ -65,7 +68,7 @@ class Plain:
 
 
 def open_peer(engine: Engine) -> Session:
-    """The engine's backend is ``onnxruntime`` or ``openvino``."""
+    """The engine's backend is ``onnxruntime``, ``openvino`` or ``openvino-fp32``."""
     opened: Any = Plain(engine.path, engine.backend, engine.threads)
     return opened  # type: ignore[no-any-return]
 
@@ -150,10 +153,11 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--nncf", nargs=3, metavar=("FP32", "IMAGES", "OUT"), type=Path)
     parser.add_argument("--logits", nargs=3, metavar=("MODEL", "IMAGES", "OUT"), type=Path)
+    parser.add_argument("--runtime", default=OPENVINO)
     given = parser.parse_args()
     if given.nncf:
         nncf_quantization(given.nncf[0], np.load(given.nncf[1]), given.nncf[2])
     elif given.logits:
-        _logits(Engine(given.logits[0], "openvino"), given.logits[1], given.logits[2])
+        _logits(Engine(given.logits[0], given.runtime), given.logits[1], given.logits[2])
     else:
         serve(open_peer)
