@@ -4,8 +4,8 @@ Engines: ONNX Runtime fp32; ONNX Runtime's own static quantisation (s8s8 and u8s
 the same synthetic images); with ``--openvino PYTHON``, OpenVINO in fp32 and in the precision it
 chooses itself (bfloat16 where the CPU has it), NNCF's INT8, and OpenVINO on the bundles' own
 ``model.onnx``; and the bundles given. Each runs in a process of its own; they take turns burst by
-burst, and a ratio is the median over rounds of the ratio within a round (``mimiq.runtime.latency``).
-Top-1 is measured on the same images for all.
+burst, and a ratio is the median over rounds of the ratio within a round
+(``mimiq.runtime.latency``). Top-1 is measured on the same images for all.
 
     mimiq-compile deit_t --int8 --weights W -o w8a8.mimiq      # and --int4, --int4 --weight-only
     mimiq synthesize deit_t --weights W -o images
