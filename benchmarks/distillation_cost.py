@@ -32,7 +32,7 @@ from mimiq.recipes import recipe_for
 
 MOST = 1.6
 # Scales do not change what a step costs.
-QUICK = RangeRecipe(observer="minmax", migrate=False, rounding="nearest")
+QUICK = RangeRecipe(observer="minmax", migrate=False, refit=False, rounding="nearest")
 
 
 def main() -> None:

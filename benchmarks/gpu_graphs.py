@@ -66,7 +66,7 @@ def prepare(name: str, folder: Path, weights: Path | None) -> Prepared:
     images = torch.randn(
         _CALIBRATION_IMAGES, 3, size, size, generator=torch.Generator().manual_seed(0)
     )
-    recipe = RangeRecipe(migrate=False, rounding="nearest")
+    recipe = RangeRecipe(migrate=False, refit=False, rounding="nearest")
     inputs = [
         layer.weight.shape[1]
         for layer in quantizable_layers(model.module).values()

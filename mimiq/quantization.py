@@ -25,7 +25,7 @@ from mimiq.fake_quant import (
 )
 from mimiq.models import LoadedModel, quantizable_layers
 from mimiq.precision import Block, LayerPrecision, Precision
-from mimiq.rounding import compensate_rounding
+from mimiq.reconstruction import reconstruct
 
 
 @dataclass(frozen=True)
@@ -35,11 +35,13 @@ class RangeRecipe:
     Attributes:
         observer: how an activation's range becomes a scale.
         migrate: move outliers of activations into weights first.
+        refit: fit weights, layer by layer, to what the original computes there.
         rounding: ``nearest``, or ``compensated`` (GPTQ) for weights of fewer than 8 bits.
     """
 
     observer: ObserverName = "output"
     migrate: bool = True
+    refit: bool = True
     rounding: Literal["nearest", "compensated"] = "compensated"
 
     def to_json(self) -> dict[str, Any]:
@@ -88,13 +90,23 @@ def quantize(
     if recipe.migrate:
         progress("migrating outliers")
         migrations = migrate_outliers(model, module, precision, images)
+    reference = copy.deepcopy(module)
     progress("weight scales")
     swap_layers(module, precision)
     progress("activation ranges")
     activation_quantizers(model.family, module, precision, images, recipe.observer)
-    if recipe.rounding == "compensated":
-        progress("rounding weights")
-        compensate_rounding(model.family, module, precision, images)
+    compensate = recipe.rounding == "compensated"
+    if recipe.refit or compensate:
+        progress("fitting weights")
+        reconstruct(
+            model.family,
+            reference,
+            module,
+            precision,
+            images,
+            refit=recipe.refit,
+            compensate=compensate,
+        )
     module.requires_grad_(False)
     return QuantizedModel(module, model, precision, migrations)
 

@@ -145,7 +145,9 @@ def _graph_bytes(
         with progress.stage("size") as stage, tempfile.TemporaryDirectory() as folder:
             stage.status(f"of the file at {precision.label}")
             images = _normalized(job, calibration.images()[:2]).cpu()
-            ranges = RangeRecipe(job.recipe.ranges.observer, migrate=False, rounding="nearest")
+            ranges = RangeRecipe(
+                job.recipe.ranges.observer, migrate=False, refit=False, rounding="nearest"
+            )
             network = quantize(job.model, precision, images, ranges).module
             side = job.model.preprocessing.image_size
             graph = export_onnx(network, side, Path(folder) / "model.onnx")

@@ -1,7 +1,6 @@
 """Rounding weights one input column at a time, each column making up for the error of the last.
 
-Frantar et al., GPTQ, ICLR 2023, algorithm 1, on the inputs that the quantised network itself
-produces for the calibration images.
+Frantar et al., GPTQ, ICLR 2023, algorithm 1.
 """
 
 from __future__ import annotations
@@ -9,58 +8,9 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from mimiq.fake_quant import Quantizer, QuantLinear, quant_layers
-from mimiq.models.family import Family
-from mimiq.precision import Precision
-from mimiq.sampling import watch_inputs
+from mimiq.fake_quant import Quantizer
 
 _DAMPING = 0.01  # of the mean diagonal of the Hessian, as published
-
-
-@torch.no_grad()
-def compensate_rounding(
-    family: Family,
-    module: nn.Module,
-    precision: Precision,
-    images: torch.Tensor,
-    batch_size: int = 32,
-) -> None:
-    """Move the weights of every Linear below 8 bits in place onto its grid, block by block.
-
-    Args:
-        module: quantisers in place, scales set.
-        images: (B, 3, S, S), normalised.
-    """
-    names = {layer: name for name, layer in quant_layers(module).items()}
-    blocks = family.blocks(module)
-    embed = family.embed(module)
-    tokens = [embed(batch) for batch in images.split(batch_size)]
-    for block in blocks:
-        # Layers of one block are done in the order in which data meets them.
-        for layer in (part for part in block.modules() if isinstance(part, QuantLinear)):
-            bits = precision.of(names[layer]).weight_bits
-            if bits is None or bits >= 8:
-                continue
-            hessian = _input_hessian(block, layer, tokens)
-            layer.weight.copy_(gptq(layer.weight, hessian, layer.weight_quantizer))
-        tokens = [block(batch) for batch in tokens]
-
-
-def _input_hessian(
-    block: nn.Module, layer: QuantLinear, tokens: list[torch.Tensor]
-) -> torch.Tensor:
-    """XᵀX (K, K) over the layer's quantised inputs."""
-    size = layer.in_features
-    total = torch.zeros(size, size, device=layer.weight.device)
-
-    def see(_name: str, x: torch.Tensor) -> None:
-        flat = layer.input_quantizer(x).reshape(-1, size).float()
-        total.add_(flat.T @ flat)
-
-    with watch_inputs({"": layer}, see):
-        for batch in tokens:
-            block(batch)
-    return total
 
 
 @torch.no_grad()

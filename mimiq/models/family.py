@@ -50,6 +50,11 @@ class Family(Protocol):
     def migrations(self, module: nn.Module) -> list[Migration]:
         """Every place where outliers of an activation can move into weights."""
 
+    def stream_readers(self, block: nn.Module) -> dict[str, str]:
+        """Of the Linears whose output is added to the residual stream as it is, by their names in
+        the block: the name of the part that reads the stream next; empty for the block's end.
+        """
+
     def embed(self, module: nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
         """Images (B, 3, H, W) to the first block's input tokens (B, T, C)."""
 

@@ -78,6 +78,15 @@ class ViTFamily:
                 places.append(Migration(parts.norm2, parts.mlp.fc1))
         return places
 
+    def stream_readers(self, block: nn.Module) -> dict[str, str]:
+        parts: Any = block
+        readers = {}
+        if isinstance(parts.ls1, nn.Identity):
+            readers["attn.proj"] = "norm2"
+        if isinstance(parts.ls2, nn.Identity):
+            readers["mlp.fc2"] = ""
+        return readers
+
     def embed(self, module: nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
         network: Any = module
 

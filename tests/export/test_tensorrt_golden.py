@@ -34,7 +34,7 @@ from mimiq.quantization import RangeRecipe, quantize
 pytestmark = pytest.mark.slow
 
 DEIT_T = Path(__file__).parents[3] / "shared/weights/deit_tiny_patch16_224.safetensors"
-QUICK = RangeRecipe(observer="minmax", migrate=False, rounding="nearest")
+QUICK = RangeRecipe(observer="minmax", migrate=False, refit=False, rounding="nearest")
 PRECISIONS = {"int8": int8(), "int4": int4(), "weight-only": weight_only(4, 64)}
 
 

@@ -17,7 +17,7 @@ from mimiq.quantization import QuantizedModel, RangeRecipe, quantize
 from mimiq.views import Views
 
 _RECIPE = DistillationRecipe(steps=40, batch_size=8, lr_weights=3e-4, evaluate_every=10)
-_NEAREST = RangeRecipe(observer="minmax", migrate=False, rounding="nearest")
+_NEAREST = RangeRecipe(observer="minmax", migrate=False, refit=False, rounding="nearest")
 
 
 def _student(model: LoadedModel, images: torch.Tensor) -> QuantizedModel:

@@ -1,0 +1,278 @@
+"""What a calibration set must be like: which of its properties predicts the accuracy it gives.
+
+The paper reports that inter-head similarity does (rank correlation 0.997). Here sets of different
+kinds, equally large, calibrate the same network, without distillation, and what comes of it on real
+images is set against properties that can be known without any: the similarity, the diversity of
+tokens, the entropy of the answers, and how far activations reach. Real images judge; they choose
+nothing.
+
+    python benchmarks/guides.py --weights deit_tiny_patch16_224.safetensors --real imagenet/val
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.nn import functional as F
+
+from mimiq.calibrate.dataset import CalibrationSet
+from mimiq.calibrate.sources import gaussian_noise
+from mimiq.devices import describe_device, pick_device
+from mimiq.models import LoadedModel, load_model, observe_attention, quantizable_layers
+from mimiq.precision import from_bits
+from mimiq.procedural import dead_leaves
+from mimiq.psaq import PsaqRecipe, synthesize_psaq
+from mimiq.quantization import quantize
+from mimiq.recipes import recipe_for
+from mimiq.recipes_synthesis import SYNTHESIS_RECIPES
+from mimiq.runtime.datasets import open_dataset
+from mimiq.sampling import watch_inputs
+from mimiq.similarity import inter_head_similarity, mean_off_diagonal
+from mimiq.synthesis import synthesize
+
+ByteArray = npt.NDArray[np.uint8]
+PRECISIONS = {"w4a8": from_bits(4, 8), "w4a4": from_bits(4, 4)}
+PROPERTIES = {
+    "similarity": "inter-head similarity, mean |SSIM|",
+    "diversity": "token diversity, mean 1 − cosine between tokens of an image",
+    "confidence": "confidence, mean top-1 probability",
+    "classes": "entropy of the mean answer, nats",
+    "reach": "mean log₂ of the largest |input| of each Linear",
+}
+
+
+def main() -> None:
+    arguments = _arguments()
+    model = load_model(arguments.model, weights=arguments.weights)
+    real = _Real(model, arguments)
+    base = arguments.output / f"guides_{model.name}"
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    sets: dict[str, Any] = {}
+    for name, pixels in _sets(model, arguments):
+        images = torch.from_numpy(model.preprocessing.normalize(pixels))
+        sets[name] = properties(model, images)
+        for label, precision in PRECISIONS.items():
+            ranges = recipe_for("cpu", precision).ranges
+            sets[name][label] = real.judge(quantize(model, precision, images, ranges).module)
+        print(name, {key: value for key, value in sets[name].items() if key != "per_block"})
+        result = {
+            "model": model.describe(),
+            "hardware": describe_device(pick_device("cpu")),
+            "torch": torch.__version__,
+            "images": arguments.count,
+            "iterations": arguments.iterations,
+            "seed": arguments.seed,
+            "judged_on": len(real.images),
+            "sets": sets,
+        }
+        if len(sets) > 2:
+            result["rank_correlation"] = correlations(sets)
+        base.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
+    base.with_suffix(".md").write_text(table(result))
+    plot(result, base.with_suffix(".png"))
+    print(table(result))
+
+
+@torch.inference_mode()
+def properties(model: LoadedModel, images: torch.Tensor) -> dict[str, Any]:
+    """:data:`PROPERTIES` of normalised images (B, 3, S, S), and the similarity of each block."""
+    similarity: list[list[float]] = []
+    diversity: list[float] = []
+    answers: list[torch.Tensor] = []
+    reach: dict[str, float] = {}
+
+    def see_input(name: str, x: torch.Tensor) -> None:
+        reach[name] = max(reach.get(name, 0.0), float(x.abs().max()))
+
+    def see_tokens(_module: torch.nn.Module, _inputs: Any, tokens: torch.Tensor) -> None:
+        unit = F.normalize(tokens[:, 1:] - tokens[:, 1:].mean((0, 1)), dim=-1)
+        diversity.append(1 - float((unit @ unit.transpose(1, 2)).mean()))
+
+    linears = {
+        name: layer
+        for name, layer in quantizable_layers(model.module).items()
+        if isinstance(layer, torch.nn.Linear)
+    }
+    attentions = model.family.attentions(model.module)
+    with ExitStack() as hooks:
+        hooks.enter_context(watch_inputs(linears, see_input))
+        for block in model.family.blocks(model.module):
+            hooks.callback(block.register_forward_hook(see_tokens).remove)
+        for part in images.split(8):
+            blocks: list[float] = []
+            with observe_attention(attentions, scores=_note(blocks)):
+                answers.append(model.module(part).softmax(-1))
+            similarity.append(blocks)
+    answer = torch.cat(answers)
+    mean = answer.mean(0)
+    per_block = np.mean(similarity, axis=0)
+    return {
+        "similarity": float(per_block.mean()),
+        "per_block": per_block.tolist(),
+        "diversity": float(np.mean(diversity)),
+        "confidence": float(answer.amax(-1).mean()),
+        "classes": float(-(mean * mean.clamp_min(1e-12).log()).sum()),
+        "reach": float(np.mean(np.log2(list(reach.values())))),
+    }
+
+
+def _note(blocks: list[float]) -> Callable[[int, torch.Tensor], None]:
+    def observe(_block: int, scores: torch.Tensor) -> None:
+        blocks.append(float(mean_off_diagonal(inter_head_similarity(scores)).mean()))
+
+    return observe
+
+
+class _Real:
+    """Real images, and what the full-precision network says of them."""
+
+    def __init__(self, model: LoadedModel, arguments: argparse.Namespace) -> None:
+        dataset = open_dataset(arguments.real, model.num_classes)
+        batches = dataset.batches(model.preprocessing, 50)
+        images = torch.cat([torch.from_numpy(pixels) for pixels, _ in batches])
+        self.images = images[:: max(1, len(dataset) // arguments.judges)]
+        self.expected = self._logits(model.module)
+
+    @torch.inference_mode()
+    def _logits(self, module: torch.nn.Module) -> torch.Tensor:
+        return torch.cat([module(part) for part in self.images.split(50)])
+
+    def judge(self, module: torch.nn.Module) -> dict[str, float]:
+        found = self._logits(module)
+        error = (found - self.expected).square().mean() / self.expected.var()
+        same = found.argmax(-1) == self.expected.argmax(-1)
+        return {"error": float(error), "agreement": float(same.float().mean())}
+
+
+def _sets(model: LoadedModel, arguments: argparse.Namespace) -> Iterator[tuple[str, ByteArray]]:
+    """Calibration images uint8 (B, S, S, 3) by name; what is synthesised stays in ``--sets``."""
+    count, seed, size = arguments.count, arguments.seed, model.preprocessing.image_size
+    options: dict[str, Any] = {"seed": seed, "device": "auto"}
+    plain = replace(
+        SYNTHESIS_RECIPES["paper"], name="guides", images=count, iterations=arguments.iterations
+    )
+
+    def ours(name: str, **changes: Any) -> ByteArray:
+        out = arguments.sets / f"{model.name}-{name}"
+        return synthesize(model, replace(plain, **changes), out=out, **options).images()
+
+    noise = gaussian_noise(model.preprocessing, count, seed, arguments.sets / f"{model.name}-noise")
+    leaves = dead_leaves(count, size, seed)
+    yield "Gaussian noise", noise.images()
+    yield "dead leaves", leaves
+    yield "ours", (smooth := ours("smooth", tv_weight=0.01))
+    yield "ours and dead leaves", np.concatenate([smooth[::2], leaves[::2]])
+    yield "ours, no similarity loss", ours("smooth-without", tv_weight=0.01, similarity_weight=0.0)
+    yield "ours, published smoothness", ours("rough")
+    yield "ours, 10 iterations", ours("short", tv_weight=0.01, iterations=10)
+    psaq: CalibrationSet = synthesize_psaq(
+        model, PsaqRecipe.matching(plain), out=arguments.sets / f"{model.name}-psaq", **options
+    )
+    yield "PSAQ-ViT", psaq.images()
+
+
+def correlations(sets: dict[str, Any]) -> dict[str, dict[str, float]]:
+    """Spearman's, of each property (and each block's similarity) with the closeness it gives.
+
+    Closeness is the negative logit error: positive means that more of the property is better.
+    """
+    found: dict[str, dict[str, float]] = {}
+    for label in PRECISIONS:
+        closeness = [-values[label]["error"] for values in sets.values()]
+        found[label] = {
+            name: spearman([values[name] for values in sets.values()], closeness)
+            for name in PROPERTIES
+        }
+        blocks = zip(*(values["per_block"] for values in sets.values()), strict=True)
+        for index, block in enumerate(blocks):
+            found[label][f"similarity of block {index + 1}"] = spearman(list(block), closeness)
+    return found
+
+
+def spearman(first: list[float], second: list[float]) -> float:
+    """Rank correlation; without ties."""
+    ranks = [np.argsort(np.argsort(values)) for values in (first, second)]
+    return float(np.corrcoef(*ranks)[0, 1])
+
+
+def table(result: dict[str, Any]) -> str:
+    """Markdown: sets by what came of them, then the rank correlations."""
+    lines = [
+        f"# What predicts accuracy, {result['model']['architecture']}",
+        "",
+        f"{result['images']} calibration images of each kind ({result['iterations']} iterations "
+        f"where synthesised, seed {result['seed']}), no distillation; judged on "
+        f"{result['judged_on']} real images against full precision. {result['hardware']}, torch "
+        f"{result['torch']}.",
+        "",
+        "| calibration images | similarity | diversity | confidence | classes | reach "
+        "| W4A8: logit error, same answer | W4A4: logit error, same answer |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for name, values in result["sets"].items():
+        cells = [f"{values[key]:.3f}" for key in PROPERTIES]
+        cells += [
+            f"{values[label]['error']:.3f}, {100 * values[label]['agreement']:.1f} %"
+            for label in PRECISIONS
+        ]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    lines += ["", "Rank correlation with closeness to full precision (−1 … 1):", ""]
+    lines += ["| property | W4A8 | W4A4 |", "|---|---|---|"]
+    for key in result["rank_correlation"]["w4a8"]:
+        cells = [f"{result['rank_correlation'][label][key]:+.2f}" for label in PRECISIONS]
+        lines.append(f"| {PROPERTIES.get(key, key)} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def plot(result: dict[str, Any], path: Path) -> None:
+    """One panel a property: the property across, the logit error it came with upwards."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, panels = plt.subplots(1, len(PROPERTIES), figsize=(18, 4.2), sharey=True)
+    names = list(result["sets"])
+    markers = "o^sPDvX*<>"
+    for axes, (key, title) in zip(panels, PROPERTIES.items(), strict=True):
+        for index, name in enumerate(names):
+            values = result["sets"][name]
+            axes.scatter(
+                values[key], values["w4a4"]["error"], marker=markers[index], s=60, label=name
+            )
+        rank = result["rank_correlation"]["w4a4"][key]
+        axes.set_title(f"{title.split(',')[0]}\nrank correlation {rank:+.2f}", fontsize=10)
+        axes.grid(alpha=0.3)
+    panels[0].set_ylabel("W4A4: logit error on real images")
+    panels[-1].legend(frameon=False, fontsize=8, bbox_to_anchor=(1.02, 1), loc="upper left")
+    figure.savefig(path, dpi=110, bbox_inches="tight")
+    plt.close(figure)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="deit_t")
+    parser.add_argument("--weights", type=Path)
+    parser.add_argument("--real", type=Path, required=True, help="labelled images that judge")
+    parser.add_argument("--judges", type=int, default=250, help="how many of them")
+    parser.add_argument("--count", type=int, default=48, help="calibration images of each kind")
+    parser.add_argument("--iterations", type=int, default=80)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--sets", type=Path, default=Path("build/guides"), help="synthesised sets stay here"
+    )
+    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,84 @@
+"""Reconstruction: Linears fitted to what the full-precision network computes at the same place."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from mimiq.fake_quant import QuantLinear, quant_layers
+from mimiq.models import LoadedModel
+from mimiq.precision import Precision, from_bits, int4, int8, weight_only
+from mimiq.quantization import RangeRecipe, quantize, swap_layers
+from mimiq.reconstruction import _row_weights, reconstruct
+
+
+def _stream_error(model: LoadedModel, module: nn.Module, images: torch.Tensor) -> float:
+    """Relative squared error of the tokens that leave the last block."""
+    tokens = []
+    for network in (module, model.module):
+        stream = model.family.embed(network)(images)
+        for block in model.family.blocks(network):
+            stream = block(stream)
+        tokens.append(stream)
+    found, expected = tokens
+    return float((found - expected).square().mean() / expected.var())
+
+
+@pytest.mark.parametrize("precision", [from_bits(4, 4), int4(), weight_only(4, 32)])
+def test_a_fit_brings_the_stream_nearer_to_the_original(
+    small_vit: LoadedModel, images: torch.Tensor, precision: Precision
+) -> None:
+    errors = {
+        refit: _stream_error(
+            small_vit,
+            quantize(small_vit, precision, images, RangeRecipe(refit=refit)).module,
+            images,
+        )
+        for refit in (False, True)
+    }
+    assert errors[True] < 0.95 * errors[False]
+
+
+def test_without_quantisers_there_is_nothing_to_fit(
+    small_vit: LoadedModel, images: torch.Tensor
+) -> None:
+    """At a place where both networks compute the same, the error and so the change is zero."""
+    module = copy.deepcopy(small_vit.module)
+    swap_layers(module, int8())
+    for layer in quant_layers(module).values():
+        layer.weight_quantizer = nn.Identity()
+    before = copy.deepcopy(module.state_dict())
+    reconstruct(small_vit.family, small_vit.module, module, int8(), images)
+    for name, value in module.state_dict().items():
+        torch.testing.assert_close(value, before[name], rtol=0, atol=1e-5)
+
+
+def test_a_fit_undoes_a_shift_of_the_stream(small_vit: LoadedModel, images: torch.Tensor) -> None:
+    """What an earlier layer did wrong is made up for by the next that adds to the stream."""
+    module = copy.deepcopy(small_vit.module)
+    swap_layers(module, int8())
+    for layer in quant_layers(module).values():
+        layer.weight_quantizer = nn.Identity()
+    first = module.get_submodule("blocks.0.attn.proj")
+    assert isinstance(first, QuantLinear)
+    expected = first.bias.clone()
+    first.bias += 0.5
+    reconstruct(small_vit.family, small_vit.module, module, int8(), images)
+    torch.testing.assert_close(first.bias, expected, rtol=0, atol=1e-3)
+
+
+def test_layer_scale_is_not_mistaken_for_the_stream(small_vit: LoadedModel) -> None:
+    block = copy.deepcopy(small_vit.family.blocks(small_vit.module)[0])
+    assert small_vit.family.stream_readers(block) == {"attn.proj": "norm2", "mlp.fc2": ""}
+    block.ls1 = nn.Linear(1, 1)
+    assert small_vit.family.stream_readers(block) == {"mlp.fc2": ""}
+
+
+def test_prefix_tokens_have_their_share() -> None:
+    weights = _row_weights(197, 1)
+    assert float(weights[0] / weights.sum()) == pytest.approx(0.1)
+    assert torch.equal(_row_weights(5, 1), torch.ones(5))  # never below a spatial token's
+    assert torch.equal(_row_weights(196, 0), torch.ones(196))
