@@ -9,12 +9,16 @@ same.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFilter
 
 ByteArray = npt.NDArray[np.uint8]
 FloatArray = npt.NDArray[np.float64]
+
+_MATERIALS = 4  # in one image
 
 
 def dead_leaves(count: int, size: int, seed: int = 0) -> ByteArray:
@@ -26,18 +30,28 @@ def dead_leaves(count: int, size: int, seed: int = 0) -> ByteArray:
 
 
 def _image(size: int, generator: np.random.Generator) -> ByteArray:
-    drawn = _shapes(2 * size, generator).resize((size, size), Image.Resampling.BILINEAR)
-    textured = np.asarray(drawn, np.float64) + _texture(size, generator)
-    out: ByteArray = textured.round().clip(0, 255).astype(np.uint8)
+    colours, materials = _shapes(2 * size, generator)
+    image = np.asarray(colours.resize((size, size), Image.Resampling.BILINEAR), np.float64)
+    material = np.asarray(materials.resize((size, size), Image.Resampling.NEAREST))
+    # Things differ in texture as they do in colour.
+    for index in range(_MATERIALS):
+        image += np.where((material == index)[..., None], _texture(size, generator), 0)
+    image *= _light(size, generator)
+    out: ByteArray = image.round().clip(0, 255).astype(np.uint8)
     return out
 
 
-def _shapes(size: int, generator: np.random.Generator) -> Image.Image:
-    """Ellipses and polygons in one palette, large ones first in half of the images."""
+def _shapes(size: int, generator: np.random.Generator) -> tuple[Image.Image, Image.Image]:
+    """Ellipses and polygons in one palette, large ones first in half of the images.
+
+    Beside their colours the number of each one's material. In half of the images what was drawn
+    first, and so lies behind, is out of focus.
+    """
     base = generator.uniform(40, 215) + generator.normal(0, 25, 3)
     chroma = generator.uniform(5, 35)
     image = Image.new("RGB", (size, size), _colour(base))
-    canvas = ImageDraw.Draw(image)
+    materials = Image.new("L", (size, size))
+    canvases = ImageDraw.Draw(image), ImageDraw.Draw(materials)
     count = int(generator.integers(30, 400))
     smallest, largest = generator.uniform([0.01, 0.15], [0.05, 0.6]) * size
     # The number of shapes above a radius falls with its square: every scale covers as much.
@@ -45,30 +59,39 @@ def _shapes(size: int, generator: np.random.Generator) -> Image.Image:
     radii = (smallest**-2 - (smallest**-2 - largest**-2) * drawn) ** -0.5
     if generator.random() < 0.5:
         radii = np.sort(radii)[::-1]
-    for radius in radii:
+    behind = generator.integers(0, count) if generator.random() < 0.5 else 0
+    for index, radius in enumerate(radii):
+        if index == behind > 0:
+            blur = generator.uniform(0.005, 0.03) * size
+            image.paste(image.filter(ImageFilter.GaussianBlur(blur)))
         # Shapes differ in lightness more than in colour, as things in one light do.
         colour = base + generator.normal(0, chroma, 3) + generator.normal(0, 55)
-        _draw(canvas, size, radius, _colour(colour), generator)
-    return image
+        fills = _colour(colour), int(generator.integers(_MATERIALS))
+        _draw(canvases, size, radius, fills, generator)
+    return image, materials
 
 
 def _draw(
-    canvas: ImageDraw.ImageDraw,
+    canvases: Sequence[ImageDraw.ImageDraw],
     size: int,
     radius: float,
-    colour: tuple[int, int, int],
+    fills: Sequence[tuple[int, int, int] | int],
     generator: np.random.Generator,
 ) -> None:
+    """The same random shape on each canvas, each in its own fill."""
     x, y = generator.uniform(-0.1 * size, 1.1 * size, 2)
     if generator.random() < 1 / 3:
         flat = generator.uniform(0.4, 1) * radius
-        canvas.ellipse((x - radius, y - flat, x + radius, y + flat), fill=colour)
+        for canvas, fill in zip(canvases, fills, strict=True):
+            canvas.ellipse((x - radius, y - flat, x + radius, y + flat), fill=fill)
         return
     corners = int(generator.integers(3, 7))
     angles = np.sort(generator.uniform(0, 2 * np.pi, corners))
     reach = generator.uniform(0.5, 1, corners) * radius
     points = zip(x + reach * np.cos(angles), y + reach * np.sin(angles), strict=True)
-    canvas.polygon([(float(a), float(b)) for a, b in points], fill=colour)
+    polygon = [(float(a), float(b)) for a, b in points]
+    for canvas, fill in zip(canvases, fills, strict=True):
+        canvas.polygon(polygon, fill=fill)
 
 
 def _texture(size: int, generator: np.random.Generator) -> FloatArray:
@@ -79,6 +102,15 @@ def _texture(size: int, generator: np.random.Generator) -> FloatArray:
     noise = np.fft.irfft2(phases * falling, s=(size, size))
     strength = generator.uniform(5, 30) * generator.uniform(0.6, 1.4, 3)
     out: FloatArray = noise[..., None] / noise.std() * strength
+    return out
+
+
+def _light(size: int, generator: np.random.Generator) -> FloatArray:
+    """A factor (size, size, 1) that changes slowly from one side to the other."""
+    angle, strength = generator.uniform(0, 2 * np.pi), generator.uniform(0, 0.4)
+    across = np.linspace(-1, 1, size)
+    slope = np.cos(angle) * across[:, None] + np.sin(angle) * across[None, :]
+    out: FloatArray = (1 + strength * slope)[..., None]
     return out
 
 

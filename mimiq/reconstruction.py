@@ -24,7 +24,7 @@ from mimiq.models.family import Family
 from mimiq.precision import Precision
 from mimiq.rounding import gptq
 
-IMAGES = 1024  # at most; evenly spread over those given
+IMAGES = 512  # at most; evenly spread over those given
 
 # Of the mean diagonal of XᵀX. Synthetic images are not what the network will see: at 0.03 and 0.5 a
 # fit to them was better on them and worse on dead leaves that it had not seen than at 2 to 8, which
@@ -90,6 +90,14 @@ class _Streams:
     reference: torch.Tensor
 
 
+class _Reached(Exception):
+    """Ends a block's forward where its place is: the rest of it is not needed."""
+
+    def __init__(self, tensor: torch.Tensor) -> None:
+        super().__init__()
+        self.tensor = tensor
+
+
 @dataclass(frozen=True)
 class _Pair:
     """A block, its original, and the place where a layer of it is compared.
@@ -119,17 +127,19 @@ class _Pair:
         if not self.place:
             out: torch.Tensor = block(tokens)
             return out
-        seen: list[torch.Tensor] = []
         part = block.get_submodule(self.place)
 
         def hook(_module: nn.Module, inputs: tuple[Any, ...], *output: torch.Tensor) -> None:
-            seen.append(output[0] if output else inputs[0])
+            raise _Reached(output[0] if output else inputs[0])
 
         register = part.register_forward_pre_hook if self.reads else part.register_forward_hook
         with ExitStack() as hooks:
             hooks.callback(register(hook).remove)
-            block(tokens)
-        return seen[0]
+            try:
+                block(tokens)
+            except _Reached as reached:
+                return reached.tensor
+        raise AssertionError(f"{self.place} takes no part in the block")
 
 
 @dataclass(frozen=True)
