@@ -208,18 +208,19 @@ def table(result: dict[str, Any]) -> str:
             "",
             f"## {_threads(threads)}",
             "",
-            f"| engine | MB |{heads} top-1 % |",
-            "|---|---|" + "---|---|" * len(batches) + "---|",
+            f"| engine | MB |{heads} top-1 % | as fp32 % |",
+            "|---|---|" + "---|---|" * len(batches) + "---|---|",
         ]
         for name in dict.fromkeys(row.engine for row in rows):
             cells = ""
             for row in (row for row in rows if row.engine == name):
                 low, high = row.speedup_quartiles
                 cells += f" {row.p50_ms:.1f} | {row.speedup:.2f} [{low:.2f}, {high:.2f}] |"
-            top1 = "–"
+            top1 = same = "–"
             if name in accuracy:
-                top1 = f"{Comparison.from_json(accuracy[name]).accuracy.top1:.1f}"
-            lines.append(f"| {name} | {result['bytes'][name] / 1e6:.2f} |{cells} {top1} |")
+                found = Comparison.from_json(accuracy[name])
+                top1, same = f"{found.accuracy.top1:.1f}", f"{100 * found.agreement:.1f}"
+            lines.append(f"| {name} | {result['bytes'][name] / 1e6:.2f} |{cells} {top1} | {same} |")
     lines += ["", *(f"- {sentence}" for sentence in result["judgement"])]
     return "\n".join(lines) + "\n"
 

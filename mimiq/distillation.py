@@ -41,7 +41,6 @@ class DistillationRecipe:
         lr_scales: peak learning rate of the scales' logarithms.
         temperature: T of the divergence.
         structural_weight: w, the weight of the head-wise structural loss.
-        feature_weight: of the error of every block's output tokens; not in the paper.
         views: random changes of the images.
         held_out: share of the images that choose the best state and are never trained on.
         evaluate_every: steps between two looks at the held-out images.
@@ -55,7 +54,6 @@ class DistillationRecipe:
     lr_scales: float = 1e-3
     temperature: float = 5.0
     structural_weight: float = 10.0
-    feature_weight: float = 0.0
     views: Views = field(default_factory=Views)
     held_out: float = 0.125
     evaluate_every: int = 50
@@ -251,7 +249,6 @@ class Distillation:
             target,
             temperature=self.recipe.temperature,
             structural_weight=self.recipe.structural_weight,
-            feature_weight=self.recipe.feature_weight,
         )
 
     def _optimizer(self) -> torch.optim.Optimizer:
@@ -289,21 +286,18 @@ class Distillation:
             return self._outputs(self.teacher, batch)
 
     def _outputs(self, module: nn.Module, batch: torch.Tensor) -> Target:
-        features = self.recipe.feature_weight > 0
-        return outputs_of(self.model, module, batch, features=features)
+        return outputs_of(self.model, module, batch)
 
     def _teach_all(self) -> Target | None:
         """The teacher's outputs for every training image, if they fit in memory."""
         first = self._teach(self._normalize(self.train_images[:1]))
-        kept = [*first.heads, *first.features]
-        kept_bytes = sum(2 * output.numel() for output in kept) * len(self.train_images)
+        kept_bytes = sum(2 * output.numel() for output in first.heads) * len(self.train_images)
         if kept_bytes > _CACHE_BYTES:
             return None
         parts = [self._teach(batch) for batch in self._batches()]
         return Target(
             torch.cat([part.logits.float() for part in parts]),
             [torch.cat(heads).half() for heads in zip(*(p.heads for p in parts), strict=True)],
-            [torch.cat(tokens).half() for tokens in zip(*(p.features for p in parts), strict=True)],
         )
 
     def _known(self, chosen: torch.Tensor) -> Target:
@@ -312,7 +306,6 @@ class Distillation:
         return Target(
             self.known.logits[chosen],
             [head[chosen] for head in self.known.heads],
-            [tokens[chosen] for tokens in self.known.features],
         )
 
     def _batches(self) -> Iterator[torch.Tensor]:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -21,12 +20,10 @@ class Target:
     Attributes:
         logits: (B, classes).
         heads: of each block, its attention heads' outputs (B, H, N, d), spatial tokens only.
-        features: of each block, its output tokens (B, T, C); empty where they are not asked for.
     """
 
     logits: torch.Tensor
     heads: list[torch.Tensor]
-    features: list[torch.Tensor] = field(default_factory=list)
 
 
 def structural_loss(teacher: torch.Tensor, student: torch.Tensor) -> torch.Tensor:
@@ -41,28 +38,14 @@ def structural_loss(teacher: torch.Tensor, student: torch.Tensor) -> torch.Tenso
     return (1 - (2 * covariance + _C2) / (variances + _C2)).mean()
 
 
-def feature_loss(teacher: torch.Tensor, student: torch.Tensor) -> torch.Tensor:
-    """Squared error of tokens (B, T, C), relative to the teacher's variance over tokens and images.
-
-    Not MimiQ's: block-wise reconstruction (Li et al., BRECQ, ICLR 2021) as one term of the loss.
-    """
-    t, s = teacher.float(), student.float()
-    variance = (t - t.mean((0, 1), keepdim=True)).square().mean()
-    return (s - t).square().mean() / (variance + 1e-6)
-
-
 def distillation_loss(
     student: Target,
     teacher: Target,
     *,
     temperature: float,
     structural_weight: float,
-    feature_weight: float = 0.0,
 ) -> torch.Tensor:
-    """``T² · KL(student/T ‖ teacher/T) + w · mean structural loss``, the total of MimiQ.
-
-    With a ``feature_weight`` the mean feature loss of the blocks is added.
-    """
+    """``T² · KL(student/T ‖ teacher/T) + w · mean structural loss``, the total of MimiQ."""
     # F.kl_div(input, target) is KL(target ‖ input): the student is the target here.
     loss = temperature**2 * F.kl_div(
         F.log_softmax(teacher.logits.float() / temperature, dim=-1),
@@ -73,25 +56,13 @@ def distillation_loss(
     if structural_weight:
         terms = [structural_loss(t, s) for t, s in zip(teacher.heads, student.heads, strict=True)]
         loss = loss + structural_weight * torch.stack(terms).mean()
-    if feature_weight:
-        terms = [
-            feature_loss(t, s) for t, s in zip(teacher.features, student.features, strict=True)
-        ]
-        loss = loss + feature_weight * torch.stack(terms).mean()
     return loss
 
 
-def outputs_of(
-    model: LoadedModel, module: nn.Module, images: torch.Tensor, *, features: bool = False
-) -> Target:
-    """One forward of ``module`` that keeps the head outputs, and perhaps the blocks' outputs."""
+def outputs_of(model: LoadedModel, module: nn.Module, images: torch.Tensor) -> Target:
+    """One forward of ``module`` that keeps the outputs of its attention heads."""
     heads: list[torch.Tensor] = []
-    tokens: list[torch.Tensor] = []
     attentions = model.family.attentions(module)
-    with ExitStack() as hooks:
-        hooks.enter_context(observe_attention(attentions, heads=lambda _, out: heads.append(out)))
-        for block in model.family.blocks(module) if features else ():
-            handle = block.register_forward_hook(lambda _module, _inputs, out: tokens.append(out))
-            hooks.callback(handle.remove)
+    with observe_attention(attentions, heads=lambda _, out: heads.append(out)):
         logits = module(images)
-    return Target(logits, heads, tokens)
+    return Target(logits, heads)
