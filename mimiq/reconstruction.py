@@ -192,7 +192,7 @@ def _refit(layer: QuantLinear, moments: _Moments) -> None:
     """Ridge regression of the errors on the inputs, added to the weights; scales follow."""
     damped = moments.inputs.clone()
     diagonal = damped.diagonal()[:-1]  # the bias is not damped
-    diagonal += _DAMPING * diagonal.mean() + torch.finfo(torch.float32).tiny
+    diagonal.add_(_DAMPING * diagonal.mean() + torch.finfo(torch.float32).tiny)
     change = torch.linalg.solve(damped, moments.errors.T).T.float()
     layer.weight += change[:, :-1]
     if layer.bias is not None:
