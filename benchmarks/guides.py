@@ -42,11 +42,11 @@ from mimiq.synthesis import synthesize
 ByteArray = npt.NDArray[np.uint8]
 PRECISIONS = {"w4a8": from_bits(4, 8), "w4a4": from_bits(4, 4)}
 PROPERTIES = {
-    "similarity": "inter-head similarity, mean |SSIM|",
+    "similarity": "inter-head similarity, mean magnitude of SSIM",
     "diversity": "token diversity, mean 1 − cosine between tokens of an image",
     "confidence": "confidence, mean top-1 probability",
     "classes": "entropy of the mean answer, nats",
-    "reach": "mean log₂ of the largest |input| of each Linear",
+    "reach": "reach, mean log₂ of the largest input of each Linear",
 }
 
 
