@@ -193,9 +193,9 @@ def _refit(layer: QuantLinear, moments: _Moments) -> None:
     diagonal = damped.diagonal()[:-1]  # the bias is not damped
     diagonal.add_(_DAMPING * diagonal.mean() + torch.finfo(torch.float32).tiny)
     change = torch.linalg.solve(damped, moments.errors.T).T.float()
-    layer.weight += change[:, :-1]
+    layer.weight.add_(change[:, :-1])
     if layer.bias is not None:
-        layer.bias += change[:, -1]
+        layer.bias.add_(change[:, -1])
     quantizer = layer.weight_quantizer
     if isinstance(quantizer, Quantizer):
         quantizer.set_scale(
