@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from similarity import note_similarity
 from torch.nn import functional as F
 
 from mimiq.calibrate.dataset import CalibrationSet
@@ -36,7 +37,6 @@ from mimiq.recipes import recipe_for
 from mimiq.recipes_synthesis import SYNTHESIS_RECIPES
 from mimiq.runtime.datasets import open_dataset
 from mimiq.sampling import watch_inputs
-from mimiq.similarity import inter_head_similarity, mean_off_diagonal
 from mimiq.synthesis import synthesize
 
 ByteArray = npt.NDArray[np.uint8]
@@ -85,7 +85,7 @@ def main() -> None:
 @torch.inference_mode()
 def properties(model: LoadedModel, images: torch.Tensor) -> dict[str, Any]:
     """:data:`PROPERTIES` of normalised images (B, 3, S, S), and the similarity of each block."""
-    similarity: list[list[float]] = []
+    similarity: list[torch.Tensor] = []
     diversity: list[float] = []
     answers: list[torch.Tensor] = []
     reach: dict[str, float] = {}
@@ -108,13 +108,13 @@ def properties(model: LoadedModel, images: torch.Tensor) -> dict[str, Any]:
         for block in model.family.blocks(model.module):
             hooks.callback(block.register_forward_hook(see_tokens).remove)
         for part in images.split(8):
-            blocks: list[float] = []
-            with observe_attention(attentions, scores=_note(blocks)):
+            blocks: list[torch.Tensor] = []
+            with observe_attention(attentions, scores=note_similarity(blocks)):
                 answers.append(model.module(part).softmax(-1))
-            similarity.append(blocks)
+            similarity.append(torch.stack(blocks, dim=1))
     answer = torch.cat(answers)
     mean = answer.mean(0)
-    per_block = np.mean(similarity, axis=0)
+    per_block = torch.cat(similarity).mean(0)
     return {
         "similarity": float(per_block.mean()),
         "per_block": per_block.tolist(),
@@ -123,13 +123,6 @@ def properties(model: LoadedModel, images: torch.Tensor) -> dict[str, Any]:
         "classes": float(-(mean * mean.clamp_min(1e-12).log()).sum()),
         "reach": float(np.mean(np.log2(list(reach.values())))),
     }
-
-
-def _note(blocks: list[float]) -> Callable[[int, torch.Tensor], None]:
-    def observe(_block: int, scores: torch.Tensor) -> None:
-        blocks.append(float(mean_off_diagonal(inter_head_similarity(scores)).mean()))
-
-    return observe
 
 
 class _Real:

@@ -28,6 +28,7 @@ from mimiq.errors import BadInput
 from mimiq.models import LoadedModel, load_model, observe_attention
 from mimiq.psaq import PsaqRecipe, synthesize_psaq
 from mimiq.recipes_synthesis import SYNTHESIS_RECIPES
+from mimiq.sampling import evenly_spread
 from mimiq.similarity import inter_head_similarity, mean_off_diagonal
 from mimiq.synthesis import synthesize
 
@@ -78,7 +79,7 @@ def study(model: LoadedModel, images: torch.Tensor) -> dict[str, Any]:
         blocks: list[torch.Tensor] = []
         with (
             torch.inference_mode(),
-            observe_attention(attentions, scores=_note_similarity(blocks)),
+            observe_attention(attentions, scores=note_similarity(blocks)),
         ):
             logits = model.module(part)
         rows.append(torch.stack(blocks, dim=1))
@@ -94,7 +95,9 @@ def study(model: LoadedModel, images: torch.Tensor) -> dict[str, Any]:
     }
 
 
-def _note_similarity(blocks: list[torch.Tensor]) -> Callable[[int, torch.Tensor], None]:
+def note_similarity(blocks: list[torch.Tensor]) -> Callable[[int, torch.Tensor], None]:
+    """An observer of scores that appends each block's similarity, (B,)."""
+
     def observe(_block: int, scores: torch.Tensor) -> None:
         blocks.append(mean_off_diagonal(inter_head_similarity(scores)))
 
@@ -144,7 +147,7 @@ def _real(model: LoadedModel, folder: Path, count: int) -> torch.Tensor:
     files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
     if len(files) < count:
         raise BadInput(f"{folder} holds {len(files)} images, not {count}.", "Lower --count.")
-    chosen = [files[index] for index in np.linspace(0, len(files) - 1, count).round().astype(int)]
+    chosen = [files[index] for index in evenly_spread(len(files), count)]
     return torch.from_numpy(model.preprocessing.load(chosen))
 
 

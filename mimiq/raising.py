@@ -12,7 +12,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from mimiq.budget import Budget, Drop, Raising, choose, measure_drop
@@ -25,6 +24,7 @@ from mimiq.precision import Precision
 from mimiq.progress import Progress
 from mimiq.quantization import RangeRecipe, quantize
 from mimiq.runtime.preprocessing import ByteArray
+from mimiq.sampling import evenly_spread
 
 RANKED_ON = 64  # images: minutes on a CPU, and rankings by 24 of them agree to 0.93 already
 _ALLOWANCE = 1.002  # for the few nodes of a graph that depend on its values
@@ -49,8 +49,10 @@ def ranking(job: Job, calibration: CalibrationSet, cache: Cache, progress: Progr
     }
 
     def make(path: Path) -> None:
-        images = _normalized(job, _spread(calibration.images()))
-        seen = _normalized(job, _spread(tuning_images(job, calibration).numpy()))
+        images, seen = (
+            _normalized(job, pixels[evenly_spread(len(pixels), RANKED_ON)])
+            for pixels in (calibration.images(), tuning_images(job, calibration).numpy())
+        )
         total = len(units_of(job.model, job.precision))
         with progress.stage("sensitivity", total) as stage:
             found = rank(job.model, job.precision, images, seen, job.recipe.ranges, stage.update)
@@ -158,13 +160,6 @@ def _graph_bytes(
     path, _ = cache.get_or_make("size", inputs, make)
     found: int = json.loads((path / "size.json").read_text())
     return math.ceil(found * _ALLOWANCE)
-
-
-def _spread(pixels: ByteArray) -> ByteArray:
-    """:data:`RANKED_ON` of the images, or all, evenly spread."""
-    chosen = np.linspace(0, len(pixels) - 1, min(RANKED_ON, len(pixels))).round().astype(int)
-    spread: ByteArray = pixels[chosen]
-    return spread
 
 
 def _normalized(job: Job, pixels: ByteArray) -> torch.Tensor:

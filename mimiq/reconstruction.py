@@ -11,7 +11,6 @@ damped towards the trained weights; rounding follows by :func:`mimiq.rounding.gp
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +22,7 @@ from mimiq.fake_quant import Quantizer, QuantLinear, quant_layers
 from mimiq.models.family import Family
 from mimiq.precision import Precision
 from mimiq.rounding import gptq
+from mimiq.sampling import evenly_spread, watch_inputs
 
 IMAGES = 512  # at most; evenly spread over those given
 
@@ -54,7 +54,7 @@ def reconstruct(
         compensate: then round weights below 8 bits so that errors compensate.
     """
     names = {layer: name for name, layer in quant_layers(module).items()}
-    chosen = images[_spread(len(images))]
+    chosen = images[evenly_spread(len(images), IMAGES)]
     streams = [
         _Streams(family.embed(module)(batch), family.embed(reference)(batch))
         for batch in chosen.split(batch_size)
@@ -69,7 +69,7 @@ def reconstruct(
             rounds = compensate and bits < 8
             if not (refit or rounds):
                 continue
-            pair = _Pair(block, original, name, readers.get(name, name), name in readers)
+            pair = _Pair(block, original, name, readers.get(name, name))
             moments = _moments(pair, layer, streams, prefix)
             if refit:
                 _refit(layer, moments)
@@ -103,23 +103,21 @@ class _Pair:
 
     Attributes:
         layer: the layer's name in the block.
-        place: the name of the part whose output is compared; its input where ``reads``. The block's
-            own output for an empty name.
+        place: the layer's name again, whose output is compared then; or the name of the part that
+            reads the stream next, whose input is; or empty, for the block's output.
     """
 
     block: nn.Module
     original: nn.Module
     layer: str
     place: str
-    reads: bool
 
     def run(self, streams: _Streams) -> tuple[torch.Tensor, torch.Tensor]:
         """(the layer's input in the quantised block, how far its place is from the original's)."""
         inputs: list[torch.Tensor] = []
         layer = self.block.get_submodule(self.layer)
-        handle = layer.register_forward_pre_hook(lambda _, args: inputs.append(args[0]))
-        found = self._at_place(self.block, streams.quantized)
-        handle.remove()
+        with watch_inputs({self.layer: layer}, lambda _, x: inputs.append(x)):
+            found = self._at_place(self.block, streams.quantized)
         return inputs[0], self._at_place(self.original, streams.reference) - found
 
     def _at_place(self, block: nn.Module, tokens: torch.Tensor) -> torch.Tensor:
@@ -131,13 +129,14 @@ class _Pair:
         def hook(_module: nn.Module, inputs: tuple[Any, ...], *output: torch.Tensor) -> None:
             raise _Reached(output[0] if output else inputs[0])
 
-        register = part.register_forward_pre_hook if self.reads else part.register_forward_hook
-        with ExitStack() as hooks:
-            hooks.callback(register(hook).remove)
-            try:
-                block(tokens)
-            except _Reached as reached:
-                return reached.tensor
+        own = self.place == self.layer
+        handle = (part.register_forward_hook if own else part.register_forward_pre_hook)(hook)
+        try:
+            block(tokens)
+        except _Reached as reached:
+            return reached.tensor
+        finally:
+            handle.remove()
         raise AssertionError(f"{self.place} takes no part in the block")
 
 
@@ -201,7 +200,3 @@ def _refit(layer: QuantLinear, moments: _Moments) -> None:
         quantizer.set_scale(
             mse_weight_scale(layer.weight, quantizer.grid, quantizer.axis, quantizer.block_size)
         )
-
-
-def _spread(count: int) -> torch.Tensor:
-    return torch.linspace(0, count - 1, min(count, IMAGES)).round().long()

@@ -6,8 +6,16 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
+
+
+def evenly_spread(count: int, most: int) -> npt.NDArray[np.int64]:
+    """Indices of ``most`` of ``count`` things, evenly spread; of all where there are no more."""
+    indices: npt.NDArray[np.int64] = np.linspace(0, count - 1, min(most, count)).round().astype(int)
+    return indices
 
 
 @contextmanager
