@@ -68,7 +68,7 @@ VARIANTS: dict[str, tuple[str, Callable[[Recipe], Recipe]]] = {
     "psaq": ("psaq", lambda recipe: recipe),
     "no-similarity": ("synthetic", _synthesis(similarity_weight=0.0)),
     "no-procedural": ("synthetic", lambda recipe: replace(recipe, procedural=0)),
-    "one-tv": ("synthetic", _synthesis(tv_weight=0.01)),
+    "from-noise": ("synthetic", _synthesis(start="noise", lr=0.1, tv_weight=0.01)),
     "no-head-distillation": ("synthetic", _distillation(structural_weight=0.0)),
     "no-distillation": ("synthetic", _distillation(steps=0)),
     "more-steps": ("synthetic", _distillation(steps=600)),

@@ -105,19 +105,23 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
 def _gradients(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
     """Straight through inside the grid for x; the LSQ gradient for the scale.
 
-    d/ds is ``round(x/s) - x/s`` inside the grid and ``qmin`` or ``qmax`` outside, scaled by
-    ``1 / sqrt(n · qmax)`` for n elements a scale (Esser et al., LSQ, ICLR 2020, sections 2.1, 2.2).
+    d/ds is ``round(x/s) - x/s`` inside the grid and ``qmin`` or ``qmax`` at its ends and beyond,
+    scaled by ``1 / sqrt(n · qmax)`` for n elements a scale (Esser et al., LSQ, ICLR 2020, sections
+    2.1, 2.2).
     """
     x, scale = ctx.saved_tensors
-    ratio = x.float().div(_spread(scale, x, ctx.axis, ctx.block_size))
-    steps = ratio.clamp(ctx.qmin, ctx.qmax)
-    grad_x = torch.where(steps == ratio, grad, 0.0)
+    grad = grad.float()
+    steps = x.float().div(_spread(scale, x, ctx.axis, ctx.block_size))
+    # Zero outside, as torch.where would make it, which on a CPU takes twenty times as long.
+    inside_grid = torch.ops.aten.hardtanh_backward(grad, steps, ctx.qmin, ctx.qmax)
+    grad_x = inside_grid.to(x.dtype)
     if not ctx.needs_input_grad[1]:
         return grad_x, None, None, None, None, None
     # Σ g·round(q) over all elements less Σ g·q over those inside the grid: the same sum with half
     # the passes over memory, for outside the grid q is an integer already.
-    inside = _dot_to_scale(grad_x, steps, ctx.axis, ctx.block_size)
-    total = _dot_to_scale(grad, steps.round_(), ctx.axis, ctx.block_size)
+    inside = _dot_to_scale(inside_grid, steps, ctx.axis, ctx.block_size)
+    rounded = steps.round_().clamp_(ctx.qmin, ctx.qmax)
+    total = _dot_to_scale(grad, rounded, ctx.axis, ctx.block_size)
     elements_per_scale = x.numel() / scale.numel()
     grad_scale = (total - inside) / math.sqrt(elements_per_scale * max(ctx.qmax, 1))
     return grad_x, grad_scale.reshape(scale.shape), None, None, None, None

@@ -19,8 +19,10 @@ from torch.nn import functional as F
 from mimiq.augment import augment
 from mimiq.calibrate.dataset import CalibrationSet
 from mimiq.models import LoadedModel
+from mimiq.procedural import dead_leaves
 from mimiq.progress import Progress
 from mimiq.recipes_synthesis import SYNTHESIS_RECIPES, SynthesisRecipe
+from mimiq.runtime.preprocessing import Preprocessing
 from mimiq.similarity import inter_head_loss
 from mimiq.synthesis_driver import Batch, Objective, Teacher, make_set
 from mimiq.total_variation import total_variation
@@ -77,7 +79,9 @@ def mimiq_objective(teacher: Teacher, recipe: SynthesisRecipe) -> Objective:
     look = _looking_at(teacher, with_similarity=recipe.similarity_weight != 0)
 
     def optimise(batch: Batch) -> Generator[Mapping[str, torch.Tensor], None, None]:
-        images, tv_weight = batch.images, recipe.tv_weight_of(batch.index)
+        if recipe.start == "leaves":
+            _start_from_leaves(batch, teacher.model.preprocessing)
+        images = batch.images
         optimizer = torch.optim.AdamW(
             [images], lr=recipe.lr, betas=recipe.betas, weight_decay=recipe.weight_decay, fused=True
         )
@@ -91,7 +95,7 @@ def mimiq_objective(teacher: Teacher, recipe: SynthesisRecipe) -> Objective:
             loss = (
                 recipe.similarity_weight * similarity
                 + recipe.label_weight * label_loss
-                + tv_weight * roughness
+                + recipe.tv_weight * roughness
             )
             optimizer.zero_grad()
             torch.autograd.backward(loss)
@@ -100,6 +104,14 @@ def mimiq_objective(teacher: Teacher, recipe: SynthesisRecipe) -> Objective:
             yield {"similarity": similarity.detach(), "label": label_loss.detach()}
 
     return optimise
+
+
+@torch.no_grad()
+def _start_from_leaves(batch: Batch, preprocessing: Preprocessing) -> None:
+    count, _, size, _ = batch.images.shape
+    seed = int(torch.randint(2**62, (), generator=batch.generator))
+    leaves = preprocessing.normalize(dead_leaves(count, size, seed))
+    batch.images.copy_(torch.from_numpy(leaves))
 
 
 def _cosine(start: float, end: float, done: float) -> float:

@@ -53,7 +53,6 @@ class Batch:
         labels: int64 (B,), the classes they shall show.
         low, high: (3, 1, 1), normalised values of the pixel values 0 and 1.
         generator: on the CPU; all further randomness of the batch.
-        index: of the batch in its set.
     """
 
     images: torch.Tensor
@@ -61,7 +60,6 @@ class Batch:
     low: torch.Tensor
     high: torch.Tensor
     generator: torch.Generator
-    index: int = 0
 
     @torch.no_grad()
     def clamp_(self) -> None:
@@ -179,7 +177,6 @@ def draw_batch(model: LoadedModel, size: int, seed: int, index: int, device: tor
         low=((0 - mean) / std).to(device),
         high=((1 - mean) / std).to(device),
         generator=generator,
-        index=index,
     )
 
 

@@ -66,6 +66,9 @@ class Comparison:
         agreeing: images to which both give the same top-1 class, right or wrong.
         only_model, only_reference: images that one alone classified rightly.
         max_logit_difference, mean_logit_difference: of |Δ| over all images and classes.
+        logit_error: mean of Δ² as a share of the variance of the reference's logits. It tells two
+            models apart long before their top-1 does: every logit counts, not the few images that
+            change sides.
     """
 
     accuracy: Accuracy
@@ -75,6 +78,7 @@ class Comparison:
     only_reference: int
     max_logit_difference: float
     mean_logit_difference: float
+    logit_error: float
 
     @property
     def count(self) -> int:
@@ -114,6 +118,7 @@ class Comparison:
             "drop_interval": list(self.drop_interval),
             "max_logit_difference": self.max_logit_difference,
             "mean_logit_difference": self.mean_logit_difference,
+            "logit_error": self.logit_error,
         }
 
     @classmethod
@@ -126,6 +131,7 @@ class Comparison:
             only_reference=data["only_reference"],
             max_logit_difference=data["max_logit_difference"],
             mean_logit_difference=data["mean_logit_difference"],
+            logit_error=data["logit_error"],
         )
 
 
@@ -170,8 +176,8 @@ def compare(
 ) -> Comparison:
     """Classify every image with both, each read once. Arguments and errors as :func:`evaluate`."""
     ours, theirs = [0, 0], [0, 0]
-    count = agreeing = only_model = only_reference = values = 0
-    largest = total = 0.0
+    count = agreeing = only_model = only_reference = 0
+    spread = _Spread()
     for images, labels in _counted(dataset, preprocessing, batch_size, progress):
         logits = _logits(model, images, dataset.num_classes, count)
         expected = _logits(reference, images, dataset.num_classes, count)
@@ -182,10 +188,7 @@ def compare(
         agreeing += int((logits.argmax(1) == expected.argmax(1)).sum())
         only_model += int(((ranks == 0) & (expected_ranks != 0)).sum())
         only_reference += int(((ranks != 0) & (expected_ranks == 0)).sum())
-        difference = np.abs(logits.astype(np.float64) - expected)
-        largest = max(largest, float(difference.max()))
-        total += float(difference.sum())
-        values += difference.size
+        spread.add(logits, expected)
         count += len(labels)
     return Comparison(
         accuracy=Accuracy(count, ours[0], ours[1]),
@@ -193,9 +196,38 @@ def compare(
         agreeing=agreeing,
         only_model=only_model,
         only_reference=only_reference,
-        max_logit_difference=largest,
-        mean_logit_difference=total / values,
+        max_logit_difference=spread.largest,
+        mean_logit_difference=spread.absolute / spread.values,
+        logit_error=spread.relative,
     )
+
+
+@dataclass
+class _Spread:
+    """Running sums over the differences of two models' logits."""
+
+    values: int = 0
+    largest: float = 0.0
+    absolute: float = 0.0
+    squared: float = 0.0
+    expected: float = 0.0
+    expected_squared: float = 0.0
+
+    def add(self, logits: FloatArray, expected: FloatArray) -> None:
+        reference = expected.astype(np.float64)
+        difference = np.abs(logits - reference)
+        self.values += difference.size
+        self.largest = max(self.largest, float(difference.max()))
+        self.absolute += float(difference.sum())
+        self.squared += float(np.square(difference).sum())
+        self.expected += float(reference.sum())
+        self.expected_squared += float(np.square(reference).sum())
+
+    @property
+    def relative(self) -> float:
+        """Squared difference over the variance of what was expected."""
+        variance = self.expected_squared - self.expected**2 / self.values
+        return self.squared / max(variance, np.finfo(np.float64).tiny)
 
 
 def label_ranks(logits: FloatArray, labels: LabelArray) -> npt.NDArray[np.int64]:

@@ -136,6 +136,7 @@ def _add_accuracy(table: Table, found: Comparison) -> None:
         f"{found.accuracy.top5 - found.reference.top5:+.2f} points",
     )
     table.add_row("same top-1 as full precision", "", f"{100 * found.agreement:.2f} %", _of(found))
+    table.add_row("logit error", "", f"{100 * found.logit_error:.2f} %", "of their variance")
 
 
 def _latency_table(report: Mapping[str, Any]) -> Table:

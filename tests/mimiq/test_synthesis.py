@@ -16,6 +16,7 @@ from mimiq import synthesis, synthesis_driver
 from mimiq.augment import Augmentation
 from mimiq.errors import BadInput, CheckFailed, EnvironmentLacks
 from mimiq.models import LoadedModel, load_model, observe_attention
+from mimiq.procedural import dead_leaves
 from mimiq.recipes_synthesis import SYNTHESIS_RECIPES, SynthesisRecipe
 from mimiq.similarity import inter_head_loss_definition
 from mimiq.synthesis import mimiq_objective, synthesize
@@ -212,14 +213,23 @@ def test_total_variation_smooths(model: LoadedModel) -> None:
     assert smooth.diff(dim=-1).norm() < 0.7 * rough.diff(dim=-1).norm()
 
 
-def test_batches_take_turns_with_several_weights(model: LoadedModel, tmp_path: Path) -> None:
-    size = RECIPE.batch_size
-    recipe = replace(RECIPE, images=3 * size, iterations=20, tv_weight=(1.0, 0.0))
-    images = make(model, tmp_path / "set", recipe).images().astype(np.float32)
-    rough = [
-        float(np.abs(np.diff(images[i : i + size], axis=2)).mean()) for i in (0, size, 2 * size)
-    ]
-    assert max(rough[0], rough[2]) < 0.7 * rough[1]
+def test_images_may_start_from_leaves(
+    model: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[np.ndarray] = []
+
+    def draw(count: int, size: int, seed: int) -> np.ndarray:
+        drawn.append(dead_leaves(count, size, seed))
+        return drawn[-1]
+
+    monkeypatch.setattr(synthesis, "dead_leaves", draw)
+    still = replace(RECIPE, start="leaves", lr=0.0, final_lr=0.0)
+    made = make(model, tmp_path / "still", still).images()
+    assert np.array_equal(made, np.concatenate(drawn))
+    assert len({images.tobytes() for images in drawn}) == len(drawn)
+    moved = make(model, tmp_path / "moved", replace(still, lr=0.03)).images()
+    change = np.abs(moved.astype(float) - made).mean()
+    assert 1 < change < np.abs(make(model, tmp_path / "noise").images() - made.astype(float)).mean()
 
 
 def test_pixels_stay_valid(model: LoadedModel) -> None:

@@ -68,6 +68,10 @@ def test_brute_force(count: int, classes: int, batch_size: int, coarse: bool, se
     )
     assert found.max_logit_difference == pytest.approx(np.abs(ours - theirs).max(), rel=1e-5)
     assert found.mean_logit_difference == pytest.approx(np.abs(ours - theirs).mean(), rel=1e-5)
+    variance = theirs.astype(np.float64).var()
+    if variance > 1e-3:
+        error = np.square(ours.astype(np.float64) - theirs).mean() / variance
+        assert found.logit_error == pytest.approx(error, rel=1e-5)
 
     alone = evaluate(table(ours), dataset, PLAIN, batch_size=batch_size)
     assert alone == found.accuracy

@@ -21,6 +21,7 @@ COMPARISON = Comparison(
     only_reference=6,
     max_logit_difference=0.5,
     mean_logit_difference=0.1,
+    logit_error=0.0123,
 )
 
 
