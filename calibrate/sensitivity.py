@@ -19,11 +19,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from mimiq.equalization import migrate_outliers
 from mimiq.errors import BadInput
 from mimiq.models import LoadedModel, quantizable_layers
 from mimiq.precision import FLOAT, Block, LayerPrecision, PerChannel, PerTensor, Precision
-from mimiq.quantization import RangeRecipe, quantize
+from mimiq.quantization import RangeRecipe, quantize, spread_outliers
 
 BATCH = 16
 
@@ -233,11 +232,10 @@ class _Bench:
         self.network = copy.deepcopy(model.module).to(images.device)
         self.batches = images.split(BATCH)
         self.answers = [_log_probabilities(self.network, batch) for batch in self.batches]
-        # Migrated once: parts of two networks fit together only where the same factors moved.
-        if ranges.migrate:
-            say("migrating outliers")
-            migrate_outliers(model, self.network, precision, seen)
-        shared, ranges = replace(model, module=self.network), replace(ranges, migrate=False)
+        # Once: parts of two networks fit together only in the same basis.
+        spread_outliers(model, self.network, precision, seen, ranges, say)
+        shared = replace(model, module=self.network)
+        ranges = replace(ranges, rotate=False, migrate=False)
         self.now = quantize(shared, precision, seen, ranges, say).module
         self.raised = quantize(shared, raise_units(precision, units), seen, ranges, say).module
         self.units = units

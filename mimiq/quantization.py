@@ -26,6 +26,7 @@ from mimiq.fake_quant import (
 from mimiq.models import LoadedModel, quantizable_layers
 from mimiq.precision import Block, LayerPrecision, Precision
 from mimiq.reconstruction import reconstruct
+from mimiq.rotation import rotate
 
 
 @dataclass(frozen=True)
@@ -34,12 +35,14 @@ class RangeRecipe:
 
     Attributes:
         observer: how an activation's range becomes a scale.
-        migrate: move outliers of activations into weights first.
+        rotate: turn the network into a basis without outlier channels first.
+        migrate: where its stream cannot be turned, move outliers of activations into weights.
         refit: fit weights, layer by layer, to what the original computes there.
         rounding: ``nearest``, or ``compensated`` (GPTQ) for weights of fewer than 8 bits.
     """
 
     observer: ObserverName = "output"
+    rotate: bool = True
     migrate: bool = True
     refit: bool = True
     rounding: Literal["nearest", "compensated"] = "compensated"
@@ -86,10 +89,7 @@ def quantize(
     """
     _check_blocks(model.module, precision)
     module = copy.deepcopy(model.module).to(images.device)
-    migrations: list[MigrationResult] = []
-    if recipe.migrate:
-        progress("migrating outliers")
-        migrations = migrate_outliers(model, module, precision, images)
+    migrations = spread_outliers(model, module, precision, images, recipe, progress)
     reference = copy.deepcopy(module)
     progress("weight scales")
     swap_layers(module, precision)
@@ -109,6 +109,25 @@ def quantize(
         )
     module.requires_grad_(False)
     return QuantizedModel(module, model, precision, migrations)
+
+
+def spread_outliers(
+    model: LoadedModel,
+    module: nn.Module,
+    precision: Precision,
+    images: torch.Tensor,
+    recipe: RangeRecipe,
+    progress: Callable[[str], None] = lambda _: None,
+) -> list[MigrationResult]:
+    """Rewrite ``module``, a copy of the model's, in place: the same function, fewer outliers."""
+    if recipe.rotate:
+        progress("rotating")
+        if rotate(model.family, module):
+            return []
+    if not recipe.migrate:
+        return []
+    progress("migrating outliers")
+    return migrate_outliers(model, module, precision, images)
 
 
 def swap_layers(module: nn.Module, precision: Precision) -> None:

@@ -26,6 +26,24 @@ class Migration:
     rows: tuple[int, int] | None = None
 
 
+@dataclass(frozen=True)
+class Stream:
+    """Everything that meets a network's residual stream.
+
+    Attributes:
+        width: channels C of the stream.
+        tokens: learned tokens and position embeddings (…, C).
+        writers: whose C output channels are added to the stream, or begin it.
+        readers: each LayerNorm over the stream, with the Linears that alone read it; all of them
+            have biases.
+    """
+
+    width: int
+    tokens: list[nn.Parameter]
+    writers: list[nn.Linear | nn.Conv2d]
+    readers: list[tuple[nn.LayerNorm, list[nn.Linear]]]
+
+
 class Family(Protocol):
     """A network family: how to recognise it and where its parts are."""
 
@@ -53,6 +71,11 @@ class Family(Protocol):
     def stream_readers(self, block: nn.Module) -> dict[str, str]:
         """Of the Linears whose output is added to the residual stream as it is, by their names in
         the block: the name of the part that reads the stream next; empty for the block's end.
+        """
+
+    def stream(self, module: nn.Module) -> Stream | None:
+        """The residual stream; None where something stands between it and a Linear that writes to
+        it, or where what reads it could not undo a change of its basis.
         """
 
     def embed(self, module: nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:

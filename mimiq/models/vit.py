@@ -11,7 +11,7 @@ from torch import nn
 
 from mimiq.errors import UnsupportedModel
 from mimiq.models.attention import ExplicitAttention
-from mimiq.models.family import Migration
+from mimiq.models.family import Migration, Stream
 
 
 class ViTFamily:
@@ -52,6 +52,8 @@ class ViTFamily:
                 k_norm=attention.k_norm,
                 norm=getattr(attention, "norm", None),
             )
+            _fold_scale(block, "ls1", block.attn.proj)
+            _fold_scale(block, "ls2", block.mlp.fc2)
         frozen: nn.Module = rewritten.requires_grad_(False)
         return frozen
 
@@ -87,6 +89,31 @@ class ViTFamily:
             readers["mlp.fc2"] = ""
         return readers
 
+    def stream(self, module: nn.Module) -> Stream | None:
+        network: Any = module
+        tokens = [
+            getattr(network, name, None)
+            for name in ("cls_token", "dist_token", "reg_token", "pos_embed")
+        ]
+        writers, readers = [network.patch_embed.proj], []
+        between = [network.patch_embed.norm, network.norm_pre]
+        for block in network.blocks:
+            writers += [block.attn.proj, block.mlp.fc2]
+            readers += [(block.norm1, [block.attn.qkv]), (block.norm2, [block.mlp.fc1])]
+            between += [block.ls1, block.ls2]
+        heads = [getattr(network, name, None) for name in ("head", "head_dist")]
+        norms = [norm for norm in (network.norm, network.fc_norm) if type(norm) is not nn.Identity]
+        if len(norms) != 1 or network.attn_pool is not None:
+            return None
+        readers.append((norms[0], [head for head in heads if head is not None]))
+        if any(type(part) is not nn.Identity for part in between):
+            return None
+        if not all(_foldable(norm, linears) for norm, linears in readers):
+            return None
+        return Stream(
+            network.embed_dim, [part for part in tokens if part is not None], writers, readers
+        )
+
     def embed(self, module: nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
         network: Any = module
 
@@ -96,3 +123,24 @@ class ViTFamily:
             return out
 
         return tokens
+
+
+@torch.no_grad()
+def _fold_scale(block: nn.Module, name: str, linear: nn.Linear) -> None:
+    """LayerScale multiplies the channels of a Linear's output: so can the Linear's own weights."""
+    from timm.layers.layer_scale import LayerScale
+
+    scale = block.get_submodule(name)
+    if isinstance(scale, LayerScale):
+        linear.weight *= scale.gamma.unsqueeze(1)
+        if linear.bias is not None:
+            linear.bias *= scale.gamma
+        block.set_submodule(name, nn.Identity())
+
+
+def _foldable(norm: nn.Module, linears: list[nn.Module]) -> bool:
+    """Whether the affine of ``norm`` can move into the Linears that read it."""
+    affine = isinstance(norm, nn.LayerNorm) and norm.weight is not None and norm.bias is not None
+    return affine and all(
+        isinstance(linear, nn.Linear) and linear.bias is not None for linear in linears
+    )

@@ -38,7 +38,7 @@ from mimiq.precision import (
 from mimiq.quantization import RangeRecipe, memory_bytes, quantize
 from mimiq.runtime.preprocessing import Preprocessing
 
-PLAIN = RangeRecipe(observer="minmax", migrate=False, refit=False, rounding="nearest")
+PLAIN = RangeRecipe("minmax", rotate=False, migrate=False, refit=False, rounding="nearest")
 BROKEN = "blocks.1.mlp.fc1"
 
 

@@ -17,7 +17,7 @@ from mimiq.quantization import RangeRecipe, quantize
 from mimiq.rounding import gptq
 from mimiq.state import load_quantized, save_quantized
 
-_PLAIN = RangeRecipe(observer="minmax", migrate=False, refit=False, rounding="nearest")
+_PLAIN = RangeRecipe("minmax", rotate=False, migrate=False, refit=False, rounding="nearest")
 
 
 def test_every_layer_and_both_attention_products_are_quantised(
