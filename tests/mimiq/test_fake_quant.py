@@ -92,8 +92,14 @@ def test_operator_is_well_formed() -> None:
 
 
 def test_keeps_the_dtype_of_its_input() -> None:
-    x = torch.randn(3, 4, dtype=torch.bfloat16)
-    assert fake_quantize(x, torch.tensor(0.1), -128, 127, -1, 0).dtype == torch.bfloat16
+    x = torch.randn(3, 4, dtype=torch.bfloat16, requires_grad=True)
+    scale = torch.tensor(0.1, requires_grad=True)
+    rounded = fake_quantize(x, scale, -128, 127, -1, 0)
+    assert rounded.dtype == torch.bfloat16
+    rounded.sum().backward()
+    assert x.grad is not None
+    assert scale.grad is not None
+    assert (x.grad.dtype, scale.grad.dtype) == (torch.bfloat16, torch.float32)
 
 
 def test_freeze_changes_no_value() -> None:
