@@ -12,6 +12,11 @@ The paper's method and its ablation, at a scale for a CPU:
         --optimizer adamw --rows w4a8 --output results/ablation.json \\
         --variants noise,no-similarity,default,psaq,no-head-distillation
 
+What each part of ours gives, before distillation:
+
+    python benchmarks/accuracy.py … --steps 0 --rows w4a8 --output results/parts.json --variants \
+        default,no-rotation,no-refit,nearest-rounding,from-noise,no-procedural,minmax-ranges
+
 Rows that the output file holds already are not measured again; stages come from the cache.
 """
 
@@ -25,6 +30,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import torch
@@ -76,8 +82,8 @@ VARIANTS: dict[str, tuple[str, Callable[[Recipe], Recipe]]] = {
     "nearest-rounding": ("synthetic", _ranges(rounding="nearest")),
     "percentile-ranges": ("synthetic", _ranges(observer="percentile")),
     "minmax-ranges": ("synthetic", _ranges(observer="minmax")),
-    "migration": ("synthetic", _ranges(migrate=True)),
-    "no-migration": ("synthetic", _ranges(migrate=False)),
+    "no-rotation": ("synthetic", _ranges(rotate=False, migrate=False)),
+    "migration": ("synthetic", _ranges(rotate=False, migrate=True)),
 }
 
 
@@ -139,11 +145,11 @@ def _scaled(recipe: Recipe, arguments: argparse.Namespace) -> Recipe:
         synthesis = replace(synthesis, images=arguments.images)
     if arguments.iterations:
         synthesis = replace(synthesis, iterations=arguments.iterations)
-    if arguments.steps:
+    if arguments.steps is not None:
         distillation = replace(
             distillation,
             steps=arguments.steps,
-            evaluate_every=min(distillation.evaluate_every, arguments.steps),
+            evaluate_every=max(1, min(distillation.evaluate_every, arguments.steps)),
         )
     if arguments.optimizer == "adamw":
         # SGD at the paper's rate is made for epochs; the fast recipes' rates serve a few hundred
@@ -184,7 +190,29 @@ def table(result: Mapping[str, Any]) -> str:
             f"| {100 * found.logit_error:.2f} % | {100 * simulated.agreement:.1f} % "
             f"| {tuned['initial_loss']:.3f} → {tuned['best_loss']:.3f} |"
         )
-    return "\n".join(lines)
+    return "\n".join(lines + _over_seeds(result["rows"]))
+
+
+def _over_seeds(rows: Mapping[str, Any]) -> list[str]:
+    """Where a row was measured with several seeds: their means, and the extremes of the loss."""
+    groups: dict[str, list[Comparison]] = {}
+    for key, row in rows.items():
+        name = key.rpartition("/")[0]
+        groups.setdefault(name, []).append(Comparison.from_json(row["accuracy"]))
+    lines = [
+        f"| {name.replace('/', ' | ')} | {len(found)} "
+        f"| {mean(each.drop for each in found):.1f} "
+        f"({min(each.drop for each in found):.1f} … {max(each.drop for each in found):.1f}) "
+        f"| {100 * mean(each.agreement for each in found):.1f} % "
+        f"| {100 * mean(each.logit_error for each in found):.2f} % |"
+        for name, found in groups.items()
+        if len(found) > 1
+    ]
+    if not lines:
+        return []
+    titles = ("precision", "variant", "seeds", "lost, mean (extremes)", "as full precision")
+    head = " | ".join([*titles, "logit error"])
+    return ["", f"| {head} |", "|---|---|---|---|---|---|", *lines]
 
 
 def _started(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -202,7 +230,7 @@ def _started(arguments: argparse.Namespace) -> dict[str, Any]:
         "scale": "".join(
             f"; {name} {getattr(arguments, name)}"
             for name in ("images", "iterations", "steps", "optimizer")
-            if getattr(arguments, name)
+            if getattr(arguments, name) is not None
         ),
         "rows": {},
     }

@@ -160,17 +160,13 @@ def _sets(model: LoadedModel, arguments: argparse.Namespace) -> Iterator[tuple[s
 
     noise = gaussian_noise(model.preprocessing, count, seed, arguments.sets / f"{model.name}-noise")
     leaves = dead_leaves(count, size, seed)
-    best = SYNTHESIS_RECIPES["cpu"]
-    grown = {"start": best.start, "lr": best.lr, "tv_weight": best.tv_weight}
     yield "Gaussian noise", noise.images()
     yield "dead leaves", leaves
-    yield "from noise, published smoothness", ours("rough")
-    yield "from noise", (smooth := ours("smooth", tv_weight=0.01))
-    yield "from noise, 10 iterations", ours("short", tv_weight=0.01, iterations=10)
-    yield "from noise, beside dead leaves", np.concatenate([smooth[::2], leaves[::2]])
-    yield "from leaves", (from_leaves := ours("leaves", **grown))
-    yield "from leaves, no similarity loss", ours("leaves-without", **grown, similarity_weight=0.0)
-    yield "from leaves, beside dead leaves", np.concatenate([from_leaves[::2], leaves[::2]])
+    yield "ours", (smooth := ours("smooth", tv_weight=0.01))
+    yield "ours and dead leaves", np.concatenate([smooth[::2], leaves[::2]])
+    yield "ours, no similarity loss", ours("smooth-without", tv_weight=0.01, similarity_weight=0.0)
+    yield "ours, published smoothness", ours("rough")
+    yield "ours, 10 iterations", ours("short", tv_weight=0.01, iterations=10)
     psaq: CalibrationSet = synthesize_psaq(
         model, PsaqRecipe.matching(plain), out=arguments.sets / f"{model.name}-psaq", **options
     )
