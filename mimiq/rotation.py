@@ -37,7 +37,8 @@ def random_rotation(size: int, generator: torch.Generator) -> torch.Tensor:
     """Orthogonal fp64 (size, size), uniform over all of them (Mezzadri, 2007)."""
     drawn = torch.randn(size, size, generator=generator, dtype=torch.float64)
     q, r = torch.linalg.qr(drawn)
-    return q * r.diagonal().sign()
+    rotation: torch.Tensor = q * r.diagonal().sign()
+    return rotation
 
 
 def mean_keeping_rotation(size: int, generator: torch.Generator) -> torch.Tensor:

@@ -52,8 +52,8 @@ class ViTFamily:
                 k_norm=attention.k_norm,
                 norm=getattr(attention, "norm", None),
             )
-            _fold_scale(block, "ls1", block.attn.proj)
-            _fold_scale(block, "ls2", block.mlp.fc2)
+            _fold_scale(block, "ls1", "attn.proj")
+            _fold_scale(block, "ls2", "mlp.fc2")
         frozen: nn.Module = rewritten.requires_grad_(False)
         return frozen
 
@@ -126,15 +126,15 @@ class ViTFamily:
 
 
 @torch.no_grad()
-def _fold_scale(block: nn.Module, name: str, linear: nn.Linear) -> None:
+def _fold_scale(block: nn.Module, name: str, linear_name: str) -> None:
     """LayerScale multiplies the channels of a Linear's output: so can the Linear's own weights."""
     from timm.layers.layer_scale import LayerScale
 
-    scale = block.get_submodule(name)
-    if isinstance(scale, LayerScale):
-        linear.weight *= scale.gamma.unsqueeze(1)
+    scale, linear = block.get_submodule(name), block.get_submodule(linear_name)
+    if isinstance(scale, LayerScale) and isinstance(linear, nn.Linear):
+        linear.weight.mul_(scale.gamma.unsqueeze(1))
         if linear.bias is not None:
-            linear.bias *= scale.gamma
+            linear.bias.mul_(scale.gamma)
         block.set_submodule(name, nn.Identity())
 
 
