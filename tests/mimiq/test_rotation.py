@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
 
 from mimiq.models import LoadedModel, load_model, observe_attention
+from mimiq.precision import from_bits
+from mimiq.quantization import RangeRecipe, quantize
 from mimiq.rotation import mean_keeping_rotation, random_rotation, rotate
 
 
@@ -66,6 +69,22 @@ def test_outlier_channels_vanish(images: torch.Tensor) -> None:
     rotate(model.family, module)
     module(images)
     assert heights[1] < 0.5 * heights[0]
+
+
+def test_four_bits_serve_better_for_it(images: torch.Tensor) -> None:
+    model = load_model("digits")
+    module = copy.deepcopy(model.module)
+    for block in model.family.blocks(module):
+        norm, reader = block.get_submodule("norm1"), block.get_submodule("attn.qkv")
+        norm.weight[3] *= 20
+        norm.bias[3] *= 20
+        reader.weight[:, 3] /= 20
+    errors = []
+    for turned in (False, True):
+        ranges = RangeRecipe("minmax", rotate=turned, migrate=False, refit=False)
+        found = quantize(replace(model, module=module), from_bits(4, 4), images, ranges)
+        errors.append(float((found.module(images) - model.module(images)).square().mean()))
+    assert errors[1] < 0.6 * errors[0]
 
 
 def test_kinds_of_streams(small_vit: LoadedModel) -> None:
