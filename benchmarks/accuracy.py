@@ -9,13 +9,13 @@ Runtime against the full-precision network on the same labelled images, which ch
 The paper's method and its ablation, at a scale for a CPU:
 
     python benchmarks/accuracy.py … --recipe paper --images 64 --iterations 80 --steps 200 \\
-        --optimizer adamw --rows w4a8 --output results/ablation.json \\
+        --optimizer adamw --rows w4a8 --output results/ablation_deit_t.json \\
         --variants noise,no-similarity,default,psaq,no-head-distillation
 
 What each part of ours gives, before distillation:
 
-    python benchmarks/accuracy.py … --steps 0 --rows w4a8 --output results/parts.json --variants \
-        default,no-rotation,no-refit,nearest-rounding,from-noise,no-procedural,minmax-ranges
+    python benchmarks/accuracy.py … --steps 0 --rows w4a8 --output results/parts_deit_t.json \\
+        --variants default,no-rotation,no-refit,nearest-rounding,no-procedural,minmax-ranges
 
 Rows that the output file holds already are not measured again; stages come from the cache.
 """
