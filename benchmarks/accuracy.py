@@ -46,12 +46,12 @@ from mimiq.recipes import NAMES, Recipe, recipe_for
 from mimiq.runtime.accuracy import Comparison
 from mimiq.runtime.datasets import open_dataset
 
-PRECISIONS: dict[str, Precision] = {
-    "w8a8": from_bits(8, 8),
-    "w4a16-b64": weight_only(4, 64),
-    "w4a8": from_bits(4, 8),
-    "w5a5": from_bits(5, 5),
-    "w4a4": from_bits(4, 4),
+PRECISIONS: dict[str, Callable[[bool], Precision]] = {
+    "w8a8": lambda uniform: from_bits(8, 8, uniform=uniform),
+    "w4a16-b64": lambda uniform: weight_only(4, 64, uniform=uniform),
+    "w4a8": lambda uniform: from_bits(4, 8, uniform=uniform),
+    "w5a5": lambda uniform: from_bits(5, 5, uniform=uniform),
+    "w4a4": lambda uniform: from_bits(4, 4, uniform=uniform),
 }
 
 
@@ -70,6 +70,7 @@ def _ranges(**changes: Any) -> Callable[[Recipe], Recipe]:
 # What is different from the named recipe: the calibration images, and the recipe.
 VARIANTS: dict[str, tuple[str, Callable[[Recipe], Recipe]]] = {
     "default": ("synthetic", lambda recipe: recipe),
+    "uniform": ("synthetic", lambda recipe: recipe),
     "noise": ("noise", lambda recipe: recipe),
     "psaq": ("psaq", lambda recipe: recipe),
     "no-similarity": ("synthetic", _synthesis(similarity_weight=0.0)),
@@ -106,7 +107,8 @@ def main() -> None:
 def measure(arguments: argparse.Namespace, row: str, variant: str, seed: int) -> dict[str, Any]:
     """Compile, and keep what the table needs of the report."""
     model = load_model(arguments.model, weights=arguments.weights)
-    precision = PRECISIONS[row]
+    # The paper's classifier has the bits of every other Linear.
+    precision = PRECISIONS[row](arguments.recipe == "paper" or variant == "uniform")
     calibration, changed = VARIANTS[variant]
     dataset = open_dataset(arguments.eval, model.num_classes)
     with tempfile.TemporaryDirectory() as scratch:

@@ -208,19 +208,23 @@ def table(result: dict[str, Any]) -> str:
             "",
             f"## {_threads(threads)}",
             "",
-            f"| engine | MB |{heads} top-1 % | as fp32 % |",
-            "|---|---|" + "---|---|" * len(batches) + "---|---|",
+            f"| engine | MB |{heads} top-1 lost [95 %] | as fp32 % | logit error % |",
+            "|---|---|" + "---|---|" * len(batches) + "---|---|---|",
         ]
         for name in dict.fromkeys(row.engine for row in rows):
             cells = ""
             for row in (row for row in rows if row.engine == name):
                 low, high = row.speedup_quartiles
                 cells += f" {row.p50_ms:.1f} | {row.speedup:.2f} [{low:.2f}, {high:.2f}] |"
-            top1 = same = "–"
+            lost = same = error = "–"
             if name in accuracy:
                 found = Comparison.from_json(accuracy[name])
-                top1, same = f"{found.accuracy.top1:.1f}", f"{100 * found.agreement:.1f}"
-            lines.append(f"| {name} | {result['bytes'][name] / 1e6:.2f} |{cells} {top1} | {same} |")
+                low, high = found.drop_interval
+                lost = f"{found.drop:.1f} [{low:.1f}, {high:.1f}]"
+                same = f"{100 * found.agreement:.1f}"
+                error = f"{100 * found.logit_error:.2f}"
+            size = result["bytes"][name] / 1e6
+            lines.append(f"| {name} | {size:.2f} |{cells} {lost} | {same} | {error} |")
     lines += ["", *(f"- {sentence}" for sentence in result["judgement"])]
     return "\n".join(lines) + "\n"
 

@@ -35,6 +35,7 @@ class PrecisionChoice:
     bits: str | None
     weight_only: bool
     block_size: int | None
+    uniform: bool = False
 
 
 @dataclass(frozen=True)

@@ -131,5 +131,5 @@ def _refuse_precision(choice: choices.PrecisionChoice) -> None:
     if choice != choices.PrecisionChoice(False, False, None, False, None):
         raise BadInput(
             "--from brings its own precision, and another was given.",
-            "Leave out --int8, --int4, --bits, --weight-only and --block-size.",
+            "Leave out --int8, --int4, --bits, --weight-only, --block-size and --uniform.",
         )

@@ -112,6 +112,12 @@ precision_options = _group(
         metavar="N",
         help="Inputs that share a scale; by default the largest that fits every Linear.",
     ),
+    option(
+        "Precision",
+        "--uniform",
+        is_flag=True,
+        help="The classifier at the same bits too, as in the paper; by default it has 8 at least.",
+    ),
 )
 
 budget_options = _group(

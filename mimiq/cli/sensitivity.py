@@ -186,4 +186,5 @@ def _flags(precision: choices.PrecisionChoice) -> list[str]:
     flags = [f"--{name}" for name in ("int8", "int4") if getattr(precision, name)]
     flags += ["--bits", precision.bits] if precision.bits else []
     flags += ["--weight-only"] if precision.weight_only else []
+    flags += ["--uniform"] if precision.uniform else []
     return flags + (["--block-size", str(precision.block_size)] if precision.block_size else [])

@@ -23,8 +23,6 @@ from mimiq.precision import (
     LayerPrecision,
     Precision,
     from_bits,
-    int4,
-    int8,
     largest_block,
     parse_bits,
     weight_only,
@@ -78,10 +76,9 @@ def precision_of(choice: PrecisionChoice, model: LoadedModel) -> Precision:
         inputs = _linear_inputs(model)
         if choice.block_size is not None:
             _check_block(choice.block_size, inputs)
-        return weight_only(weight_bits, choice.block_size or largest_block(inputs.values()))
-    if choice.bits:
-        return from_bits(weight_bits, activation_bits)
-    return int4() if choice.int4 else int8()
+        block = choice.block_size or largest_block(inputs.values())
+        return weight_only(weight_bits, block, uniform=choice.uniform)
+    return from_bits(weight_bits, activation_bits, uniform=choice.uniform)
 
 
 def budget_of(choice: BudgetChoice) -> Budget | None:

@@ -299,7 +299,7 @@ def test_int4_weights_under_int8_activations() -> None:
 
 def test_int4_weights_in_one_block_are_unpacked(exported: Export, tmp_path: Path) -> None:
     """Two blocks a row or more are not: what the builder does is in test_tensorrt_build."""
-    assert found(half(exported, "w4a16", tmp_path)) == {("int4-in-one-block", "slow"): 9}
+    assert found(half(exported, "w4a16", tmp_path)) == {("int4-in-one-block", "slow"): 8}
     assert found(half(exported, "w4a16-b32", tmp_path)) == {}
     spec = Spec(weights="int4-block", block=64, activations="float", attention="float")
     # Three of the five Linears have 64 inputs, and so has the head; fc2 has 256.

@@ -107,9 +107,9 @@ def test_int8(exported: Exported) -> None:
 
 @of("digits", "deit_t")
 def test_int4_weights_alone(exported: Exported) -> None:
-    """Every Linear multiplies int4 blocks in half, unpacked inside of the product."""
+    """Int4 blocks are multiplied in half, unpacked inside of the product; the head's are int8."""
     summary = build(exported.graph("weight-only"))
-    assert summary.linears() == {"int4→half": exported.linears}
+    assert summary.linears() == {"int4→half": exported.linears - 1, "int8→half": 1}
     assert summary.fused_attentions() == {"half": exported.blocks}
     assert not any(product.unpacked for product in summary.of_role("linear"))
 
@@ -128,7 +128,7 @@ def test_int4_stored_as_int4(exported: Exported) -> None:
     graph = exported.graph("int4", int8_carrier=False)
     assert {finding.severity for finding in check(graph, "rtx")} == {"slow"}
     summary = build(graph)
-    assert summary.linears() == {"int4→int8": exported.linears}
+    assert summary.linears() == {"int4→int8": exported.linears - 1, "int8": 1}
     assert summary.fused_attentions() == {"int8": exported.blocks}
     unpacked = [product for product in summary.of_role("linear") if product.unpacked]
-    assert len(unpacked) == exported.linears
+    assert len(unpacked) == exported.linears - 1

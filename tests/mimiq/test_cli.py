@@ -17,7 +17,14 @@ from mimiq.cli import choices, compile_main, diagnosis, main, preflight, values
 from mimiq.cli.failures import INTERNAL_ERROR, INTERRUPTED, Command, explained
 from mimiq.errors import BadInput, CheckFailed, EnvironmentLacks, MimiqError, UnsupportedTarget
 from mimiq.models import LoadedModel, load_model
-from mimiq.precision import FLOAT, Block, LayerPrecision, from_bits, int4, int8
+from mimiq.precision import (
+    Block,
+    LayerPrecision,
+    PerChannel,
+    from_bits,
+    int4,
+    int8,
+)
 
 HEAVY = {"torch", "timm", "onnx", "onnxruntime", "numpy", "rich", "PIL"}
 STAGES = [
@@ -105,7 +112,9 @@ class TestPrecision:
         assert weight_only.attention_bits is None
         chosen = choice(int4=True, weight_only=True, block_size=32)
         assert values.precision_of(chosen, digits).label == "w4a16-b32"
-        assert weight_only.of("head") != FLOAT
+        assert weight_only.of("head") == LayerPrecision(8, PerChannel(), None)
+        uniform = values.precision_of(choice(bits="w4a4", uniform=True), digits)
+        assert uniform == from_bits(4, 4, uniform=True) != from_bits(4, 4)
 
     @pytest.mark.parametrize(
         ("given", "said"),

@@ -72,6 +72,17 @@ def test_patch_embedding_keeps_8_bits_and_a_float_input() -> None:
         assert precision.of("patch_embed.proj") == LayerPrecision(8, PerChannel(), None)
 
 
+def test_the_classifier_keeps_8_bits_unless_all_are_to_be_alike() -> None:
+    assert int4().of("head") == LayerPrecision(8, PerChannel(), 8)
+    assert int4().of("head_dist") == int4().of("head")
+    assert from_bits(4, 4).of("head") == LayerPrecision(8, PerChannel(), 8)
+    assert from_bits(4, None).of("head") == LayerPrecision(8, PerChannel(), None)
+    assert weight_only(4, 32).of("head") == LayerPrecision(8, PerChannel(), None)
+    assert int8().of("head") == int8().linear
+    for alike in (from_bits(4, 4, uniform=True), weight_only(4, 32, uniform=True)):
+        assert alike.of("head") == alike.linear
+
+
 def test_first_matching_override_wins() -> None:
     precision = int4().with_override("blocks.*.mlp.fc2", LayerPrecision(8))
     precision = precision.with_override("blocks.3.mlp.fc2", FLOAT)
