@@ -171,7 +171,9 @@ class TestUnits:
     def test_all_layers_and_attentions(self, model: LoadedModel) -> None:
         units = {unit.name: unit for unit in units_of(model, int4())}
         assert len(units) == 3 * 5 + 2
-        assert [units["head"].now, units["head"].raised] == ["w4a8", "w8a8"]
+        assert [units["head"].now, units["head"].raised] == ["w8a8", "float"]
+        fc1 = units["blocks.0.mlp.fc1"]
+        assert [fc1.now, fc1.raised] == ["w4a8", "w8a8"]
         assert [units["patch_embed.proj"].now, units["patch_embed.proj"].raised] == [
             *("w8a16", "float")
         ]
@@ -225,8 +227,9 @@ class TestRaising:
         self, model: LoadedModel, images: torch.Tensor
     ) -> None:
         wanted = ("blocks.1.attn", "head")
-        units = [unit for unit in units_of(model, from_bits(4, 4)) if unit.name in wanted]
-        precision = raise_units(from_bits(4, 4), units)
+        base = from_bits(4, 4, uniform=True)
+        units = [unit for unit in units_of(model, base) if unit.name in wanted]
+        precision = raise_units(base, units)
         assert precision.of("head") == LayerPrecision(8)
         assert precision.of("blocks.0.mlp.fc1") == LayerPrecision(4, PerChannel(), 4)
         module = quantize(model, precision, images, RangeRecipe()).module

@@ -18,7 +18,7 @@ from mimiq.precision import Precision, from_bits, int8
 from mimiq.views import Views
 
 BASE, REFERENCE = 10_000, 80_000  # bytes of the file with nothing raised, and of full precision
-W4A4 = from_bits(4, 4)
+W4A4 = from_bits(4, 4, uniform=True)
 
 
 def ranked(gains: Sequence[float], sizes: Sequence[int], raised: str = "w8a8") -> Ranking:
