@@ -14,7 +14,8 @@ The paper's method and its ablation, at a scale for a CPU:
 
 What each part of ours gives, before distillation:
 
-    python benchmarks/accuracy.py … --steps 0 --rows w4a8 --output results/parts_deit_t.json \\
+    python benchmarks/accuracy.py … --steps 0 --rows w4a8 --uniform \\
+        --output results/parts_deit_t.json \\
         --variants default,no-rotation,no-refit,nearest-rounding,no-procedural,minmax-ranges
 
 Rows that the output file holds already are not measured again; stages come from the cache.
@@ -108,7 +109,8 @@ def measure(arguments: argparse.Namespace, row: str, variant: str, seed: int) ->
     """Compile, and keep what the table needs of the report."""
     model = load_model(arguments.model, weights=arguments.weights)
     # The paper's classifier has the bits of every other Linear.
-    precision = PRECISIONS[row](arguments.recipe == "paper" or variant == "uniform")
+    uniform = arguments.uniform or arguments.recipe == "paper" or variant == "uniform"
+    precision = PRECISIONS[row](uniform)
     calibration, changed = VARIANTS[variant]
     dataset = open_dataset(arguments.eval, model.num_classes)
     with tempfile.TemporaryDirectory() as scratch:
@@ -231,8 +233,8 @@ def _started(arguments: argparse.Namespace) -> dict[str, Any]:
         "torch": torch.__version__,
         "scale": "".join(
             f"; {name} {getattr(arguments, name)}"
-            for name in ("images", "iterations", "steps", "optimizer")
-            if getattr(arguments, name) is not None
+            for name in ("images", "iterations", "steps", "optimizer", "uniform")
+            if getattr(arguments, name) not in (None, False)
         ),
         "rows": {},
     }
@@ -267,6 +269,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--iterations", type=int, help="of synthesis, not the recipe's")
     parser.add_argument("--steps", type=int, help="of distillation, not the recipe's")
     parser.add_argument("--optimizer", choices=["adamw"], help="of distillation, not the recipe's")
+    parser.add_argument(
+        "--uniform", action="store_true", help="the classifier at the bits of the other Linears"
+    )
     parser.add_argument("--device", default="auto")
     parser.add_argument("--cache", type=Path, default=default_cache_dir())
     parser.add_argument(
