@@ -35,7 +35,7 @@ def images() -> torch.Tensor:
 
 def _quantized(network: nn.Module, images: torch.Tensor, bits: int, batch: int = 16) -> nn.Module:
     module = copy.deepcopy(network)
-    precision = int8() if bits == 8 else from_bits(bits, bits)
+    precision = from_bits(bits, bits, uniform=True)
     swap_layers(module, precision)
     activation_quantizers(ViTFamily(), module, precision, images, "minmax", batch)
     return module
