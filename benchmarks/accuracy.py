@@ -9,12 +9,12 @@ Runtime against the full-precision network on the same labelled images, which ch
 The paper's method and its ablation, at a scale for a CPU:
 
     python benchmarks/accuracy.py … --recipe paper --images 64 --iterations 80 --steps 200 \\
-        --optimizer adamw --rows w4a8 --output results/ablation_deit_t.json \\
+        --optimizer adamw --rows w4a8-uniform --output results/ablation_deit_t.json \\
         --variants noise,no-similarity,default,psaq,no-head-distillation
 
 What each part of ours gives, before distillation:
 
-    python benchmarks/accuracy.py … --steps 0 --rows w4a8 --uniform \\
+    python benchmarks/accuracy.py … --steps 0 --rows w4a8-uniform \\
         --output results/parts_deit_t.json \\
         --variants default,no-rotation,no-refit,nearest-rounding,no-procedural,minmax-ranges
 
@@ -47,12 +47,17 @@ from mimiq.recipes import NAMES, Recipe, recipe_for
 from mimiq.runtime.accuracy import Comparison
 from mimiq.runtime.datasets import open_dataset
 
-PRECISIONS: dict[str, Callable[[bool], Precision]] = {
-    "w8a8": lambda uniform: from_bits(8, 8, uniform=uniform),
-    "w4a16-b64": lambda uniform: weight_only(4, 64, uniform=uniform),
-    "w4a8": lambda uniform: from_bits(4, 8, uniform=uniform),
-    "w5a5": lambda uniform: from_bits(5, 5, uniform=uniform),
-    "w4a4": lambda uniform: from_bits(4, 4, uniform=uniform),
+PRECISIONS: dict[str, Precision] = {
+    "w8a8": from_bits(8, 8),
+    "w4a16-b64": weight_only(4, 64),
+    "w4a8": from_bits(4, 8),
+    "w5a5": from_bits(5, 5),
+    "w4a4": from_bits(4, 4),
+    # The classifier with the bits of every other Linear, as in the paper.
+    "w4a16-b64-uniform": weight_only(4, 64, uniform=True),
+    "w4a8-uniform": from_bits(4, 8, uniform=True),
+    "w5a5-uniform": from_bits(5, 5, uniform=True),
+    "w4a4-uniform": from_bits(4, 4, uniform=True),
 }
 
 
@@ -71,7 +76,6 @@ def _ranges(**changes: Any) -> Callable[[Recipe], Recipe]:
 # What is different from the named recipe: the calibration images, and the recipe.
 VARIANTS: dict[str, tuple[str, Callable[[Recipe], Recipe]]] = {
     "default": ("synthetic", lambda recipe: recipe),
-    "uniform": ("synthetic", lambda recipe: recipe),
     "noise": ("noise", lambda recipe: recipe),
     "psaq": ("psaq", lambda recipe: recipe),
     "no-similarity": ("synthetic", _synthesis(similarity_weight=0.0)),
@@ -108,9 +112,7 @@ def main() -> None:
 def measure(arguments: argparse.Namespace, row: str, variant: str, seed: int) -> dict[str, Any]:
     """Compile, and keep what the table needs of the report."""
     model = load_model(arguments.model, weights=arguments.weights)
-    # The paper's classifier has the bits of every other Linear.
-    uniform = arguments.uniform or arguments.recipe == "paper" or variant == "uniform"
-    precision = PRECISIONS[row](uniform)
+    precision = PRECISIONS[row]
     calibration, changed = VARIANTS[variant]
     dataset = open_dataset(arguments.eval, model.num_classes)
     with tempfile.TemporaryDirectory() as scratch:
@@ -233,8 +235,8 @@ def _started(arguments: argparse.Namespace) -> dict[str, Any]:
         "torch": torch.__version__,
         "scale": "".join(
             f"; {name} {getattr(arguments, name)}"
-            for name in ("images", "iterations", "steps", "optimizer", "uniform")
-            if getattr(arguments, name) not in (None, False)
+            for name in ("images", "iterations", "steps", "optimizer")
+            if getattr(arguments, name) is not None
         ),
         "rows": {},
     }
@@ -269,9 +271,6 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--iterations", type=int, help="of synthesis, not the recipe's")
     parser.add_argument("--steps", type=int, help="of distillation, not the recipe's")
     parser.add_argument("--optimizer", choices=["adamw"], help="of distillation, not the recipe's")
-    parser.add_argument(
-        "--uniform", action="store_true", help="the classifier at the bits of the other Linears"
-    )
     parser.add_argument("--device", default="auto")
     parser.add_argument("--cache", type=Path, default=default_cache_dir())
     parser.add_argument(

@@ -30,11 +30,11 @@ class ModelChoice:
 class PrecisionChoice:
     """Which precision; at most one of ``int8``, ``int4`` and ``bits``, none for INT8."""
 
-    int8: bool
-    int4: bool
-    bits: str | None
-    weight_only: bool
-    block_size: int | None
+    int8: bool = False
+    int4: bool = False
+    bits: str | None = None
+    weight_only: bool = False
+    block_size: int | None = None
     uniform: bool = False
 
 

@@ -128,7 +128,7 @@ def _read_tuned(model: LoadedModel, source: Path) -> tuple[QuantizedModel, dict[
 
 
 def _refuse_precision(choice: choices.PrecisionChoice) -> None:
-    if choice != choices.PrecisionChoice(False, False, None, False, None):
+    if choice != choices.PrecisionChoice():
         raise BadInput(
             "--from brings its own precision, and another was given.",
             "Leave out --int8, --int4, --bits, --weight-only, --block-size and --uniform.",

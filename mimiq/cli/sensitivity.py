@@ -104,7 +104,7 @@ def _job_of_bundle(
     from mimiq.precision import Precision
     from mimiq.runtime.bundle import Bundle
 
-    if precision != choices.PrecisionChoice(False, False, None, False, None):
+    if precision != choices.PrecisionChoice():
         raise BadInput(
             "A bundle brings its own precision, and another was given.",
             "Leave it out, or give the model in the place of the bundle.",
