@@ -90,7 +90,7 @@ def _job(
     output: choices.OutChoice,
 ) -> Job:
     model = values.load(choice)
-    wanted = values.precision_of(precision, model)
+    wanted = values.precision_of(precision, model, images.recipe)
     out = output.out or values.default_out(choice.model, wanted.label, ".mimiq")
     preflight.require_new(out, output.force, MANIFEST)
     return replace(values.job_of(model, wanted, images, tuning, out), overwrite=output.force)

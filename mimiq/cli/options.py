@@ -116,7 +116,8 @@ precision_options = _group(
         "Precision",
         "--uniform",
         is_flag=True,
-        help="The classifier at the same bits too, as in the paper; by default it has 8 at least.",
+        help="The classifier at the same bits too, as with the paper's recipe; by default it has "
+        "8 at least.",
     ),
 )
 

@@ -33,7 +33,7 @@ def prepared(
         preflight.require_new(output.out, output.force, marker)
     values.calibration_of(tuning.calibration)
     model = values.load(choice)
-    wanted = values.precision_of(precision, model)
+    wanted = values.precision_of(precision, model, images.recipe)
     out = output.out or values.default_out(choice.model, wanted.label, suffix)
     preflight.require_new(out, output.force, marker)
     return values.job_of(model, wanted, images, tuning, out)

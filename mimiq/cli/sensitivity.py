@@ -89,7 +89,7 @@ def _job(
     if (Path(choice.model) / MANIFEST).is_file():
         return _job_of_bundle(choice, precision, images, calibration)
     model = values.load(choice)
-    wanted = values.precision_of(precision, model)
+    wanted = values.precision_of(precision, model, images.recipe)
     tuning = choices.TuningChoice(calibration or "synthetic", steps=None)
     return values.job_of(model, wanted, images, tuning, Path())
 

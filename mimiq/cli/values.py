@@ -64,21 +64,26 @@ def check_precision(choice: PrecisionChoice) -> None:
         LayerPrecision(weight_bits, Block(choice.block_size), activation_bits)
 
 
-def precision_of(choice: PrecisionChoice, model: LoadedModel) -> Precision:
+def precision_of(
+    choice: PrecisionChoice, model: LoadedModel, recipe: str | None = None
+) -> Precision:
     """The chosen precision for this network; INT8 where none was chosen.
+
+    With the recipe ``paper`` the classifier has the bits of every other Linear, as it has there.
 
     Raises:
         BadInput: a block size that does not divide a Linear's inputs, or where none does.
     """
     check_precision(choice)
     weight_bits, activation_bits = _widths(choice)
+    uniform = choice.uniform or recipe == "paper"
     if choice.weight_only or choice.block_size is not None:
         inputs = _linear_inputs(model)
         if choice.block_size is not None:
             _check_block(choice.block_size, inputs)
         block = choice.block_size or largest_block(inputs.values())
-        return weight_only(weight_bits, block, uniform=choice.uniform)
-    return from_bits(weight_bits, activation_bits, uniform=choice.uniform)
+        return weight_only(weight_bits, block, uniform=uniform)
+    return from_bits(weight_bits, activation_bits, uniform=uniform)
 
 
 def budget_of(choice: BudgetChoice) -> Budget | None:

@@ -115,6 +115,8 @@ class TestPrecision:
         assert weight_only.of("head") == LayerPrecision(8, PerChannel(), None)
         uniform = values.precision_of(choice(bits="w4a4", uniform=True), digits)
         assert uniform == from_bits(4, 4, uniform=True) != from_bits(4, 4)
+        assert values.precision_of(choice(bits="w4a4"), digits, "paper") == uniform
+        assert values.precision_of(choice(bits="w4a4"), digits, "cpu") == from_bits(4, 4)
 
     @pytest.mark.parametrize(
         ("given", "said"),
