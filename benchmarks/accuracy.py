@@ -38,8 +38,9 @@ import torch
 
 from mimiq.cache import Cache, default_cache_dir
 from mimiq.devices import describe_device, pick_device
+from mimiq.job import Job
 from mimiq.models import load_model
-from mimiq.pipeline import Job, compile_model
+from mimiq.pipeline import compile_model
 from mimiq.precision import Precision, from_bits, weight_only
 from mimiq.progress import Progress
 from mimiq.quantization import RangeRecipe

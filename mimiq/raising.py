@@ -19,7 +19,9 @@ from mimiq.cache import Cache
 from mimiq.calibrate import CalibrationSet
 from mimiq.calibrate.sensitivity import Ranking, rank, units_of
 from mimiq.devices import pick_device
-from mimiq.pipeline import Job, calibration_set, reference_graph, tuned_network, tuning_images
+from mimiq.image_sets import calibration_set, tuning_images
+from mimiq.job import Job
+from mimiq.pipeline import reference_graph, tuned_network
 from mimiq.precision import Precision
 from mimiq.progress import Progress
 from mimiq.quantization import RangeRecipe, quantize

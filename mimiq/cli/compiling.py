@@ -15,7 +15,7 @@ from mimiq.cli.output import next_commands, print_json, show, shown, working
 
 if TYPE_CHECKING:
     from mimiq.export.tensorrt.engines import BundleEngine
-    from mimiq.pipeline import Job
+    from mimiq.job import Job
     from mimiq.progress import Progress
     from mimiq.runtime.bundle import Bundle
 

@@ -10,8 +10,8 @@ from mimiq.cli import choices, preflight, values
 
 if TYPE_CHECKING:
     from mimiq.calibrate import CalibrationSet
+    from mimiq.job import Job
     from mimiq.models import LoadedModel
-    from mimiq.pipeline import Job
     from mimiq.progress import Progress
     from mimiq.quantization import QuantizedModel
 
@@ -43,7 +43,8 @@ def tuned(
     job: Job, cache_dir: Path | None, progress: Progress
 ) -> tuple[QuantizedModel, CalibrationSet, dict[str, Any]]:
     from mimiq.cache import Cache, default_cache_dir
-    from mimiq.pipeline import calibration_set, tuned_network
+    from mimiq.image_sets import calibration_set
+    from mimiq.pipeline import tuned_network
 
     cache = Cache(cache_dir or default_cache_dir())
     calibration = calibration_set(job, cache, progress)

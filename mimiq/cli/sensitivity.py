@@ -15,7 +15,7 @@ from mimiq.errors import BadInput
 
 if TYPE_CHECKING:
     from mimiq.calibrate.sensitivity import Ranking
-    from mimiq.pipeline import Job
+    from mimiq.job import Job
     from mimiq.runtime.bundle import Bundle
 
 MANIFEST = "manifest.json"  # by which a bundle is known
@@ -63,7 +63,7 @@ def sensitivity(
         values.calibration_of(calibration)
 
     from mimiq.cache import Cache, default_cache_dir
-    from mimiq.pipeline import calibration_set
+    from mimiq.image_sets import calibration_set
     from mimiq.progress import Progress
     from mimiq.raising import ranking
 

@@ -30,8 +30,8 @@ from mimiq.precision import (
 
 if TYPE_CHECKING:
     from mimiq.budget import Budget
+    from mimiq.job import Job
     from mimiq.models import LoadedModel
-    from mimiq.pipeline import Job
     from mimiq.recipes import Recipe
     from mimiq.recipes_synthesis import SynthesisRecipe
     from mimiq.runtime.datasets import ImageFiles
@@ -241,7 +241,7 @@ def job_of(
     out: Path,
 ) -> Job:
     """A compilation without measurements; what those need is put in by the caller."""
-    from mimiq.pipeline import Job
+    from mimiq.job import Job
 
     return Job(
         model=model,
