@@ -83,6 +83,8 @@ VARIANTS: dict[str, tuple[str, Callable[[Recipe], Recipe]]] = {
     "no-procedural": ("synthetic", lambda recipe: replace(recipe, procedural=0)),
     "from-noise": ("synthetic", _synthesis(start="noise", lr=0.1, tv_weight=0.01)),
     "no-head-distillation": ("synthetic", _distillation(structural_weight=0.0)),
+    # At the published weight where activations are coarse; ours has a tenth of it there.
+    "published-structure": ("synthetic", _distillation(structural_weight=10.0)),
     "no-distillation": ("synthetic", _distillation(steps=0)),
     "more-steps": ("synthetic", _distillation(steps=600)),
     "no-refit": ("synthetic", _ranges(refit=False)),
