@@ -177,14 +177,5 @@ def _show(
         show(f"… and {len(found.units) - limit} more; --limit shows them.")
     if (Path(choice.model) / MANIFEST).is_file():
         return
-    command = ["mimiq-compile", *values.repeated(choice), *_flags(precision), "--max-drop", "1"]
+    command = ["mimiq-compile", *values.repeated(choice, precision), "--max-drop", "1"]
     show(next_commands({"raises what it takes to lose a point at most": command}))
-
-
-def _flags(precision: choices.PrecisionChoice) -> list[str]:
-    """The precision, as it was asked for."""
-    flags = [f"--{name}" for name in ("int8", "int4") if getattr(precision, name)]
-    flags += ["--bits", precision.bits] if precision.bits else []
-    flags += ["--weight-only"] if precision.weight_only else []
-    flags += ["--uniform"] if precision.uniform else []
-    return flags + (["--block-size", str(precision.block_size)] if precision.block_size else [])

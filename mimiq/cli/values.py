@@ -119,18 +119,26 @@ def load(choice: ModelChoice) -> LoadedModel:
     )
 
 
-def repeated(choice: ModelChoice) -> list[str]:
-    """The arguments that name this network again, for commands to try next."""
-    arguments = [choice.model]
-    for field in fields(choice):
-        value = getattr(choice, field.name)
-        if field.name == "model" or value is None or value is False:
-            continue
-        arguments.append(f"--{field.name.replace('_', '-')}")
-        if value is not True:
-            parts = value if isinstance(value, tuple) else (value,)
-            arguments.append(",".join(str(part) for part in parts))
+def repeated(model: ModelChoice, *more: PrecisionChoice) -> list[str]:
+    """The arguments that name this network, and what else was chosen, for commands to try next."""
+    arguments = [model.model]
+    chosen: tuple[ModelChoice | PrecisionChoice, ...] = (model, *more)
+    for choice in chosen:
+        for field in fields(choice):
+            if field.name != "model":
+                arguments += _said(field.name, getattr(choice, field.name))
     return arguments
+
+
+def _said(name: str, value: object) -> list[str]:
+    """The option that gives this value; none where it was not given."""
+    if value is None or value is False:
+        return []
+    option = f"--{name.replace('_', '-')}"
+    if value is True:
+        return [option]
+    parts = value if isinstance(value, tuple) else (value,)
+    return [option, ",".join(str(part) for part in parts)]
 
 
 def read_labels(path: Path) -> tuple[str, ...]:

@@ -17,14 +17,7 @@ from mimiq.cli import choices, compile_main, diagnosis, main, preflight, values
 from mimiq.cli.failures import INTERNAL_ERROR, INTERRUPTED, Command, explained
 from mimiq.errors import BadInput, CheckFailed, EnvironmentLacks, MimiqError, UnsupportedTarget
 from mimiq.models import LoadedModel, load_model
-from mimiq.precision import (
-    Block,
-    LayerPrecision,
-    PerChannel,
-    from_bits,
-    int4,
-    int8,
-)
+from mimiq.precision import Block, LayerPrecision, PerChannel, from_bits, int4, int8
 
 HEAVY = {"torch", "timm", "onnx", "onnxruntime", "numpy", "rich", "PIL"}
 STAGES = [
@@ -149,6 +142,10 @@ class TestValues:
         assert arguments[:3] == ["deit_t", "--weights", "a b.pth"]
         assert arguments[3:5] == ["--num-classes", "5"]
         assert arguments[5:] == ["--mean", "0.5,0.5,0.5", "--std", "1.0,1.0,1.0"]
+        precision = choice(int4=True, weight_only=True, block_size=32, uniform=True)
+        assert values.repeated(network, precision)[9:] == [
+            *("--int4", "--weight-only", "--block-size", "32", "--uniform")
+        ]
 
     def test_a_model_s_name_makes_a_file_s(self) -> None:
         out = values.default_out("hf_hub:someone/vit", "w8a8", ".mimiq")
