@@ -91,6 +91,7 @@ VARIANTS: dict[str, tuple[str, Callable[[Recipe], Recipe]]] = {
     "nearest-rounding": ("synthetic", _ranges(rounding="nearest")),
     "percentile-ranges": ("synthetic", _ranges(observer="percentile")),
     "minmax-ranges": ("synthetic", _ranges(observer="minmax")),
+    "one-step": ("synthetic", _ranges(two_steps=False)),
     "no-rotation": ("synthetic", _ranges(rotate=False, migrate=False)),
     "migration": ("synthetic", _ranges(rotate=False, migrate=True)),
 }

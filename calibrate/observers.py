@@ -279,7 +279,7 @@ def _group_error(groups: torch.Tensor, scale: torch.Tensor, grid: Grid) -> torch
 
 def _demand(low: torch.Tensor, high: torch.Tensor, grid: Grid) -> torch.Tensor:
     """The largest demand of values between ``low`` and ``high``, at least 0."""
-    above = high / grid.qmax if grid.qmax > 0 else torch.zeros_like(high)
+    above = high / grid.top if grid.top > 0 else torch.zeros_like(high)
     below = low / grid.qmin if grid.qmin < 0 else torch.zeros_like(low)
     return torch.maximum(above, below).clamp(min=0)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from mimiq.calibrate.observers import SMALLEST_SCALE, MinMaxObserver
-from mimiq.fake_quant import Grid
+from mimiq.fake_quant import Grid, fake_quantize_to
 
 ROWS = 512  # input rows that the errors are measured on
 _FRACTIONS = tuple(2 ** (-step / 4) for step in range(13))  # of the exact range, down to an eighth
@@ -59,5 +59,5 @@ class OutputErrorObserver:
 
     def error(self, scale: torch.Tensor, grid: Grid) -> float:
         """Mean squared error of the Linear's output at this scale."""
-        error = self._rows.div(scale).round_().clamp_(grid.qmin, grid.qmax).mul_(scale)
-        return float((error.sub_(self._rows) @ self._factor.T).square().mean())
+        error = fake_quantize_to(self._rows, scale, grid).sub_(self._rows)
+        return float((error @ self._factor.T).square().mean())

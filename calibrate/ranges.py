@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from typing import Any, Literal
 
@@ -11,13 +11,17 @@ from torch import nn
 
 from mimiq.calibrate.observers import OBSERVERS, MinMaxObserver, MSEObserver, Observer
 from mimiq.calibrate.output_error import SLACK, OutputErrorObserver
-from mimiq.fake_quant import Grid, QuantConv2d, Quantizer, QuantLinear, fake_quantize
+from mimiq.fake_quant import Grid, QuantConv2d, Quantizer, QuantLinear, fake_quantize_to
 from mimiq.models.attention import ExplicitAttention
 from mimiq.models.family import Family
 from mimiq.precision import Precision
 
 ObserverName = Literal["minmax", "percentile", "mse", "entropy", "output"]
 
+# Of a grid of two steps: the share of the positive integers that the coarse step takes, and how
+# many fine steps it holds.
+_COARSE_SHARES = (0.4, 0.5, 0.6, 0.7)
+_RATIOS = (2, 3, 4, 6, 8, 12, 15)
 _WORTH_A_SUBTRACTION = 0.5  # of the error of INT8's own window
 
 
@@ -29,16 +33,23 @@ def activation_quantizers(
     images: torch.Tensor,
     observer: ObserverName = "output",
     batch_size: int = 16,
+    *,
+    two_steps: bool = True,
 ) -> None:
     """Fill every activation's quantiser point of ``module`` in place.
 
     One pass over ``images`` (B, 3, S, S); memory does not grow with their number. Weight quantisers
     that are already there take part, so that the ranges are those of the quantised network.
+
+    Args:
+        observer: ``output`` judges the inputs of Linears by the error of the output.
+        two_steps: below 8 bits let outputs of softmax, and with ``output`` inputs of Linears whose
+            values lie mostly on one side, have grids of two steps where those fit better.
     """
     points = list(_points(family, module, precision))
     seen = [_observer_for(observer, parent, width) for parent, _, width in points]
     searches = {
-        attention: _ProbsSearch(Grid.shifted(bits, 0))
+        attention: _ProbsSearch(_grids(bits, 0, two_steps))
         for attention, bits in _attentions(family, module, precision)
     }
     with ExitStack() as hooks:
@@ -50,10 +61,11 @@ def activation_quantizers(
         for start in range(0, len(images), batch_size):
             module(images[start : start + batch_size])
     for (parent, attribute, width), one in zip(points, seen, strict=True):
-        scale, grid = _scale_and_grid(one, width)
+        scale, grid = _scale_and_grid(one, width, two_steps)
         setattr(parent, attribute, Quantizer(scale.to(images.device), grid))
     for attention, search in searches.items():
-        attention.probs_quantizer = Quantizer(search.best().to(images.device), search.grid)
+        scale, grid = search.best()
+        attention.probs_quantizer = Quantizer(scale.to(images.device), grid)
 
 
 class _ProbsSearch:
@@ -61,13 +73,16 @@ class _ProbsSearch:
 
     Of some 200 probabilities most are far below 1/127: a scale that covers 1 rounds them away, and
     a small one cuts the few peaks. Which matters more depends on the values v that they weigh, so
-    the candidates are judged by ``softmax · v``.
+    the candidates are judged by ``softmax · v``. With fewer than 8 bits no single step serves both.
     """
 
-    def __init__(self, grid: Grid) -> None:
-        self.grid = grid
-        self.scales = [1 / grid.qmax / 2 ** (step / 4) for step in range(17)]  # down to 1/16 of it
-        self.errors = torch.zeros(len(self.scales), dtype=torch.float64)
+    _QUERIES = 4  # every fourth is looked at
+
+    def __init__(self, grids: list[Grid]) -> None:
+        self.candidates = [  # down to 1/16 of the scale that covers 1
+            (1 / grid.top / 2 ** (step / 4), grid) for grid in grids for step in range(17)
+        ]
+        self.errors = torch.zeros(len(self.candidates), dtype=torch.float64)
         self._v: torch.Tensor | None = None
 
     def watching(self, attention: ExplicitAttention) -> ExitStack:
@@ -77,21 +92,24 @@ class _ProbsSearch:
         hooks.callback(attention.probs_quantizer.register_forward_hook(self._see_probs).remove)
         return hooks
 
-    def best(self) -> torch.Tensor:
-        # The largest of those that are about as good: real attention has higher peaks.
+    def best(self) -> tuple[torch.Tensor, Grid]:
+        grid = self.candidates[int(self.errors.argmin())][1]
+        # The largest of those scales that are about as good: real attention has higher peaks.
         good = self.errors <= SLACK * self.errors.min()
-        return torch.tensor(self.scales[int(good.nonzero()[0])])
+        scales = [
+            s for (s, g), fits in zip(self.candidates, good, strict=True) if fits and g == grid
+        ]
+        return torch.tensor(max(scales)), grid
 
     def _see_v(self, _module: nn.Module, _inputs: Any, v: torch.Tensor) -> None:
         self._v = v
 
     def _see_probs(self, _module: nn.Module, _inputs: Any, probs: torch.Tensor) -> None:
         assert self._v is not None
-        # Two images a batch tell enough: each has heads × tokens² probabilities.
-        probs, v = probs[:2].float(), self._v[:2].float()
-        for index, scale in enumerate(self.scales):
-            spread = torch.tensor(scale, device=probs.device)
-            rounded = fake_quantize(probs, spread, self.grid.qmin, self.grid.qmax, -1, 0)
+        # A few images and queries tell enough: each image has heads × tokens² probabilities.
+        probs, v = probs[:2, :, :: self._QUERIES].float(), self._v[:2].float()
+        for index, (scale, grid) in enumerate(self.candidates):
+            rounded = fake_quantize_to(probs, torch.tensor(scale, device=probs.device), grid)
             self.errors[index] += float(((rounded - probs) @ v).square().sum())
 
 
@@ -135,7 +153,7 @@ def _updating(observer: Observer) -> Callable[[nn.Module, tuple[torch.Tensor, ..
     return hook
 
 
-def _scale_and_grid(observer: Observer, bits: int) -> tuple[torch.Tensor, Grid]:
+def _scale_and_grid(observer: Observer, bits: int, two_steps: bool) -> tuple[torch.Tensor, Grid]:
     """The scale, and the window of integers that fits best.
 
     A window such as [−1, 14] for the output of GELU spends its levels where the values are, and its
@@ -148,9 +166,44 @@ def _scale_and_grid(observer: Observer, bits: int) -> tuple[torch.Tensor, Grid]:
         return scale, symmetric
     best, least = (scale, symmetric), observer.error(scale, symmetric)
     least *= _WORTH_A_SUBTRACTION if bits == 8 else 1
-    for low in (-64, -32, -16, -8) if bits == 8 else range(symmetric.qmin + 1, 1):
-        grid = Grid(low, low + 2**bits - 1)
+    lows = (-64, -32, -16, -8) if bits == 8 else range(symmetric.qmin + 1, 1)
+    windows = [Grid(low, low + 2**bits - 1) for low in lows]
+    best, least = _best_grid(observer, windows, best, least)
+    low = best[1].qmin
+    if two_steps and isinstance(observer, OutputErrorObserver) and low >= symmetric.qmin // 2:
+        lows = range(max(low - 2, symmetric.qmin), min(low + 1, 0) + 1)
+        grids = [grid for low in lows for grid in two_step_grids(bits, low)]
+        best, least = _best_grid(observer, grids, best, least)
+    return best
+
+
+def _best_grid(
+    observer: MSEObserver | OutputErrorObserver,
+    grids: Iterable[Grid],
+    best: tuple[torch.Tensor, Grid],
+    least: float,
+) -> tuple[tuple[torch.Tensor, Grid], float]:
+    """Scale and grid of the least error, and that error; what they were where none is better."""
+    for grid in grids:
         scale = observer.scale(grid)
         if (error := observer.error(scale, grid)) < least:
             best, least = (scale, grid), error
-    return best
+    return best, least
+
+
+def _grids(bits: int, low: int, two_steps: bool) -> list[Grid]:
+    return [Grid.shifted(bits, low), *(two_step_grids(bits, low) if two_steps else ())]
+
+
+def two_step_grids(bits: int, low: int) -> list[Grid]:
+    """Grids of 2^bits integers from ``low`` on, a share of them further apart; all within INT8.
+
+    None for 7 bits and more, which leave no room for a coarse step in INT8.
+    """
+    above = 2**bits - 1 + low
+    grids = [
+        Grid(low, above - coarse, ratio, coarse)
+        for coarse in sorted({round(share * above) for share in _COARSE_SHARES})
+        for ratio in _RATIOS
+    ]
+    return [grid for grid in grids if grid.top <= 127 and 0 < grid.coarse < above]

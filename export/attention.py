@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from mimiq.export.graph import DEQUANTIZE, QUANTIZE, consumers, nodes_of, operand, producer
+from mimiq.export.narrowing import narrowed
 
 # What may stand between a product and its softmax without making it another computation.
 _PASSIVE = ("Cast", "Mul", "Div", "Add", "Identity", "Reshape")
@@ -84,6 +85,7 @@ def _scores(softmax: ir.Node) -> ir.Node | None:
 def _heads(softmax: ir.Node) -> ir.Node | None:
     value = softmax.outputs[0]
     while True:
+        value = narrowed(value)
         readers = consumers(value)
         if len(readers) != 1:
             return None

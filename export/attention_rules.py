@@ -12,6 +12,7 @@ import onnx_ir as ir
 from mimiq.export.attention import Attention
 from mimiq.export.findings import Finding, Subject, is_half, name_of
 from mimiq.export.graph import QUANTIZE, consumers, nodes_of, producer
+from mimiq.export.narrowing import narrowing
 
 MAX_SEQUENCE = 512
 HEAD_SIZES = (16, 32, 64)
@@ -126,7 +127,10 @@ def fused_qkv(subject: Subject) -> Iterator[Finding]:
 
 def _clip_of(dequantize: ir.Node | None) -> ir.Node | None:
     quantize = None if dequantize is None else producer(dequantize.inputs[0], QUANTIZE)
-    return None if quantize is None else _source(quantize.inputs[0], ("Clip",))
+    if quantize is None:
+        return None
+    narrow = narrowing(quantize)
+    return narrow.clip if narrow else _source(quantize.inputs[0], ("Clip",))
 
 
 def _clip_behind(attention: Attention) -> ir.Node | None:

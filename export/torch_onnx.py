@@ -88,7 +88,7 @@ def _translation() -> Callable[..., Any]:
     from onnxscript import values
 
     schema = onnx.defs.OpSchema
-    attributes = ("qmin", "qmax", "axis", "block_size")
+    attributes = ("qmin", "qmax", "axis", "block_size", "ratio", "coarse")
     operator = values.Op(
         values.Opset(DOMAIN, 1),
         FAKE_QUANTIZE,
@@ -106,8 +106,19 @@ def _translation() -> Callable[..., Any]:
         ),
     )
 
-    def fake_quantize(x: Any, scale: Any, qmin: int, qmax: int, axis: int, block_size: int) -> Any:
-        return operator(x, scale, qmin=qmin, qmax=qmax, axis=axis, block_size=block_size)
+    # Defaults as the operator's: what is left at them does not reach here.
+    def fake_quantize(
+        x: Any,
+        scale: Any,
+        qmin: int,
+        qmax: int,
+        axis: int,
+        block_size: int,
+        ratio: int = 1,
+        coarse: int = 0,
+    ) -> Any:
+        values = (qmin, qmax, axis, block_size, ratio, coarse)
+        return operator(x, scale, **dict(zip(attributes, values, strict=True)))
 
     return fake_quantize
 

@@ -8,54 +8,43 @@ Rounding is to nearest, ties to even, as in ONNX. The zero point is 0 everywhere
 other); a grid is a window ``[qmin, qmax]`` of integers, which need not be symmetric. Where the
 window of a Linear's input leaves INT8, as [-16, 239] does for the output of GELU, :func:`freeze`
 moves it back by a constant that it takes from the input and gives to the bias.
+
+With few bits a grid may have a second, coarser step above ``qmax`` (:class:`Grid`): a softmax of
+two hundred tokens has most of its values near 1/200 and a few near 1, and sixteen evenly spaced
+integers hold one or the other.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import nn
 
+from mimiq.grid import Grid as Grid
 from mimiq.precision import Block, Granularity, PerChannel, PerTensor
-
-
-@dataclass(frozen=True)
-class Grid:
-    """The integers ``qmin … qmax`` a tensor is rounded to."""
-
-    qmin: int
-    qmax: int
-
-    @staticmethod
-    def signed(bits: int) -> Grid:
-        """``[-2^(b-1), 2^(b-1) - 1]``: INT8, INT4."""
-        return Grid(-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
-
-    @staticmethod
-    def weight(bits: int) -> Grid:
-        """For weights: signed, but 8 bits without −128, whose products saturate AVX2 kernels."""
-        return Grid(-127, 127) if bits == 8 else Grid.signed(bits)
-
-    @staticmethod
-    def shifted(bits: int, low: int) -> Grid:
-        """``2^b`` integers from ``low`` on, cut to what an INT8 carrier holds."""
-        return Grid(max(low, -128), min(low + 2**bits - 1, 127))
 
 
 @torch.library.custom_op("mimiq::fake_quantize", mutates_args=())
 def fake_quantize(
-    x: torch.Tensor, scale: torch.Tensor, qmin: int, qmax: int, axis: int, block_size: int
+    x: torch.Tensor,
+    scale: torch.Tensor,
+    qmin: int,
+    qmax: int,
+    axis: int,
+    block_size: int,
+    ratio: int = 1,
+    coarse: int = 0,
 ) -> torch.Tensor:
-    """``clamp(round(x / scale), qmin, qmax) * scale``.
+    """``clamp(round(x / scale), qmin, qmax) * scale``; of two steps, the nearest of the grid.
 
     Args:
         x: any floating-point tensor.
         scale: fp32. Shape () per tensor; (x.shape[axis],) per channel; for blocks (two-dimensional
             ``x`` and ``axis`` 1) (x.shape[0], x.shape[1] / block_size).
-        qmin, qmax: the grid.
+        qmin, qmax, ratio, coarse: the :class:`Grid`.
         axis: the channel's or the block's axis; -1 for per tensor.
         block_size: 0 unless block-wise.
 
@@ -63,15 +52,30 @@ def fake_quantize(
         Same shape and dtype as ``x``.
     """
     spread = _spread(scale, x, axis, block_size)
-    steps = x.float().div(spread).round_().clamp_(qmin, qmax)
+    steps = _to_grid(x.float().div(spread), Grid(qmin, qmax, ratio, coarse))
     return steps.mul_(spread).to(x.dtype)
 
 
 @fake_quantize.register_fake
 def _(
-    x: torch.Tensor, scale: torch.Tensor, qmin: int, qmax: int, axis: int, block_size: int
+    x: torch.Tensor,
+    scale: torch.Tensor,
+    qmin: int,
+    qmax: int,
+    axis: int,
+    block_size: int,
+    ratio: int = 1,
+    coarse: int = 0,
 ) -> torch.Tensor:
     return torch.empty_like(x)
+
+
+def _to_grid(steps: torch.Tensor, grid: Grid) -> torch.Tensor:
+    """``steps``, x / scale, rounded to the grid in place."""
+    if not grid.coarse:
+        return steps.round_().clamp_(grid.qmin, grid.qmax)
+    above = steps.sub(grid.qmax).div_(grid.ratio).round_().clamp_(0, grid.coarse)
+    return steps.round_().clamp_(grid.qmin, grid.qmax).add_(above, alpha=grid.ratio)
 
 
 def _spread(scale: torch.Tensor, x: torch.Tensor, axis: int, block_size: int) -> torch.Tensor:
@@ -97,34 +101,45 @@ def _dot_to_scale(
     return product.sum([dim for dim in range(product.ndim) if dim != axis])
 
 
+def fake_quantize_to(
+    x: torch.Tensor, scale: torch.Tensor, grid: Grid, axis: int = -1, block_size: int = 0
+) -> torch.Tensor:
+    """:func:`fake_quantize` to a :class:`Grid`."""
+    out: torch.Tensor = fake_quantize(
+        x, scale, grid.qmin, grid.qmax, axis, block_size, grid.ratio, grid.coarse
+    )
+    return out
+
+
 def _save(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
-    x, scale, ctx.qmin, ctx.qmax, ctx.axis, ctx.block_size = inputs
+    x, scale, qmin, qmax, ctx.axis, ctx.block_size, *two_steps = inputs
+    ctx.grid = Grid(qmin, qmax, *two_steps)
     ctx.save_for_backward(x, scale)
 
 
 def _gradients(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
     """Straight through inside the grid for x; the LSQ gradient for the scale.
 
-    d/ds is ``round(x/s) - x/s`` inside the grid and ``qmin`` or ``qmax`` at its ends and beyond,
-    scaled by ``1 / sqrt(n · qmax)`` for n elements a scale (Esser et al., LSQ, ICLR 2020, sections
-    2.1, 2.2).
+    d/ds is ``round(x/s) - x/s`` inside the grid and its least or greatest integer at its ends and
+    beyond, scaled by ``1 / sqrt(n · greatest)`` for n elements a scale (Esser et al., LSQ, ICLR
+    2020, sections 2.1, 2.2).
     """
     x, scale = ctx.saved_tensors
+    grid: Grid = ctx.grid
     grad = grad.float()
     steps = x.float().div(_spread(scale, x, ctx.axis, ctx.block_size))
     # Zero outside, as torch.where would make it, which on a CPU takes twenty times as long.
-    inside_grid = torch.ops.aten.hardtanh_backward(grad, steps, ctx.qmin, ctx.qmax)
+    inside_grid = torch.ops.aten.hardtanh_backward(grad, steps, grid.qmin, grid.top)
     grad_x = inside_grid.to(x.dtype)
     if not ctx.needs_input_grad[1]:
-        return grad_x, None, None, None, None, None
+        return grad_x, *(None,) * 7
     # Σ g·round(q) over all elements less Σ g·q over those inside the grid: the same sum with half
     # the passes over memory, for outside the grid q is an integer already.
     inside = _dot_to_scale(inside_grid, steps, ctx.axis, ctx.block_size)
-    rounded = steps.round_().clamp_(ctx.qmin, ctx.qmax)
-    total = _dot_to_scale(grad, rounded, ctx.axis, ctx.block_size)
+    total = _dot_to_scale(grad, _to_grid(steps, grid), ctx.axis, ctx.block_size)
     elements_per_scale = x.numel() / scale.numel()
-    grad_scale = (total - inside) / math.sqrt(elements_per_scale * max(ctx.qmax, 1))
-    return grad_x, grad_scale.reshape(scale.shape), None, None, None, None
+    grad_scale = (total - inside) / math.sqrt(elements_per_scale * max(grid.top, 1))
+    return grad_x, grad_scale.reshape(scale.shape), *(None,) * 6
 
 
 fake_quantize.register_autograd(_gradients, setup_context=_save)
@@ -160,13 +175,10 @@ class Quantizer(nn.Module):
             self.log_scale.copy_(scale.log())
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        out: torch.Tensor = fake_quantize(
-            x, self.scale, self.grid.qmin, self.grid.qmax, self.axis, self.block_size
-        )
-        return out
+        return fake_quantize_to(x, self.scale, self.grid, self.axis, self.block_size)
 
     def extra_repr(self) -> str:
-        return f"[{self.grid.qmin}, {self.grid.qmax}], axis={self.axis}, block={self.block_size}"
+        return f"{self.grid}, axis={self.axis}, block={self.block_size}"
 
 
 class FrozenQuantizer(nn.Module):
@@ -181,8 +193,8 @@ class FrozenQuantizer(nn.Module):
     def __init__(self, quantizer: Quantizer) -> None:
         super().__init__()
         grid = quantizer.grid
-        steps = max(grid.qmax - 127, 0) + min(grid.qmin + 128, 0)
-        self.grid = Grid(grid.qmin - steps, grid.qmax - steps)
+        steps = max(grid.top - 127, 0) + min(grid.qmin + 128, 0)
+        self.grid = replace(grid, qmin=grid.qmin - steps, qmax=grid.qmax - steps)
         self.axis = quantizer.axis
         self.block_size = quantizer.block_size
         self.register_buffer("scale", quantizer.scale.detach().clone())
@@ -191,10 +203,7 @@ class FrozenQuantizer(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if self.offset:
             x = x - self.offset
-        out: torch.Tensor = fake_quantize(
-            x, self.scale, self.grid.qmin, self.grid.qmax, self.axis, self.block_size
-        )
-        return out
+        return fake_quantize_to(x, self.scale, self.grid, self.axis, self.block_size)
 
 
 def weight_axis(granularity: Granularity) -> tuple[int, int]:

@@ -35,6 +35,7 @@ class RangeRecipe:
 
     Attributes:
         observer: how an activation's range becomes a scale.
+        two_steps: below 8 bits let outputs of softmax and GELU have grids of two steps.
         rotate: turn the network into a basis without outlier channels first.
         migrate: where its stream cannot be turned, move outliers of activations into weights.
         refit: fit weights, layer by layer, to what the original computes there.
@@ -42,6 +43,7 @@ class RangeRecipe:
     """
 
     observer: ObserverName = "output"
+    two_steps: bool = True
     rotate: bool = True
     migrate: bool = True
     refit: bool = True
@@ -94,7 +96,9 @@ def quantize(
     progress("weight scales")
     swap_layers(module, precision)
     progress("activation ranges")
-    activation_quantizers(model.family, module, precision, images, recipe.observer)
+    activation_quantizers(
+        model.family, module, precision, images, recipe.observer, two_steps=recipe.two_steps
+    )
     compensate = recipe.rounding == "compensated"
     if recipe.refit or compensate:
         progress("fitting weights")

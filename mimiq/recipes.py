@@ -79,7 +79,9 @@ def recipe_for(name: str, precision: Precision) -> Recipe:
         raise BadInput(f"Recipe {name!r} is unknown.", f"Choose one of {', '.join(NAMES)}.")
     distillation = _DISTILLATION[name]
     if name == "paper":
-        ranges = RangeRecipe("mse", rotate=False, migrate=False, refit=False, rounding="nearest")
+        ranges = RangeRecipe(
+            "mse", two_steps=False, rotate=False, migrate=False, refit=False, rounding="nearest"
+        )
     else:
         ranges, distillation = _ranges(precision), _fitted(distillation, precision)
     return Recipe(name, SYNTHESIS_RECIPES[name], ranges, distillation, _PROCEDURAL.get(name, 0))

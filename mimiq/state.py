@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ def save_quantized(quantized: QuantizedModel, folder: Path) -> None:
         "precision": quantized.precision.to_json(),
         "weights_sha256": quantized.model.weights_hash,
         "quantizers": {
-            name: [part.grid.qmin, part.grid.qmax, part.axis, part.block_size]
+            name: {"grid": astuple(part.grid), "axis": part.axis, "block_size": part.block_size}
             for name, part in quantized.module.named_modules()
             if isinstance(part, Quantizer)
         },
@@ -58,13 +59,16 @@ def load_quantized(model: LoadedModel, folder: Path) -> QuantizedModel:
             "Give the model and the --weights it was distilled from.",
         )
     module = copy.deepcopy(model.module)
-    for name, (qmin, qmax, axis, block_size) in description["quantizers"].items():
+    for name, quantizer in description["quantizers"].items():
         parent, _, point = name.rpartition(".")
         layer = module.get_submodule(parent)
         if point in ("weight_quantizer", "input_quantizer"):
             _swap(module, parent, layer)
         scale = values[f"{name}.log_scale"].exp()
-        module.set_submodule(name, Quantizer(scale, Grid(qmin, qmax), axis, block_size))
+        grid = Grid(*quantizer["grid"])
+        module.set_submodule(
+            name, Quantizer(scale, grid, quantizer["axis"], quantizer["block_size"])
+        )
     module.load_state_dict(values)
     module.requires_grad_(False)
     return QuantizedModel(module, model, Precision.from_json(description["precision"]))

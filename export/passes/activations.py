@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -22,6 +23,7 @@ from mimiq.export.graph import (
     producer,
     replace,
 )
+from mimiq.grid import Grid
 
 # What an operator's output can be, whatever its input. GELU's minimum is -0.16997.
 _RANGES = {"Softmax": (0.0, 1.0), "Gelu": (-0.17, math.inf), "Relu": (0.0, math.inf)}
@@ -32,7 +34,8 @@ class LowerActivations(ir.passes.InPlacePass):
 
     QuantizeLinear saturates at [-128, 127]. A narrower grid [qmin, qmax] is a Clip of x to
     [qmin·s, qmax·s] before it, on the sides where x could leave the grid: a softmax needs none
-    below 0, nor above 1 when 1/s rounds to at most qmax.
+    below 0, nor above 1 when 1/s rounds to at most qmax. A grid of two steps has a Q/DQ of its own
+    for the coarse one, see :mod:`mimiq.export.narrowing`.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
@@ -57,26 +60,61 @@ def _lower(node: ir.Node) -> None:
             f"The activation scale {name} is {scale.reshape(-1)[0]}, not a positive number.",
             "Calibrate again: a tensor without spread cannot be quantised.",
         )
-    if not -128 <= qmin <= 0 <= qmax <= 127:
+    ratio, coarse = int_attribute(node, "ratio", 1), int_attribute(node, "coarse", 0)
+    top = qmax + ratio * coarse
+    if not -128 <= qmin <= 0 <= qmax <= top <= 127:
         raise UnsupportedModel(
-            f"The activation behind {name} is quantised to [{qmin}, {qmax}], which is no window of "
+            f"The activation behind {name} is quantised to [{qmin}, {top}], which is no window of "
             "INT8 around 0.",
             "Use at most 8 bits and zero point 0.",
         )
-    graph, shape = graph_of(node), node.outputs[0].shape
     step = np.float32(scale.reshape(()))
-    low, high = _clip_bounds(x, step, qmin, qmax)
-    if low is not None or high is not None:
-        bounds = [
-            None if bound is None else add_initializer(graph, f"{name}_{side}", bound)
-            for side, bound in (("min", low), ("max", high))
-        ]
-        x = emit(node, "Clip", [x, *bounds], dtype=ir.DataType.FLOAT, shape=shape)
-    scales = add_initializer(graph, name, np.asarray(step))
-    zero = add_initializer(graph, f"{name}_zero_point", np.asarray(0, np.int8))
-    integers = emit(node, QUANTIZE, [x, scales, zero], dtype=ir.DataType.INT8, shape=shape)
-    output = emit(node, DEQUANTIZE, [integers, scales, zero], dtype=ir.DataType.FLOAT, shape=shape)
-    replace(node, output)
+    if coarse:
+        x = _two_steps(node, x, name, step, Grid(qmin, qmax, ratio, coarse))
+    else:
+        x = _clip(node, x, name, *_clip_bounds(x, step, qmin, qmax))
+    replace(node, _quantize(node, x, name, step))
+
+
+def _two_steps(node: ir.Node, x: ir.Value, name: str, step: np.float32, grid: Grid) -> ir.Value:
+    """``x`` cut to the fine part of the grid, plus what lies above it in coarse steps."""
+    ends = [np.asarray(np.float32(end) * step, np.float32) for end in (grid.qmin, grid.qmax)]
+    fine = _clip(node, x, name, *ends)
+    wide = np.float32(grid.ratio) * step
+    limits = [np.asarray(np.float32(end) * wide, np.float32) for end in (0, grid.coarse)]
+    end_of_fine = add_initializer(graph_of(node), f"{name}_fine_end", ends[1])
+    above = _emit(node, "Sub", [x, end_of_fine])
+    above = _clip(node, above, f"{name}_coarse", *limits)
+    return _emit(node, "Add", [fine, _quantize(node, above, f"{name}_coarse", wide)])
+
+
+def _clip(
+    node: ir.Node, x: ir.Value, name: str, low: np.ndarray | None, high: np.ndarray | None
+) -> ir.Value:
+    if low is None and high is None:
+        return x
+    bounds = [
+        None if bound is None else add_initializer(graph_of(node), f"{name}_{side}", bound)
+        for side, bound in (("min", low), ("max", high))
+    ]
+    return _emit(node, "Clip", [x, *bounds])
+
+
+def _quantize(node: ir.Node, x: ir.Value, name: str, step: np.float32) -> ir.Value:
+    """DequantizeLinear(QuantizeLinear(x)) to int8 with zero point 0."""
+    scale = add_initializer(graph_of(node), name, np.asarray(step))
+    zero = add_initializer(graph_of(node), f"{name}_zero_point", np.asarray(0, np.int8))
+    integers = _emit(node, QUANTIZE, [x, scale, zero], ir.DataType.INT8)
+    return _emit(node, DEQUANTIZE, [integers, scale, zero])
+
+
+def _emit(
+    node: ir.Node,
+    op_type: str,
+    inputs: Sequence[ir.Value | None],
+    dtype: ir.DataType = ir.DataType.FLOAT,
+) -> ir.Value:
+    return emit(node, op_type, inputs, dtype=dtype, shape=node.outputs[0].shape)
 
 
 def _clip_bounds(

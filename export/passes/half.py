@@ -17,9 +17,9 @@ from mimiq.export.graph import (
     constant,
     consumers,
     nodes_of,
-    producer,
 )
 from mimiq.export.linears import find_linears
+from mimiq.export.narrowing import narrowing
 
 HALF, FLOAT = ir.DataType.FLOAT16, ir.DataType.FLOAT
 
@@ -145,10 +145,10 @@ def _float_nodes(model: ir.Model) -> set[ir.Node]:
     """The nodes that stay fp32."""
     single: set[ir.Node] = set()
     for quantize in nodes_of(model, QUANTIZE):
-        clip = producer(quantize.inputs[0], "Clip")
+        narrow = narrowing(quantize)
         single |= {quantize, *consumers(quantize.outputs[0], DEQUANTIZE)}
-        if clip is not None:
-            single.add(clip)
+        if narrow is not None:
+            single.update(narrow.nodes)
     for linear in find_linears(model):
         if linear.activation is not None and linear.weight is not None:
             single |= {linear.node, linear.weight, *_bias(linear.node)}

@@ -19,6 +19,7 @@ from mimiq.export.graph import (
     producer,
     replace,
 )
+from mimiq.export.narrowing import narrowing
 
 
 class Unquantize(ir.passes.InPlacePass):
@@ -33,11 +34,11 @@ class Unquantize(ir.passes.InPlacePass):
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         found = nodes_of(model, DEQUANTIZE)
-        for node in found:
+        for node in reversed(found):  # what a coarse step's own Q/DQ belong to comes behind them
             quantizer = producer(node.inputs[0], QUANTIZE)
             if quantizer is not None:
-                clip = producer(quantizer.inputs[0], "Clip")
-                replace(node, operand(clip or quantizer, 0))
+                narrow = narrowing(quantizer)
+                replace(node, operand(narrow.clip if narrow else quantizer, 0))
                 continue
             integers, scale = array(node.inputs[0]), array(node.inputs[1])
             if integers is None or scale is None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from mimiq.calibrate.ranges import activation_quantizers
+from mimiq.calibrate.ranges import activation_quantizers, two_step_grids
 from mimiq.fake_quant import Grid, Quantizer, fake_quantize, quant_layers
 from mimiq.models import ExplicitAttention
 from mimiq.models.vit import ViTFamily
@@ -95,7 +95,41 @@ def test_four_bits_use_all_sixteen_levels(network: nn.Module, images: torch.Tens
     module = _quantized(network, images, 4)
     for part in module.modules():
         if isinstance(part, Quantizer) and part.scale.ndim == 0:
-            assert part.grid.qmax - part.grid.qmin == 15
+            assert part.grid.count == 16
+
+
+def test_two_steps_serve_where_one_cannot(network: nn.Module, images: torch.Tensor) -> None:
+    """Peaks beside many small values: attention to one token among even attention to the rest."""
+    module = copy.deepcopy(network)
+    module.get_submodule("blocks.0.attn.qkv").weight[:128].mul_(30)
+    module.get_submodule("blocks.0.mlp.fc1").weight.mul_(20)
+    precision = from_bits(8, 4, uniform=True)
+    swap_layers(module, precision)
+    errors = {}
+    for two_steps in (False, True):
+        part = copy.deepcopy(module)
+        activation_quantizers(ViTFamily(), part, precision, images, "output", two_steps=two_steps)
+        grids = {
+            name: point.grid
+            for name, point in part.named_modules()
+            if isinstance(point, Quantizer) and point.scale.ndim == 0
+        }
+        assert all(grid.count == 16 and grid.top <= 127 for grid in grids.values())
+        two = {name for name, grid in grids.items() if grid.coarse}
+        expected = {"blocks.0.attn.probs_quantizer", "blocks.0.mlp.fc2.input_quantizer"}
+        assert two == (expected if two_steps else set())
+        errors[two_steps] = float((part(images) - module(images)).square().mean())
+    assert errors[True] < 0.9 * errors[False]
+
+
+@pytest.mark.parametrize("bits", range(2, 9))
+def test_grids_of_two_steps_hold_as_many_integers_as_the_bits(bits: int) -> None:
+    for low in range(-(2 ** (bits - 1)), 1):
+        for grid in two_step_grids(bits, low):
+            assert grid.count == 2**bits
+            assert grid.qmin == low
+            assert 0 < grid.qmax < grid.top <= 127
+    assert bool(two_step_grids(bits, 0)) == (bits < 7)
 
 
 def test_the_output_of_gelu_gets_a_window_of_its_own(

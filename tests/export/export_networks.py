@@ -117,7 +117,9 @@ def simulate(module: nn.Module, precision: Precision, images: torch.Tensor) -> n
             if isinstance(seen, _Range):
                 layer_bits = precision.of(name).activation_bits or bits
                 assert layer_bits is not None
-                setattr(parent, point, activation_quantizer(seen.largest, layer_bits, point))
+                behind_gelu = name.endswith("fc2")
+                quantizer = activation_quantizer(seen.largest, layer_bits, point, behind_gelu)
+                setattr(parent, point, quantizer)
     return freeze(module).eval()
 
 
@@ -135,9 +137,14 @@ def weight_quantizer(weight: torch.Tensor, wanted: LayerPrecision) -> nn.Module:
     return Quantizer(largest.clamp_min(1e-6) / grid.qmax, grid, axis, block)
 
 
-def activation_quantizer(largest: float, bits: int, point: str) -> Quantizer:
-    if point == "probs_quantizer":
-        grid = Grid(0, 127) if bits == 8 else Grid.shifted(bits, 0)
-        return Quantizer(torch.tensor((1.0 if bits == 8 else largest) / grid.qmax), grid)
+def activation_quantizer(
+    largest: float, bits: int, point: str, behind_gelu: bool = False
+) -> Quantizer:
+    if point == "probs_quantizer" and bits == 8:
+        return Quantizer(torch.tensor(1 / 127), Grid(0, 127))
     grid = Grid.signed(bits)
-    return Quantizer(torch.tensor(largest / grid.qmax), grid)
+    if bits == 4 and point == "probs_quantizer":
+        grid = Grid(0, 7, 15, 8)
+    elif bits == 4 and behind_gelu:
+        grid = Grid(-2, 5, 4, 8)
+    return Quantizer(torch.tensor(largest / grid.top), grid)

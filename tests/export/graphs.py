@@ -49,7 +49,15 @@ def graph(
 
 
 def fake_quantize(
-    x: str, scale: str, y: str, qmin: int, qmax: int, axis: int = -1, block_size: int = 0
+    x: str,
+    scale: str,
+    y: str,
+    qmin: int,
+    qmax: int,
+    axis: int = -1,
+    block_size: int = 0,
+    ratio: int = 1,
+    coarse: int = 0,
 ) -> onnx.NodeProto:
     return helper.make_node(
         "FakeQuantize",
@@ -61,6 +69,8 @@ def fake_quantize(
         qmax=qmax,
         axis=axis,
         block_size=block_size,
+        ratio=ratio,
+        coarse=coarse,
     )
 
 

@@ -13,9 +13,10 @@ from onnx import helper
 
 from mimiq.errors import UnsupportedModel
 from mimiq.export.graph import DEQUANTIZE, QUANTIZE, array, nodes_of
+from mimiq.export.narrowing import narrowed, narrowing
 from mimiq.export.passes.activations import LowerActivations
 from mimiq.export.passes.key_transpose import TransposeBeforeQuantize
-from mimiq.fake_quant import Grid
+from mimiq.fake_quant import Grid, fake_quantize_to
 from mimiq.fake_quant import fake_quantize as simulate
 
 
@@ -24,7 +25,12 @@ def quantizer(grid: Grid, scale: float, before: str | None = None) -> ir.Model:
     nodes = [] if before is None else [helper.make_node(before, ["x"], ["v"])]
     source = "x" if before is None else "v"
     return graph(
-        [*nodes, fake_quantize(source, "s", "y", grid.qmin, grid.qmax)],
+        [
+            *nodes,
+            fake_quantize(
+                source, "s", "y", grid.qmin, grid.qmax, ratio=grid.ratio, coarse=grid.coarse
+            ),
+        ],
         {"x": ["n", 16]},
         {"s": np.float32(scale)},
     )
@@ -53,6 +59,44 @@ def test_any_window_of_int8_gives_the_simulated_values(grid: Grid, scale: float,
     x[0, :6] = edges * np.float32(scale)  # the ends of the grid, and ties
     expected = simulate(torch.from_numpy(x), torch.tensor(scale), grid.qmin, grid.qmax, -1, 0)
     np.testing.assert_array_equal(run(lowered(quantizer(grid, scale)), x=x)[0], expected.numpy())
+
+
+two_steps = st.builds(
+    Grid, st.integers(-8, 0), st.integers(1, 15), st.integers(2, 12), st.integers(1, 9)
+)
+
+
+@given(grid=two_steps, scale=scales, seed=st.integers(0, 2**16))
+@settings(max_examples=40, deadline=None)
+def test_a_grid_of_two_steps_gives_the_simulated_values(
+    grid: Grid, scale: float, seed: int
+) -> None:
+    reach = 1.3 * scale * grid.top
+    x = np.random.default_rng(seed).uniform(-reach / 4, reach, (8, 16)).astype(np.float32)
+    expected = fake_quantize_to(torch.from_numpy(x), torch.tensor(scale), grid).numpy()
+    found = run(lowered(quantizer(grid, scale)), x=x)[0]
+    # What lies within rounding of the border of two integers may go to either.
+    same = np.isclose(found, expected, rtol=1e-5, atol=1e-5 * scale)
+    step = np.where(expected > grid.qmax * scale, grid.ratio, 1) * scale
+    border = np.isclose(np.abs(x - expected), step / 2, rtol=1e-3)
+    assert (same | border).all()
+    assert same.mean() > 0.9
+
+
+def test_a_grid_of_two_steps_is_read_as_one() -> None:
+    model = lowered(quantizer(Grid(-2, 5, 4, 8), 0.1))
+    coarse, last = nodes_of(model, QUANTIZE)
+    found = narrowing(last)
+    assert found is not None
+    assert found.clip.inputs[0] is model.graph.inputs[0]
+    assert coarse in found.nodes
+    assert [node.op_type for node in found.coarse] == [
+        "Sub", "Clip", QUANTIZE, DEQUANTIZE, "Add"
+    ]  # fmt: skip
+    assert narrowed(model.graph.inputs[0]) is last.inputs[0]
+    alone = narrowing(coarse)
+    assert alone is not None
+    assert not alone.coarse
 
 
 @given(grid=windows, scale=scales, before=st.sampled_from(["Softmax", "Relu"]))
@@ -120,7 +164,7 @@ def test_impossible_scales_are_refused(scale: float) -> None:
         lowered(quantizer(Grid.signed(8), scale))
 
 
-@pytest.mark.parametrize("grid", [Grid(0, 255), Grid(-200, 100), Grid(3, 10)])
+@pytest.mark.parametrize("grid", [Grid(0, 255), Grid(-200, 100), Grid(3, 10), Grid(0, 7, 16, 8)])
 def test_grids_that_are_no_window_of_int8_are_refused(grid: Grid) -> None:
     with pytest.raises(UnsupportedModel, match="no window"):
         lowered(quantizer(grid, 0.1))

@@ -16,6 +16,7 @@ from mimiq.fake_quant import (
     Quantizer,
     QuantLinear,
     fake_quantize,
+    fake_quantize_to,
     freeze,
 )
 
@@ -80,6 +81,42 @@ def test_gradients_are_straight_through_and_lsq(
     expected = (slope * weights).reshape(*(shape if shape else (1,)), -1).sum(-1).reshape(shape)
     expected = expected / math.sqrt(48 / max(1, scale.numel()) * grid.qmax)
     torch.testing.assert_close(scale.grad, expected)
+
+
+_two_steps = st.builds(
+    Grid, st.integers(-8, 0), st.integers(1, 8), st.integers(2, 12), st.integers(1, 8)
+)
+
+
+@given(_two_steps, st.integers(0, 10_000))
+def test_of_two_steps_the_nearest_integer_is_taken(grid: Grid, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    scale = torch.tensor(0.07)
+    x = (torch.rand(500, generator=generator) * 1.5 - 0.25) * grid.top * scale
+    fine = range(grid.qmin, grid.qmax + 1)
+    coarse = range(grid.qmax + grid.ratio, grid.top + 1, grid.ratio)
+    levels = torch.tensor([*fine, *coarse]) * scale
+    found = fake_quantize_to(x, scale, grid)
+    assert torch.isin(found.div(scale).round(), levels.div(scale).round()).all()
+    nearest = (x.unsqueeze(1) - levels).abs().amin(1)
+    torch.testing.assert_close((found - x).abs(), nearest, rtol=0, atol=1e-5)
+
+
+@given(_two_steps)
+def test_gradients_of_two_steps_are_straight_through_and_lsq(grid: Grid) -> None:
+    generator = torch.Generator().manual_seed(grid.top)
+    x = ((torch.rand(200, generator=generator) * 1.5 - 0.25) * grid.top * 0.1).requires_grad_()
+    scale = torch.tensor(0.1, requires_grad=True)
+    weights = torch.randn(200, generator=generator)
+    found = fake_quantize_to(x, scale, grid)
+    (found * weights).sum().backward()
+    steps, rounded = x.detach() / 0.1, found.detach() / 0.1
+    inside = (steps > grid.qmin) & (steps < grid.top)
+    assert x.grad is not None
+    assert torch.equal(x.grad, weights * inside)
+    slope = rounded - torch.where(inside, steps, torch.zeros(()))
+    expected = (slope * weights).sum() / math.sqrt(200 * grid.top)
+    torch.testing.assert_close(scale.grad, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_operator_is_well_formed() -> None:
