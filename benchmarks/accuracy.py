@@ -79,6 +79,7 @@ VARIANTS: dict[str, tuple[str, Callable[[Recipe], Recipe]]] = {
     "default": ("synthetic", lambda recipe: recipe),
     "noise": ("noise", lambda recipe: recipe),
     "psaq": ("psaq", lambda recipe: recipe),
+    "real": ("real", lambda recipe: recipe),  # an upper bound: those of --real
     "no-similarity": ("synthetic", _synthesis(similarity_weight=0.0)),
     "no-procedural": ("synthetic", lambda recipe: replace(recipe, procedural=0)),
     "from-noise": ("synthetic", _synthesis(start="noise", lr=0.1, tv_weight=0.01)),
@@ -91,6 +92,8 @@ VARIANTS: dict[str, tuple[str, Callable[[Recipe], Recipe]]] = {
     "nearest-rounding": ("synthetic", _ranges(rounding="nearest")),
     "percentile-ranges": ("synthetic", _ranges(observer="percentile")),
     "minmax-ranges": ("synthetic", _ranges(observer="minmax")),
+    "no-importance": ("synthetic", _ranges(importance=False)),
+    "no-centring": ("synthetic", _ranges(centre=False)),
     "one-step": ("synthetic", _ranges(two_steps=False)),
     "no-rotation": ("synthetic", _ranges(rotate=False, migrate=False)),
     "migration": ("synthetic", _ranges(rotate=False, migrate=True)),
@@ -125,7 +128,7 @@ def measure(arguments: argparse.Namespace, row: str, variant: str, seed: int) ->
             precision=precision,
             recipe=changed(_scaled(recipe_for(arguments.recipe, precision), arguments)),
             out=Path(scratch) / "bundle",
-            calibration=calibration,
+            calibration=arguments.real if calibration == "real" else calibration,
             seed=seed,
             device=arguments.device,
             evaluation=dataset,
@@ -267,6 +270,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--model", default="deit_t")
     parser.add_argument("--weights", type=Path)
     parser.add_argument("--eval", type=Path, required=True, help="labelled images")
+    parser.add_argument("--real", type=Path, help="photographs for the variant real, not of --eval")
     parser.add_argument("--rows", type=names(PRECISIONS), default=list(PRECISIONS))
     parser.add_argument("--variants", type=names(VARIANTS), default=["default"])
     parser.add_argument("--seeds", type=lambda text: [int(s) for s in text.split(",")], default=[0])
@@ -280,7 +284,10 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--output", type=Path, default=Path("benchmarks/results/accuracy_deit_t.json")
     )
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    if "real" in arguments.variants and arguments.real is None:
+        parser.error("the variant real needs --real FOLDER")
+    return arguments
 
 
 if __name__ == "__main__":

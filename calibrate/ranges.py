@@ -76,9 +76,8 @@ class _ProbsSearch:
     the candidates are judged by ``softmax · v``. With fewer than 8 bits no single step serves both.
     """
 
-    _QUERIES = 4  # every fourth is looked at
-
     def __init__(self, grids: list[Grid]) -> None:
+        self._every = 1 if len(grids) == 1 else 4  # of many grids, every fourth query tells enough
         self.candidates = [  # down to 1/16 of the scale that covers 1
             (1 / grid.top / 2 ** (step / 4), grid) for grid in grids for step in range(17)
         ]
@@ -106,8 +105,8 @@ class _ProbsSearch:
 
     def _see_probs(self, _module: nn.Module, _inputs: Any, probs: torch.Tensor) -> None:
         assert self._v is not None
-        # A few images and queries tell enough: each image has heads × tokens² probabilities.
-        probs, v = probs[:2, :, :: self._QUERIES].float(), self._v[:2].float()
+        # Two images a batch tell enough: each has heads × tokens² probabilities.
+        probs, v = probs[:2, :, :: self._every].float(), self._v[:2].float()
         for index, (scale, grid) in enumerate(self.candidates):
             rounded = fake_quantize_to(probs, torch.tensor(scale, device=probs.device), grid)
             self.errors[index] += float(((rounded - probs) @ v).square().sum())

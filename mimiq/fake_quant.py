@@ -114,7 +114,7 @@ def fake_quantize_to(
 def _save(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
     x, scale, qmin, qmax, ctx.axis, ctx.block_size, *two_steps = inputs
     ctx.grid = Grid(qmin, qmax, *two_steps)
-    ctx.save_for_backward(x, scale)
+    ctx.save_for_backward(x, scale, output)
 
 
 def _gradients(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
@@ -124,7 +124,7 @@ def _gradients(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
     beyond, scaled by ``1 / sqrt(n · greatest)`` for n elements a scale (Esser et al., LSQ, ICLR
     2020, sections 2.1, 2.2).
     """
-    x, scale = ctx.saved_tensors
+    x, scale, output = ctx.saved_tensors
     grid: Grid = ctx.grid
     grad = grad.float()
     steps = x.float().div(_spread(scale, x, ctx.axis, ctx.block_size))
@@ -134,9 +134,10 @@ def _gradients(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
     if not ctx.needs_input_grad[1]:
         return grad_x, *(None,) * 7
     # Σ g·round(q) over all elements less Σ g·q over those inside the grid: the same sum with half
-    # the passes over memory, for outside the grid q is an integer already.
+    # the passes over memory, for outside the grid q is an integer already. And round(q)·s is what
+    # came out.
     inside = _dot_to_scale(inside_grid, steps, ctx.axis, ctx.block_size)
-    total = _dot_to_scale(grad, _to_grid(steps, grid), ctx.axis, ctx.block_size)
+    total = _dot_to_scale(grad, output.float(), ctx.axis, ctx.block_size) / scale
     elements_per_scale = x.numel() / scale.numel()
     grad_scale = (total - inside) / math.sqrt(elements_per_scale * max(grid.top, 1))
     return grad_x, grad_scale.reshape(scale.shape), *(None,) * 6

@@ -12,6 +12,7 @@ from torch import nn
 
 from mimiq.calibrate.observers import mse_weight_scale
 from mimiq.calibrate.ranges import ObserverName, activation_quantizers
+from mimiq.centring import centre
 from mimiq.equalization import MigrationResult, migrate_outliers
 from mimiq.errors import BadInput
 from mimiq.fake_quant import (
@@ -37,16 +38,20 @@ class RangeRecipe:
         observer: how an activation's range becomes a scale.
         two_steps: below 8 bits let outputs of softmax and GELU have grids of two steps.
         rotate: turn the network into a basis without outlier channels first.
+        centre: in that basis, take from LayerNorm outputs what all tokens share.
         migrate: where its stream cannot be turned, move outliers of activations into weights.
         refit: fit weights, layer by layer, to what the original computes there.
+        importance: tokens count in the fit by what their errors do to the answer.
         rounding: ``nearest``, or ``compensated`` (GPTQ) for weights of fewer than 8 bits.
     """
 
     observer: ObserverName = "output"
     two_steps: bool = True
     rotate: bool = True
+    centre: bool = True
     migrate: bool = True
     refit: bool = True
+    importance: bool = True
     rounding: Literal["nearest", "compensated"] = "compensated"
 
     def to_json(self) -> dict[str, Any]:
@@ -110,6 +115,7 @@ def quantize(
             images,
             refit=recipe.refit,
             compensate=compensate,
+            importance=recipe.importance,
         )
     module.requires_grad_(False)
     return QuantizedModel(module, model, precision, migrations)
@@ -127,6 +133,9 @@ def spread_outliers(
     if recipe.rotate:
         progress("rotating")
         if rotate(model.family, module):
+            stream = model.family.stream(module)
+            if recipe.centre and stream is not None:
+                centre(module, stream, images)
             return []
     if not recipe.migrate:
         return []

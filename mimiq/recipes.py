@@ -89,9 +89,15 @@ def recipe_for(name: str, precision: Precision) -> Recipe:
 
 def _ranges(precision: Precision) -> RangeRecipe:
     # INT4 weights have no room for the outliers of INT8 activations, which can bear them.
-    bits = precision.linear.weight_bits
-    coarse_weights = bits is not None and bits < 8
-    return RangeRecipe(migrate=not (coarse_weights and precision.linear.activation_bits == 8))
+    weights = precision.linear.weight_bits or 16
+    activations = precision.linear.activation_bits or 16
+    coarse = activations < 8
+    # DeiT-T, W4A4, logit error on crops of photographs: centred 34 → 32 %, and with tokens by their
+    # importance 30 %. At W4A8 the second made 9.3 % to 10.1 %, and 256 levels have room for what
+    # all tokens share.
+    return RangeRecipe(
+        centre=coarse, migrate=not (weights < 8 and activations == 8), importance=coarse
+    )
 
 
 def _fitted(recipe: DistillationRecipe, precision: Precision) -> DistillationRecipe:

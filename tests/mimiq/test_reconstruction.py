@@ -78,7 +78,8 @@ def test_layer_scale_is_not_mistaken_for_the_stream(small_vit: LoadedModel) -> N
 
 
 def test_prefix_tokens_have_their_share() -> None:
-    weights = _row_weights(197, 1)
-    assert float(weights[0] / weights.sum()) == pytest.approx(0.1)
-    assert torch.equal(_row_weights(5, 1), torch.ones(5))  # never below a spatial token's
-    assert torch.equal(_row_weights(196, 0), torch.ones(196))
+    for share, given in ((0.1, 0.1), (0.3, 0.3), (0.01, 0.05), (0.99, 0.5)):
+        weights = _row_weights(197, 1, share)
+        assert float(weights[0] / weights.sum()) == pytest.approx(given)
+    assert torch.equal(_row_weights(5, 1, 0.1), torch.ones(5))  # never below a spatial token's
+    assert torch.equal(_row_weights(196, 0, 0.1), torch.ones(196))

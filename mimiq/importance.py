@@ -1,0 +1,73 @@
+"""How much of what an error does to the answer comes through the tokens that the head reads.
+
+The head of a ViT reads the class token alone. An error in another token has to pass through
+attention to matter, and in the last blocks it hardly can: what is fitted to all tokens alike is
+fitted to those that do not count.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from mimiq.sampling import evenly_spread
+
+IMAGES = 48  # at most: the shares of 48 and of 96 differ by no more than 0.03 (DeiT-T)
+
+
+def prefix_shares(
+    module: nn.Module,
+    layers: Mapping[str, nn.Module],
+    prefix: int,
+    images: torch.Tensor,
+    *,
+    batch_size: int = 16,
+    seed: int = 0,
+) -> dict[str, float]:
+    """The share, in [0, 1], of the ``prefix`` first tokens in what an error of each layer does.
+
+    For white noise on the output (B, T, N) of a layer it is the share of these tokens in the
+    expected squared change of the logits, to first order: the squared gradient of the logits'
+    projection on random directions (Hutchinson's estimate of the trace of JᵀJ).
+
+    Args:
+        module: in floating point; gradients pass through it, none are kept.
+        layers: of ``module``, by name; those whose output has no tokens are left out.
+        images: (B, 3, S, S), normalised.
+        seed: of the directions.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    shares = {name: torch.zeros(2) for name in layers}
+    chosen = images[evenly_spread(len(images), IMAGES)]
+    for batch in chosen.split(batch_size):
+        with torch.enable_grad(), _kept_outputs(layers) as outputs:
+            logits = module(batch.detach().requires_grad_())
+            directions = torch.randn(logits.shape, generator=generator).to(logits)
+            kept = {name: out for name, out in outputs.items() if out.ndim == 3}
+            gradients = torch.autograd.grad((logits * directions).sum(), list(kept.values()))
+        for name, gradient in zip(kept, gradients, strict=True):
+            power = gradient.square().sum((0, 2)).cpu()
+            shares[name] += torch.stack([power[:prefix].sum(), power.sum()])
+    return {name: float(part / whole) for name, (part, whole) in shares.items() if whole > 0}
+
+
+@contextmanager
+def _kept_outputs(layers: Mapping[str, nn.Module]) -> Iterator[dict[str, torch.Tensor]]:
+    outputs: dict[str, torch.Tensor] = {}
+
+    def hook_for(name: str) -> Any:
+        def hook(_module: nn.Module, _inputs: tuple[Any, ...], out: torch.Tensor) -> None:
+            outputs[name] = out
+
+        return hook
+
+    handles = [layer.register_forward_hook(hook_for(name)) for name, layer in layers.items()]
+    try:
+        yield outputs
+    finally:
+        for handle in handles:
+            handle.remove()
