@@ -110,7 +110,7 @@ def _notes(job: Job, calibration: CalibrationSet) -> list[str]:
     if bits is not None and bits < 8:
         notes.append(
             f"{bits}-bit activations are carried as INT8: the numbers are those of {bits} bits, "
-            "the speed is that of INT8."
+            "the speed is at best that of INT8."
         )
     if calibration.manifest.get("kind") == "noise":
         notes.append("Calibrated on Gaussian noise: a control, not a recommendation.")

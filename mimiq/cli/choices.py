@@ -50,10 +50,10 @@ class BudgetChoice:
 class ImagesChoice:
     """How calibration images are made."""
 
-    recipe: str | None
-    images: int | None
-    seed: int
-    device: str
+    recipe: str | None = None
+    images: int | None = None
+    seed: int = 0
+    device: str = "auto"
 
 
 @dataclass(frozen=True)

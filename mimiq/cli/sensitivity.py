@@ -77,7 +77,12 @@ def sensitivity(
         model = {"model": job.model.name, "precision": job.precision.to_json()}
         print_json(model | found.to_json())
         return
-    _show(job, found, limit, choice, precision)
+    _show(job, found, limit)
+    if not (Path(choice.model) / MANIFEST).is_file():
+        command = ["mimiq-compile", *values.repeated(choice, precision, images)]
+        command += [] if calibration is None else ["--calibration", calibration]
+        command += ["--max-drop", "1"]
+        show(next_commands({"raises what it takes to lose a point at most": command}))
 
 
 def _job(
@@ -147,13 +152,7 @@ def _source(bundle: Bundle) -> str:
     )
 
 
-def _show(
-    job: Job,
-    found: Ranking,
-    limit: int,
-    choice: choices.ModelChoice,
-    precision: choices.PrecisionChoice,
-) -> None:
+def _show(job: Job, found: Ranking, limit: int) -> None:
     rows: list[tuple[object, ...]] = []
     for one in found.units[:limit]:
         unit = one.unit
@@ -175,7 +174,3 @@ def _show(
     )
     if len(found.units) > limit:
         show(f"… and {len(found.units) - limit} more; --limit shows them.")
-    if (Path(choice.model) / MANIFEST).is_file():
-        return
-    command = ["mimiq-compile", *values.repeated(choice, precision), "--max-drop", "1"]
-    show(next_commands({"raises what it takes to lose a point at most": command}))

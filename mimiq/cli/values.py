@@ -119,14 +119,15 @@ def load(choice: ModelChoice) -> LoadedModel:
     )
 
 
-def repeated(model: ModelChoice, *more: PrecisionChoice) -> list[str]:
+def repeated(model: ModelChoice, *more: PrecisionChoice | ImagesChoice) -> list[str]:
     """The arguments that name this network, and what else was chosen, for commands to try next."""
     arguments = [model.model]
-    chosen: tuple[ModelChoice | PrecisionChoice, ...] = (model, *more)
+    chosen: tuple[ModelChoice | PrecisionChoice | ImagesChoice, ...] = (model, *more)
     for choice in chosen:
         for field in fields(choice):
-            if field.name != "model":
-                arguments += _said(field.name, getattr(choice, field.name))
+            value = getattr(choice, field.name)
+            if field.name != "model" and value != field.default:
+                arguments += _said(field.name, value)
     return arguments
 
 

@@ -76,7 +76,8 @@ class TestSensitivity:
         assert first["raised"] in row
         assert ranking["units"][3]["name"] + " " not in text
         assert "and 19 more" in text
-        assert "mimiq-compile digits --bits w2a4 --max-drop 1" in text
+        again = "mimiq-compile digits --bits w2a4 --images 16 --calibration noise --max-drop 1"
+        assert again in " ".join(text.split())
 
     @pytest.mark.slow
     def test_of_a_bundle(self, small: Bundle) -> None:
