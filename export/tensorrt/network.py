@@ -20,8 +20,8 @@ class WantedProduct:
         node: the ONNX node.
         left, right: type that Q/DQ gives the operand (``int8``, ``int4``, ``fp8``), or None.
         constant: the right operand is a weight.
-        tokens, head_size: the last two sizes of the left operand, where fixed: for q·kᵀ the
-            sequence and the width of a head.
+        tokens, head_size: in attention the sequence and the width of a head, where fixed: the
+            sizes of q in q·kᵀ, whose output is square, and those of the output in softmax·v.
     """
 
     node: str
@@ -61,7 +61,8 @@ def wanted_products(library: Any, network: Any) -> tuple[WantedProduct, ...]:
         left, right = layer.get_input(0), layer.get_input(1)
         left_type, _ = trace.origin(left)
         right_type, constant = trace.origin(right)
-        sizes = tuple(left.shape)[-2:]
+        output = tuple(layer.get_output(0).shape)[-2:]
+        sizes = tuple(left.shape)[-2:] if len(set(output)) == 1 else output
         tokens, head_size = (int(size) if size > 0 else None for size in sizes)
         products.append(
             WantedProduct(node_of(layer), left_type, right_type, constant, tokens, head_size)

@@ -134,7 +134,10 @@ def _attention_reason(want: WantedProduct) -> str:
         return f"{want.tokens} tokens; int8 attention takes up to {_MAX_TOKENS}"
     if want.head_size is not None and want.head_size not in _HEAD_SIZES:
         return f"heads of {want.head_size}; int8 attention takes {_HEAD_SIZES}"
-    return "Q/DQ is needed on q, k, v and the softmax output, all four"
+    return (
+        "Q/DQ is needed on q, k, v and the softmax output, all four, with 8 bits for the softmax "
+        "output and for what reads the heads"
+    )
 
 
 def require_precision(proof: Proof, *, allow_fallback: bool = False) -> None:

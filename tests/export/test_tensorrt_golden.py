@@ -28,14 +28,19 @@ from mimiq.export.tensorrt.proof import judge, require_precision
 from mimiq.export.tensorrt.summary import PlanSummary
 from mimiq.export.torch_onnx import export_onnx
 from mimiq.models import load_model
-from mimiq.precision import int4, int8, weight_only
+from mimiq.precision import from_bits, int4, int8, weight_only
 from mimiq.quantization import RangeRecipe, quantize
 
 pytestmark = pytest.mark.slow
 
 DEIT_T = Path(__file__).parents[3] / "shared/weights/deit_tiny_patch16_224.safetensors"
 QUICK = RangeRecipe(observer="minmax", migrate=False, refit=False, rounding="nearest")
-PRECISIONS = {"int8": int8(), "int4": int4(), "weight-only": weight_only(4, 64)}
+PRECISIONS = {
+    "int8": int8(),
+    "int4": int4(),
+    "weight-only": weight_only(4, 64),
+    "w4a4": from_bits(4, 4),
+}
 
 
 class Exported:
@@ -132,3 +137,18 @@ def test_int4_stored_as_int4(exported: Exported) -> None:
     assert summary.fused_attentions() == {"int8": exported.blocks}
     unpacked = [product for product in summary.of_role("linear") if product.unpacked]
     assert len(unpacked) == exported.linears - 1
+
+
+@of("digits", "deit_t")
+def test_four_bit_activations_carried_by_int8(exported: Exported) -> None:
+    """Every product is int8; what narrows the softmax output keeps attention from fusing."""
+    graph = exported.graph("w4a4")
+    assert {finding.rule for finding in check(graph, "rtx")} == {"attention-clipped"}
+    built = build_engine(graph, RTX, BuildOptions(batches=(1, 8, 128)))
+    proof = judge(read_plan(built.plan), built.wanted)
+    require_precision(proof)
+    assert proof.summary.linears() == {"int8": exported.linears}
+    assert proof.summary.matmuls() == {"int8": 2 * exported.blocks}
+    assert not proof.summary.fused_attentions()
+    assert len(proof.unfused) == 2 * exported.blocks
+    assert all("with 8 bits for the softmax output" in why for why in proof.unfused)
