@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from judge import Judge
 from similarity import note_similarity
 from torch.nn import functional as F
 
@@ -35,7 +36,6 @@ from mimiq.psaq import PsaqRecipe, synthesize_psaq
 from mimiq.quantization import quantize
 from mimiq.recipes import recipe_for
 from mimiq.recipes_synthesis import SYNTHESIS_RECIPES
-from mimiq.runtime.datasets import open_dataset
 from mimiq.sampling import watch_inputs
 from mimiq.synthesis import synthesize
 
@@ -53,7 +53,7 @@ PROPERTIES = {
 def main() -> None:
     arguments = _arguments()
     model = load_model(arguments.model, weights=arguments.weights)
-    real = _Real(model, arguments)
+    real = Judge(model, arguments.real, arguments.judges)
     base = arguments.output / f"guides_{model.name}"
     arguments.output.mkdir(parents=True, exist_ok=True)
     sets: dict[str, Any] = {}
@@ -123,27 +123,6 @@ def properties(model: LoadedModel, images: torch.Tensor) -> dict[str, Any]:
         "classes": float(-(mean * mean.clamp_min(1e-12).log()).sum()),
         "reach": float(np.mean(np.log2(list(reach.values())))),
     }
-
-
-class _Real:
-    """Real images, and what the full-precision network says of them."""
-
-    def __init__(self, model: LoadedModel, arguments: argparse.Namespace) -> None:
-        dataset = open_dataset(arguments.real, model.num_classes)
-        batches = dataset.batches(model.preprocessing, 50)
-        images = torch.cat([torch.from_numpy(pixels) for pixels, _ in batches])
-        self.images = images[:: max(1, len(dataset) // arguments.judges)]
-        self.expected = self._logits(model.module)
-
-    @torch.inference_mode()
-    def _logits(self, module: torch.nn.Module) -> torch.Tensor:
-        return torch.cat([module(part) for part in self.images.split(50)])
-
-    def judge(self, module: torch.nn.Module) -> dict[str, float]:
-        found = self._logits(module)
-        error = (found - self.expected).square().mean() / self.expected.var()
-        same = found.argmax(-1) == self.expected.argmax(-1)
-        return {"error": float(error), "agreement": float(same.float().mean())}
 
 
 def _sets(model: LoadedModel, arguments: argparse.Namespace) -> Iterator[tuple[str, ByteArray]]:
