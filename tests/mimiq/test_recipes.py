@@ -21,7 +21,7 @@ def test_the_paper_s_recipe_has_none_of_ours() -> None:
     for precision in PRECISIONS.values():
         recipe = recipe_for("paper", precision)
         ranges = recipe.ranges
-        assert not (ranges.two_steps or ranges.rotate or ranges.migrate or ranges.refit)
+        assert not any((ranges.two_steps, ranges.rotate, ranges.migrate, ranges.refit))
         assert (ranges.observer, ranges.rounding) == ("mse", "nearest")
         assert recipe.distillation.structural_weight == 10
         assert recipe.procedural == 0
