@@ -148,6 +148,7 @@ def measure(arguments: argparse.Namespace, row: str, variant: str, seed: int) ->
             "distillation": report["tuning"],
             "seconds_of_this_run": time.monotonic() - started,
             "mimiq": bundle.manifest["software"]["mimiq"],
+            **_host(arguments),
         }
 
 
@@ -176,9 +177,11 @@ def _scaled(recipe: Recipe, arguments: argparse.Namespace) -> Recipe:
 
 def table(result: Mapping[str, Any]) -> str:
     """Markdown: one line a row, drops in points of top-1 with their 95 % intervals."""
+    rows: Mapping[str, Any] = result["rows"]
+    hosts = ", ".join(sorted({_host_of(result, row) for row in rows.values()}))
     head = (
         f"{result['model']}, recipe `{result['recipe']}`, {result['evaluation']} "
-        f"({result['hardware']}, torch {result['torch']}{result.get('scale', '')}). "
+        f"({hosts}{result.get('scale', '')}). "
         "Points of top-1 lost by the exported graph under ONNX Runtime, with 95 % intervals; "
         "logit error is the mean squared difference from full precision over the logits' variance; "
         "held-out loss is the distillation loss on synthetic images that were not trained on."
@@ -187,10 +190,10 @@ def table(result: Mapping[str, Any]) -> str:
         head,
         "",
         "| precision | variant | seed | images | full precision | top-1 | lost | as full precision "
-        "| logit error | as simulated | held-out loss, before → after |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
+        "| logit error | as simulated | held-out loss, before → after | on |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
-    for key, row in result["rows"].items():
+    for key, row in rows.items():
         precision, variant, seed = key.split("/")
         found = Comparison.from_json(row["accuracy"])
         simulated = Comparison.from_json(row["simulation"])
@@ -201,9 +204,15 @@ def table(result: Mapping[str, Any]) -> str:
             f"| {found.reference.top1:.1f} | {found.accuracy.top1:.1f} "
             f"| {found.drop:.1f} [{low:.1f}, {high:.1f}] | {100 * found.agreement:.1f} % "
             f"| {100 * found.logit_error:.2f} % | {100 * simulated.agreement:.1f} % "
-            f"| {tuned['initial_loss']:.3f} → {tuned['best_loss']:.3f} |"
+            f"| {tuned['initial_loss']:.3f} → {tuned['best_loss']:.3f} "
+            f"| {_host_of(result, row)} |"
         )
-    return "\n".join(lines + _over_seeds(result["rows"]))
+    return "\n".join(lines + _over_seeds(rows))
+
+
+def _host_of(result: Mapping[str, Any], row: Mapping[str, Any]) -> str:
+    hardware = row.get("hardware", result["hardware"]).split(",")[0]
+    return f"{hardware}, torch {row.get('torch', result['torch'])}"
 
 
 def _over_seeds(rows: Mapping[str, Any]) -> list[str]:
@@ -232,20 +241,25 @@ def _started(arguments: argparse.Namespace) -> dict[str, Any]:
     if arguments.output.is_file():
         found: dict[str, Any] = json.loads(arguments.output.read_text())
         return found
-    device = pick_device(arguments.device)
     return {
         "model": arguments.model,
         "recipe": arguments.recipe,
         "evaluation": f"evaluated on {arguments.eval.name}",
-        "hardware": describe_device(device),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
+        **_host(arguments),
         "scale": "".join(
             f"; {name} {getattr(arguments, name)}"
             for name in ("images", "iterations", "steps", "optimizer")
             if getattr(arguments, name) is not None
         ),
         "rows": {},
+    }
+
+
+def _host(arguments: argparse.Namespace) -> dict[str, str]:
+    """Of each row: a file may hold rows of several hosts."""
+    return {
+        "hardware": describe_device(pick_device(arguments.device)),
+        "torch": torch.__version__,
     }
 
 
