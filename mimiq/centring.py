@@ -39,6 +39,6 @@ def centre(
             module(batch)
     for name, mean in means.items():
         norm, readers = stream.readers[int(name)]
-        norm.bias -= mean
+        norm.bias.sub_(mean)
         for reader in readers:
-            reader.bias += reader.weight @ mean
+            reader.bias.add_(reader.weight @ mean)
