@@ -112,6 +112,8 @@ def _notes(job: Job, calibration: CalibrationSet) -> list[str]:
             f"{bits}-bit activations are carried as INT8: the numbers are those of {bits} bits, "
             "the speed is at best that of INT8."
         )
+    if job.recipe.ranges.refit and not job.recipe.distillation.steps:
+        notes.append("Fitted layer by layer and not distilled: --steps N distils as well.")
     if calibration.manifest.get("kind") == "noise":
         notes.append("Calibrated on Gaussian noise: a control, not a recommendation.")
     return notes

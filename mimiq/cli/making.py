@@ -125,8 +125,13 @@ def distill(
         return
     result = report["result"]
     rows = [
-        ("held-out loss before", f"{result['initial_loss']:.4f}"),
-        ("held-out loss after", f"{result['best_loss']:.4f} (step {result['best_step']})"),
+        ("held-out loss as fitted", f"{result['initial_loss']:.4f}"),
+        (
+            "held-out loss distilled",
+            f"{result['best_loss']:.4f} (step {result['best_step']})"
+            if result["steps"]
+            else "left out: 0 steps, see --steps",
+        ),
         ("same top-1 as the original", f"{result['agreement']:.1%} of the held-out images"),
     ]
     command = ["mimiq", "export", *values.repeated(choice), "--from", job.out]

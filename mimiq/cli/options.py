@@ -192,7 +192,7 @@ tuning_options = _group(
         "--steps",
         type=click.IntRange(0),
         metavar="N",
-        help="Distillation steps; 0 leaves it out.",
+        help="Distillation steps; 0 leaves it out, as recipe cpu does below 8 bits.",
     ),
 )
 
