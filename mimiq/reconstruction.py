@@ -70,7 +70,7 @@ def reconstruct(
     ]
     prefix = next((part.num_prefix_tokens for part in family.attentions(reference)), 0)
     shares: dict[str, float] = {}
-    if importance and prefix:
+    if importance and prefix and names:
         originals = {name: reference.get_submodule(name) for name in names.values()}
         shares = prefix_shares(reference, originals, prefix, images)
     for block, original in zip(family.blocks(module), family.blocks(reference), strict=True):
