@@ -86,7 +86,7 @@ class MinMaxObserver:
 
 
 class _HistogramObserver:
-    """What the three below share: a histogram, and a search over it."""
+    """What the three below share: a histogram, and a search over it; for grids of one step."""
 
     def __init__(self) -> None:
         self._stream = StreamingHistogram()

@@ -49,7 +49,7 @@ def activation_quantizers(
     points = list(_points(family, module, precision))
     seen = [_observer_for(observer, parent, width) for parent, _, width in points]
     searches = {
-        attention: _ProbsSearch(_grids(bits, 0, two_steps))
+        attention: _ProbsSearch(_probs_grids(bits, two_steps))
         for attention, bits in _attentions(family, module, precision)
     }
     with ExitStack() as hooks:
@@ -190,8 +190,8 @@ def _best_grid(
     return best, least
 
 
-def _grids(bits: int, low: int, two_steps: bool) -> list[Grid]:
-    return [Grid.shifted(bits, low), *(two_step_grids(bits, low) if two_steps else ())]
+def _probs_grids(bits: int, two_steps: bool) -> list[Grid]:
+    return [Grid.shifted(bits, 0), *(two_step_grids(bits, 0) if two_steps else ())]
 
 
 def two_step_grids(bits: int, low: int) -> list[Grid]:

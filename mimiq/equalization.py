@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from mimiq.calibrate.observers import mse_weight_scale
-from mimiq.fake_quant import Grid, fake_quantize, weight_axis
+from mimiq.fake_quant import Grid, fake_quantize_to, weight_axis
 from mimiq.models import LoadedModel, Migration, quantizable_layers
 from mimiq.precision import LayerPrecision, Precision
 from mimiq.sampling import sample_inputs
@@ -104,13 +104,13 @@ def _search(
 def _quantized_output(x: torch.Tensor, weight: torch.Tensor, layer: LayerPrecision) -> torch.Tensor:
     if layer.activation_bits:
         grid = Grid.signed(layer.activation_bits)
-        x = fake_quantize(x, x.abs().amax() / grid.qmax, grid.qmin, grid.qmax, -1, 0)
+        x = fake_quantize_to(x, x.abs().amax() / grid.qmax, grid)
     if layer.weight_bits:
         axis, block = weight_axis(layer.granularity)
         grid = Grid.weight(layer.weight_bits)
         # To compare strengths, a coarse search of the weight's scale is enough.
         scale = mse_weight_scale(weight, grid, axis, block, candidates=6 if grid.qmax < 64 else 2)
-        weight = fake_quantize(weight, scale, grid.qmin, grid.qmax, axis, block)
+        weight = fake_quantize_to(weight, scale, grid, axis, block)
     return x @ weight.T
 
 
