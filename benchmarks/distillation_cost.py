@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from turns import median_ratio, take_turns, verdict
 
+from mimiq import fake_quant_kernels as kernels
 from mimiq.devices import describe_device, fast_dtype, pick_device
 from mimiq.distillation import Distillation
 from mimiq.losses import distillation_loss, outputs_of
@@ -42,18 +43,21 @@ def main() -> None:
         arguments.model, weights=arguments.weights, untrained=arguments.weights is None
     )
     rows = {}
-    for weight_bits, activation_bits in ((8, 8), (4, 8), (4, 4)):
-        precision = from_bits(weight_bits, activation_bits)
-        rows[precision.label] = step_cost(
-            model, precision, device, arguments.batch, arguments.rounds
-        )
-        print(_line(precision.label, rows[precision.label]), flush=True)
+    with kernels.compiled(device) as compiled:
+        print("quantisers compiled" if compiled else "quantisers in eager mode", flush=True)
+        for weight_bits, activation_bits in ((8, 8), (4, 8), (4, 4)):
+            precision = from_bits(weight_bits, activation_bits)
+            rows[precision.label] = step_cost(
+                model, precision, device, arguments.batch, arguments.rounds
+            )
+            print(_line(precision.label, rows[precision.label]), flush=True)
     result = {
         "hardware": describe_device(device),
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
         "autocast": str(fast_dtype(device)).removeprefix("torch."),
         "model": model.architecture + (" (untrained weights)" if model.untrained else ""),
+        "compiled": compiled,
         "batch": arguments.batch,
         "rounds": arguments.rounds,
         "rows": rows,

@@ -3,7 +3,8 @@
 The paper reports that inter-head similarity does (rank correlation 0.997). Here sets of different
 kinds, equally large, calibrate the same network, without distillation, and what comes of it on real
 images is set against properties that can be known without any: the similarity, the diversity of
-tokens, the entropy of the answers, and how far activations reach. Real images judge; they choose
+tokens, the entropy of the answers, how far activations reach and how many directions they take, and
+the error that the calibrated network makes on the other sets. Real images judge; they choose
 nothing.
 
     python benchmarks/guides.py --weights deit_tiny_patch16_224.safetensors --real imagenet/val
@@ -27,7 +28,7 @@ from similarity import note_similarity
 from torch.nn import functional as F
 
 from mimiq.calibrate.dataset import CalibrationSet
-from mimiq.calibrate.sources import gaussian_noise
+from mimiq.calibrate.sources import from_folder, gaussian_noise
 from mimiq.devices import describe_device, pick_device
 from mimiq.models import LoadedModel, load_model, observe_attention, quantizable_layers
 from mimiq.precision import from_bits
@@ -47,22 +48,33 @@ PROPERTIES = {
     "confidence": "confidence, mean top-1 probability",
     "classes": "entropy of the mean answer, nats",
     "reach": "reach, mean log₂ of the largest input of each Linear",
+    "dimension": "dimension, mean effective rank of the inputs of each Linear",
 }
+PHOTOGRAPHS = "photographs"  # an upper bound
+TRANSFER = "transfer, mean log of the logit error on the other sets, against other sets' there"
 
 
 def main() -> None:
     arguments = _arguments()
     model = load_model(arguments.model, weights=arguments.weights)
-    real = Judge(model, arguments.real, arguments.judges)
+    real = Judge.on_folder(model, arguments.real, arguments.judges)
     base = arguments.output / f"guides_{model.name}"
     arguments.output.mkdir(parents=True, exist_ok=True)
+    pixels = dict(_sets(model, arguments))
+    images = {
+        name: torch.from_numpy(model.preprocessing.normalize(kind)) for name, kind in pixels.items()
+    }
+    probes = {name: Judge(model, kind) for name, kind in images.items() if name != PHOTOGRAPHS}
     sets: dict[str, Any] = {}
-    for name, pixels in _sets(model, arguments):
-        images = torch.from_numpy(model.preprocessing.normalize(pixels))
-        sets[name] = properties(model, images)
+    for name, kind in images.items():
+        sets[name] = properties(model, kind)
         for label, precision in PRECISIONS.items():
-            ranges = recipe_for("cpu", precision).ranges
-            sets[name][label] = real.judge(quantize(model, precision, images, ranges).module)
+            module = quantize(model, precision, kind, recipe_for("cpu", precision).ranges).module
+            strange = {k: probe for k, probe in probes.items() if not _share(pixels, name, k)}
+            sets[name][label] = {
+                **real.judge(module),
+                "on": {other: probe.judge(module)["error"] for other, probe in strange.items()},
+            }
         print(name, {key: value for key, value in sets[name].items() if key != "per_block"})
         result = {
             "model": model.describe(),
@@ -74,12 +86,33 @@ def main() -> None:
             "judged_on": len(real.images),
             "sets": sets,
         }
+        note_transfer(sets)
         if len(sets) > 2:
             result["rank_correlation"] = correlations(sets)
         base.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
     base.with_suffix(".md").write_text(table(result))
     plot(result, base.with_suffix(".png"))
     print(table(result))
+
+
+def _share(pixels: dict[str, ByteArray], first: str, second: str) -> bool:
+    """Whether two sets have an image in common."""
+    known = {image.tobytes() for image in pixels[first]}
+    return any(image.tobytes() in known for image in pixels[second])
+
+
+def note_transfer(sets: dict[str, Any]) -> None:
+    """:data:`TRANSFER` of each set, from its errors on sets that share no image with it.
+
+    Errors on one set count against the median there, for some are hard for every network.
+    """
+    for label in PRECISIONS:
+        errors = [values[label]["on"] for values in sets.values()]
+        usual = {k: np.median([e[k] for e in errors if k in e]) for some in errors for k in some}
+        for values in sets.values():
+            on = values[label]["on"]
+            ratios = [np.log(error / usual[other]) for other, error in on.items()]
+            values[label]["transfer"] = float(np.mean(ratios))
 
 
 @torch.inference_mode()
@@ -89,9 +122,12 @@ def properties(model: LoadedModel, images: torch.Tensor) -> dict[str, Any]:
     diversity: list[float] = []
     answers: list[torch.Tensor] = []
     reach: dict[str, float] = {}
+    moments: dict[str, torch.Tensor] = {}
 
     def see_input(name: str, x: torch.Tensor) -> None:
         reach[name] = max(reach.get(name, 0.0), float(x.abs().max()))
+        rows = x.flatten(0, -2).double()
+        moments[name] = moments.get(name, 0) + rows.T @ rows
 
     def see_tokens(_module: torch.nn.Module, _inputs: Any, tokens: torch.Tensor) -> None:
         unit = F.normalize(tokens[:, 1:] - tokens[:, 1:].mean((0, 1)), dim=-1)
@@ -122,7 +158,15 @@ def properties(model: LoadedModel, images: torch.Tensor) -> dict[str, Any]:
         "confidence": float(answer.amax(-1).mean()),
         "classes": float(-(mean * mean.clamp_min(1e-12).log()).sum()),
         "reach": float(np.mean(np.log2(list(reach.values())))),
+        "dimension": float(np.mean([effective_rank(moment) for moment in moments.values()])),
     }
+
+
+def effective_rank(moment: torch.Tensor) -> float:
+    """exp of the entropy of the eigenvalues of a second moment (C, C), as shares of their sum."""
+    values = torch.linalg.eigvalsh(moment).clamp_min(0)
+    shares = values / values.sum()
+    return float(torch.special.entr(shares).sum().exp())
 
 
 def _sets(model: LoadedModel, arguments: argparse.Namespace) -> Iterator[tuple[str, ByteArray]]:
@@ -150,6 +194,16 @@ def _sets(model: LoadedModel, arguments: argparse.Namespace) -> Iterator[tuple[s
         model, PsaqRecipe.matching(plain), out=arguments.sets / f"{model.name}-psaq", **options
     )
     yield "PSAQ-ViT", psaq.images()
+    grown = replace(SYNTHESIS_RECIPES["cpu"], images=count, iterations=arguments.iterations)
+    out = arguments.sets / f"{model.name}-leaves"
+    from_leaves = synthesize(model, grown, out=out, **options).images()
+    yield "ours, from leaves", from_leaves
+    fresh = dead_leaves(count, size, seed + 1)
+    yield "ours, from leaves, and leaves", np.concatenate([from_leaves[::2], fresh[::2]])
+    if arguments.photographs:
+        out = arguments.sets / f"{model.name}-photographs"
+        folder = arguments.photographs
+        yield PHOTOGRAPHS, from_folder(folder, model.preprocessing, out, count, seed).images()
 
 
 def correlations(sets: dict[str, Any]) -> dict[str, dict[str, float]]:
@@ -164,6 +218,9 @@ def correlations(sets: dict[str, Any]) -> dict[str, dict[str, float]]:
             name: spearman([values[name] for values in sets.values()], closeness)
             for name in PROPERTIES
         }
+        found[label][TRANSFER] = spearman(
+            [values[label]["transfer"] for values in sets.values()], closeness
+        )
         blocks = zip(*(values["per_block"] for values in sets.values()), strict=True)
         for index, block in enumerate(blocks):
             found[label][f"similarity of block {index + 1}"] = spearman(list(block), closeness)
@@ -186,14 +243,15 @@ def table(result: dict[str, Any]) -> str:
         f"{result['judged_on']} real images against full precision. {result['hardware']}, torch "
         f"{result['torch']}.",
         "",
-        "| calibration images | similarity | diversity | confidence | classes | reach "
-        "| W4A8: logit error, same answer | W4A4: logit error, same answer |",
-        "|---|---|---|---|---|---|---|---|",
+        f"| calibration images | {' | '.join(PROPERTIES)} "
+        "| W4A8: logit error, same answer, transfer | W4A4: logit error, same answer, transfer |",
+        "|" + "---|" * (len(PROPERTIES) + 3),
     ]
     for name, values in result["sets"].items():
         cells = [f"{values[key]:.3f}" for key in PROPERTIES]
         cells += [
-            f"{values[label]['error']:.3f}, {100 * values[label]['agreement']:.1f} %"
+            f"{values[label]['error']:.3f}, {100 * values[label]['agreement']:.1f} %, "
+            f"{values[label]['transfer']:+.2f}"
             for label in PRECISIONS
         ]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
@@ -212,15 +270,16 @@ def plot(result: dict[str, Any], path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    figure, panels = plt.subplots(1, len(PROPERTIES), figsize=(18, 4.2), sharey=True)
+    titles = {**PROPERTIES, TRANSFER: TRANSFER}
+    figure, panels = plt.subplots(1, len(titles), figsize=(24, 4.2), sharey=True)
     names = list(result["sets"])
-    markers = "o^sPDvX*<>"
-    for axes, (key, title) in zip(panels, PROPERTIES.items(), strict=True):
+    markers = "o^sPDvX*<>dph"
+    for axes, (key, title) in zip(panels, titles.items(), strict=True):
         for index, name in enumerate(names):
             values = result["sets"][name]
-            axes.scatter(
-                values[key], values["w4a4"]["error"], marker=markers[index], s=60, label=name
-            )
+            found = values["w4a4"]
+            x = found["transfer"] if key == TRANSFER else values[key]
+            axes.scatter(x, found["error"], marker=markers[index], s=60, label=name)
         rank = result["rank_correlation"]["w4a4"][key]
         axes.set_title(f"{title.split(',')[0]}\nrank correlation {rank:+.2f}", fontsize=10)
         axes.grid(alpha=0.3)
@@ -235,6 +294,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--model", default="deit_t")
     parser.add_argument("--weights", type=Path)
     parser.add_argument("--real", type=Path, required=True, help="labelled images that judge")
+    parser.add_argument("--photographs", type=Path, help="a set to compare with, not of --real")
     parser.add_argument("--judges", type=int, default=250, help="how many of them")
     parser.add_argument("--count", type=int, default=48, help="calibration images of each kind")
     parser.add_argument("--iterations", type=int, default=80)

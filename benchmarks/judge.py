@@ -1,4 +1,4 @@
-"""How near a changed network stays to the original on real images, for the scripts beside this."""
+"""How near a changed network stays to the original on some images, for the scripts beside this."""
 
 from __future__ import annotations
 
@@ -12,20 +12,24 @@ from mimiq.runtime.datasets import open_dataset
 
 
 class Judge:
-    """Real images, and what the full-precision network says of them.
+    """Images, and what the full-precision network says of them.
 
     Args:
         model: the original.
-        folder: labelled images, as ``mimiq eval`` takes them.
-        most: how many of them, evenly spread.
+        images: (B, 3, S, S), normalised.
     """
 
-    def __init__(self, model: LoadedModel, folder: Path, most: int) -> None:
+    def __init__(self, model: LoadedModel, images: torch.Tensor) -> None:
+        self.images = images
+        self.expected = self._logits(model.module)
+
+    @classmethod
+    def on_folder(cls, model: LoadedModel, folder: Path, most: int) -> Judge:
+        """On ``most`` images of a folder, evenly spread, as ``mimiq eval`` takes them."""
         dataset = open_dataset(folder, model.num_classes)
         batches = dataset.batches(model.preprocessing, 50)
         images = torch.cat([torch.from_numpy(pixels) for pixels, _ in batches])
-        self.images = images[:: max(1, len(dataset) // most)]
-        self.expected = self._logits(model.module)
+        return cls(model, images[:: max(1, len(dataset) // most)])
 
     @torch.inference_mode()
     def _logits(self, module: nn.Module) -> torch.Tensor:

@@ -25,7 +25,7 @@ from mimiq.calibrate.histogram import (
     nothing_observed,
 )
 from mimiq.errors import BadInput
-from mimiq.fake_quant import Grid
+from mimiq.fake_quant import Grid, scale_groups
 
 # Below this, values are all noise; a power of two that fp16 still holds.
 SMALLEST_SCALE = 2.0**-24
@@ -246,18 +246,13 @@ def mse_weight_scale(
 
 
 def _scale_groups(weight: torch.Tensor, axis: int, block_size: int) -> torch.Tensor:
-    """(scales, elements a scale)."""
-    if axis < 0:
-        return weight.reshape(1, -1)
-    if not block_size:
-        return weight.movedim(axis, 0).flatten(1)
-    if weight.ndim != 2 or axis != 1 or weight.shape[1] % block_size:
+    if block_size and (weight.ndim != 2 or axis != 1 or weight.shape[1] % block_size):
         raise BadInput(
             f"A weight of shape {tuple(weight.shape)} has no whole blocks of {block_size} along "
             f"axis {axis}.",
             "Choose a block size that divides the layer's input size.",
         )
-    return weight.reshape(-1, block_size)
+    return scale_groups(weight, axis, block_size)
 
 
 def _keep_better(

@@ -12,6 +12,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +20,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from mimiq import fake_quant_kernels
 from mimiq.devices import fast_dtype
 from mimiq.errors import BadInput
 from mimiq.fake_quant import Quantizer
@@ -26,6 +28,8 @@ from mimiq.losses import Target, distillation_loss, outputs_of
 from mimiq.quantization import QuantizedModel
 from mimiq.views import Views
 
+# DeiT-T on a CPU: compiled quantisers save half a microsecond a pixel, and take 10 to 25 seconds.
+_WORTH_COMPILING = 64_000_000  # pixels seen in training
 _CACHE_BYTES = 2 * 2**30  # teacher outputs are kept in memory up to this size
 
 
@@ -111,18 +115,9 @@ def distill(
     """
     started = time.monotonic()
     run = Distillation(quantized, images, recipe, seed)
-    if checkpoint is not None and checkpoint.exists():
-        run.load(checkpoint)
-    else:
-        run.evaluate()
-    while run.step < recipe.steps:
-        loss = run.train_step()
-        last = run.step == recipe.steps
-        if run.step % recipe.evaluate_every == 0 or last:
-            run.evaluate()
-            if checkpoint is not None and not last:
-                run.save(checkpoint, time.monotonic() - started)
-        progress(run.step, loss, run.history[-1][1])
+    pixels = recipe.steps * recipe.batch_size * images.shape[1] * images.shape[2]
+    with fake_quant_kernels.compiled(run.device) if pixels > _WORTH_COMPILING else nullcontext():
+        _tune(run, checkpoint, started, progress)
     run.restore_best()
     agreement = run.agreement()
     if checkpoint is not None:
@@ -136,6 +131,27 @@ def distill(
         seconds=run.seconds_before + time.monotonic() - started,
         history=run.history,
     )
+
+
+def _tune(
+    run: Distillation,
+    checkpoint: Path | None,
+    started: float,
+    progress: Callable[[int, float, float], None],
+) -> None:
+    recipe = run.recipe
+    if checkpoint is not None and checkpoint.exists():
+        run.load(checkpoint)
+    else:
+        run.evaluate()
+    while run.step < recipe.steps:
+        loss = run.train_step()
+        last = run.step == recipe.steps
+        if run.step % recipe.evaluate_every == 0 or last:
+            run.evaluate()
+            if checkpoint is not None and not last:
+                run.save(checkpoint, time.monotonic() - started)
+        progress(run.step, loss, run.history[-1][1])
 
 
 class Distillation:
@@ -267,7 +283,7 @@ class Distillation:
         ]
         if self.recipe.optimizer == "sgd":
             return torch.optim.SGD(groups, momentum=0.9, nesterov=True)
-        return torch.optim.AdamW(groups, weight_decay=0.0)
+        return torch.optim.AdamW(groups, weight_decay=0.0, fused=True)
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(

@@ -23,6 +23,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from mimiq import fake_quant_kernels as kernels
 from mimiq.grid import Grid as Grid
 from mimiq.precision import Block, Granularity, PerChannel, PerTensor
 
@@ -51,9 +52,10 @@ def fake_quantize(
     Returns:
         Same shape and dtype as ``x``.
     """
-    spread = _spread(scale, x, axis, block_size)
-    steps = _to_grid(x.float().div(spread), Grid(qmin, qmax, ratio, coarse))
-    return steps.mul_(spread).to(x.dtype)
+    rows = scale_groups(x, axis, block_size)
+    grid = Grid(qmin, qmax, ratio, coarse)
+    rounded = kernels.forward(rows, scale.reshape(-1, 1), grid, x.dtype)
+    return _ungrouped(rounded, x, axis, block_size)
 
 
 @fake_quantize.register_fake
@@ -67,83 +69,85 @@ def _(
     ratio: int = 1,
     coarse: int = 0,
 ) -> torch.Tensor:
-    return torch.empty_like(x)
+    return torch.empty_like(x, memory_format=torch.contiguous_format)
 
 
-def _to_grid(steps: torch.Tensor, grid: Grid) -> torch.Tensor:
-    """``steps``, x / scale, rounded to the grid in place."""
-    if not grid.coarse:
-        return steps.round_().clamp_(grid.qmin, grid.qmax)
-    above = steps.sub(grid.qmax).div_(grid.ratio).round_().clamp_(0, grid.coarse)
-    return steps.round_().clamp_(grid.qmin, grid.qmax).add_(above, alpha=grid.ratio)
-
-
-def _spread(scale: torch.Tensor, x: torch.Tensor, axis: int, block_size: int) -> torch.Tensor:
-    """The scale in a shape that broadcasts against ``x``."""
+def scale_groups(x: torch.Tensor, axis: int, block_size: int) -> torch.Tensor:
+    """``x`` as (scales, elements that share a scale); arguments as :func:`fake_quantize`'s."""
     if axis < 0:
-        return scale
+        return x.reshape(1, -1)
     if block_size:
-        return scale.repeat_interleave(block_size, dim=axis)
-    shape = [1] * x.ndim
-    shape[axis] = -1
-    return scale.reshape(shape)
+        return x.reshape(-1, block_size)
+    return x.movedim(axis, 0).flatten(1)
 
 
-def _dot_to_scale(
-    grad: torch.Tensor, steps: torch.Tensor, axis: int, block_size: int
-) -> torch.Tensor:
-    """Sum ``grad · steps`` over the elements that share a scale."""
-    if axis < 0:
-        return torch.dot(grad.float().reshape(-1), steps.reshape(-1))
-    product = grad * steps
-    if block_size:  # of a two-dimensional weight, along its inputs
-        return product.reshape(len(product), -1, block_size).sum(2)
-    return product.sum([dim for dim in range(product.ndim) if dim != axis])
+def _ungrouped(groups: torch.Tensor, x: torch.Tensor, axis: int, block_size: int) -> torch.Tensor:
+    """What :func:`scale_groups` made of a tensor like ``x``, in its shape again; contiguous."""
+    if axis <= 0 or block_size:
+        return groups.view(x.shape)
+    return groups.view(x.movedim(axis, 0).shape).movedim(0, axis).contiguous()
+
+
+class _Trained(torch.autograd.Function):
+    """:func:`fake_quantize` with gradients, for training: the operator's own would cost more."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: torch.Tensor,
+        scale: torch.Tensor,
+        grid: Grid,
+        axis: int,
+        block_size: int,
+        dtype: torch.dtype,
+    ) -> torch.Tensor:
+        ctx.grid, ctx.axis, ctx.block_size = grid, axis, block_size
+        rows = scale_groups(x, axis, block_size).contiguous()
+        ctx.save_for_backward(rows, scale)
+        rounded = kernels.forward(rows, scale.reshape(-1, 1), grid, dtype)
+        return _ungrouped(rounded, x, axis, block_size)
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        """Straight through inside the grid for x; the LSQ gradient for the scale.
+
+        d/ds is ``round(x/s) - x/s`` inside the grid and its least or greatest integer at its ends
+        and beyond, scaled by ``1 / sqrt(n · greatest)`` for n elements a scale (Esser et al., LSQ,
+        ICLR 2020, sections 2.1, 2.2).
+        """
+        rows, scale = ctx.saved_tensors
+        grid: Grid = ctx.grid
+        grad_rows, slope = kernels.backward(
+            scale_groups(grad, ctx.axis, ctx.block_size),
+            rows,
+            scale.reshape(-1, 1),
+            grid,
+            ctx.needs_input_grad[1],
+        )
+        grad_x = _ungrouped(grad_rows, grad, ctx.axis, ctx.block_size)
+        if slope is None:
+            return grad_x, *(None,) * 5
+        grad_scale = slope / math.sqrt(rows.shape[1] * max(grid.top, 1))
+        return grad_x, grad_scale.reshape(scale.shape), *(None,) * 4
 
 
 def fake_quantize_to(
     x: torch.Tensor, scale: torch.Tensor, grid: Grid, axis: int = -1, block_size: int = 0
 ) -> torch.Tensor:
-    """:func:`fake_quantize` to a :class:`Grid`."""
+    """:func:`fake_quantize` to a :class:`Grid`, with gradients for ``x`` and ``scale``.
+
+    Where these are wanted under autocast, the result has autocast's type, in which whatever
+    multiplies it would take it anyway.
+    """
+    if torch.is_grad_enabled() and (x.requires_grad or scale.requires_grad):
+        kind = x.device.type
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+        trained: torch.Tensor = _Trained.apply(x, scale, grid, axis, block_size, dtype)
+        return trained
     out: torch.Tensor = fake_quantize(
         x, scale, grid.qmin, grid.qmax, axis, block_size, grid.ratio, grid.coarse
     )
     return out
-
-
-def _save(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
-    x, scale, qmin, qmax, ctx.axis, ctx.block_size, *two_steps = inputs
-    ctx.grid = Grid(qmin, qmax, *two_steps)
-    ctx.save_for_backward(x, scale, output)
-
-
-def _gradients(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-    """Straight through inside the grid for x; the LSQ gradient for the scale.
-
-    d/ds is ``round(x/s) - x/s`` inside the grid and its least or greatest integer at its ends and
-    beyond, scaled by ``1 / sqrt(n · greatest)`` for n elements a scale (Esser et al., LSQ, ICLR
-    2020, sections 2.1, 2.2).
-    """
-    x, scale, output = ctx.saved_tensors
-    grid: Grid = ctx.grid
-    grad = grad.float()
-    steps = x.float().div(_spread(scale, x, ctx.axis, ctx.block_size))
-    # Zero outside, as torch.where would make it, which on a CPU takes twenty times as long.
-    inside_grid = torch.ops.aten.hardtanh_backward(grad, steps, grid.qmin, grid.top)
-    grad_x = inside_grid.to(x.dtype)
-    if not ctx.needs_input_grad[1]:
-        return grad_x, *(None,) * 7
-    # Σ g·round(q) over all elements less Σ g·q over those inside the grid: the same sum with half
-    # the passes over memory, for outside the grid q is an integer already. And round(q)·s is what
-    # came out.
-    inside = _dot_to_scale(inside_grid, steps, ctx.axis, ctx.block_size)
-    total = _dot_to_scale(grad, output.float(), ctx.axis, ctx.block_size) / scale
-    elements_per_scale = x.numel() / scale.numel()
-    grad_scale = (total - inside) / math.sqrt(elements_per_scale * max(grid.top, 1))
-    return grad_x, grad_scale.reshape(scale.shape), *(None,) * 6
-
-
-fake_quantize.register_autograd(_gradients, setup_context=_save)
 
 
 class Quantizer(nn.Module):

@@ -75,13 +75,12 @@ class Views:
             return drawn.reshape(-1, 1, 1, 1).to(images.device)
 
         images = images * factor()
-        mean = images.mean((1, 2, 3), keepdim=True)
-        images = mean + (images - mean) * factor()
+        images = torch.lerp(images.mean((1, 2, 3), keepdim=True), images, factor())
         grey = images.mean(1, keepdim=True)
         saturation = factor()
         colourless = _uniform(len(images), generator).reshape(-1, 1, 1, 1) < self.grey
         saturation = saturation * (~colourless).to(images.device)
-        return grey + (images - grey) * saturation
+        return torch.lerp(grey, images, saturation)
 
     def _blur(self, images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         count, channels, size, _ = images.shape

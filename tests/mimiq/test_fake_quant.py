@@ -66,7 +66,7 @@ def test_gradients_are_straight_through_and_lsq(
     x = torch.randn(6, 8, requires_grad=True)
     scale = (torch.rand(shape) * 0.1 + 0.15).requires_grad_()
     weights = torch.randn(6, 8)
-    (fake_quantize(x, scale, grid.qmin, grid.qmax, axis, block) * weights).sum().backward()
+    (fake_quantize_to(x, scale, grid, axis, block) * weights).sum().backward()
 
     spread = scale.detach()
     if axis == 0:
@@ -131,7 +131,7 @@ def test_operator_is_well_formed() -> None:
 def test_keeps_the_dtype_of_its_input() -> None:
     x = torch.randn(3, 4, dtype=torch.bfloat16, requires_grad=True)
     scale = torch.tensor(0.1, requires_grad=True)
-    rounded = fake_quantize(x, scale, -128, 127, -1, 0)
+    rounded = fake_quantize_to(x, scale, Grid.signed(8))
     assert rounded.dtype == torch.bfloat16
     rounded.sum().backward()
     assert x.grad is not None
@@ -180,3 +180,15 @@ def test_a_window_outside_int8_is_moved_into_it(low: int) -> None:
 def test_only_the_input_of_a_linear_may_leave_int8() -> None:
     with pytest.raises(ValueError, match="cannot leave INT8"):
         freeze(nn.Sequential(Quantizer(torch.tensor(0.1), Grid(-8, 247))))
+
+
+def test_under_autocast_the_result_has_its_type_and_the_gradient_the_inputs() -> None:
+    x = torch.randn(4, 8, requires_grad=True)
+    scale = torch.tensor(0.1, requires_grad=True)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = fake_quantize_to(x, scale, Grid.signed(8))
+    found.float().sum().backward()
+    assert found.dtype == torch.bfloat16
+    assert x.grad is not None
+    assert x.grad.dtype == torch.float32
+    assert torch.equal(found, _definition(x.detach(), scale.detach(), Grid.signed(8)).bfloat16())
