@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 FORMAT = "mimiq-report/1"
-MIN_AGREEMENT = 0.99  # of the exported with the simulated model's top-1
 
 
 def build_report(
@@ -171,14 +170,6 @@ def _derived_notes(report: Mapping[str, Any]) -> list[str]:
             f"Accuracy on {report['dataset'] or 'the given images'}: {_of(accuracy)}, "
             "95 % interval in brackets."
         )
-    if report["simulation"]:
-        simulation = Comparison.from_json(report["simulation"])
-        if simulation.agreement < MIN_AGREEMENT:
-            notes.append(
-                f"The exported model gives the simulated one's class on only "
-                f"{100 * simulation.agreement:.1f} % of {simulation.count} images: "
-                "its accuracy may differ from what tuning saw."
-            )
     return notes + _latency_notes(report)
 
 

@@ -183,8 +183,8 @@ def _rows(proof: Proof, summary: PlanSummary) -> Iterator[tuple[str, str]]:
         yield "fused attentions", _counted(summary.fused_attentions())
         yield "other products", _counted(summary.matmuls())
         if proof.unfused:
-            yield "not fused", _listed(proof.unfused)
-        yield "fallbacks", _listed([str(fallback) for fallback in proof.fallbacks])
+            yield "not fused", _grouped(entry.partition(" ") for entry in proof.unfused)
+        yield "fallbacks", _grouped(str(found).partition(":") for found in proof.fallbacks)
         yield "kernels", _kernels(summary)
         yield "weights", _weights(summary)
     if proof.unproven:
@@ -215,6 +215,20 @@ def _listed(names: Sequence[str]) -> str:
         return "none"
     more = f"\n… and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return "\n".join(names[:_SHOWN]) + more
+
+
+def _grouped(found: Iterable[tuple[str, str, str]]) -> str:
+    """(node, separator, what is to say of it): nodes of which the same is to say share a line."""
+    nodes: dict[str, list[str]] = {}
+    for node, separator, what in found:
+        nodes.setdefault(separator + what, []).append(node)
+    return _listed([_ends(names) + what for what, names in nodes.items()])
+
+
+def _ends(names: Sequence[str]) -> str:
+    if len(names) < 3:
+        return " and ".join(names)
+    return f"{len(names)}, {names[0]} … {names[-1]}"
 
 
 def _kernels(summary: PlanSummary) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from mimiq.errors import BadInput
 from mimiq.export.tensorrt.myelin import bits_of, read_programs
 from mimiq.export.tensorrt.network import WantedProduct
 from mimiq.export.tensorrt.plan import only_moves, read_plan
-from mimiq.export.tensorrt.proof import Proof, judge, proof_table
+from mimiq.export.tensorrt.proof import Fallback, Proof, judge, proof_table
 from mimiq.export.tensorrt.summary import PlanSummary
 
 # The form of TensorRT-RTX 1.7's text, shortened: an int8 Linear whose weight is stored as int4, a
@@ -224,3 +225,13 @@ def test_names_of_generated_kernels() -> None:
 def test_widths() -> None:
     widths = [bits_of(kind) for kind in ("int4", "fp8_e4m3", "fp4e2m1", "half", "float", "new")]
     assert widths == [4, 8, 4, 16, 32, 32]
+
+
+def test_nodes_with_the_same_story_share_a_line() -> None:
+    proof = judge(read_plan(PLAN), [])
+    unfused = (*(f"{name}/MatMul (of 625 tokens)" for name in "abc"), "d/MatMul (heads of 80)")
+    fallen = tuple(Fallback(node, "int8", "half", "lost") for node in ("e", "f"))
+    text = rendered(replace(proof, unfused=unfused, fallbacks=fallen))
+    assert "3, a/MatMul … c/MatMul (of 625 tokens)" in text
+    assert "d/MatMul (heads of 80)" in text
+    assert "e and f: wanted int8, runs as half (lost)" in text

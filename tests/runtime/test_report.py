@@ -98,10 +98,8 @@ def test_an_undecided_ratio_is_not_called_slower() -> None:
 
 
 def test_other_bad_news() -> None:
-    poor = replace(COMPARISON, agreeing=480)
     data = report(
         model={"name": "deit_t", "untrained": True},
-        simulation=poor,
         latency=[row("fp32", 1, 1.0, stable=False, runs=6)],
         fallbacks=["blocks.0.attn runs in fp16: head size 80 has no int8 kernel"],
         notes=["said by the caller"],
@@ -109,7 +107,6 @@ def test_other_bad_news() -> None:
     notes = "\n".join(data["notes"])
     assert data["notes"][0] == "said by the caller"
     assert "random" in notes
-    assert "only 96.0 % of 500 images" in notes
     assert "had not settled" in notes
     assert "6 runs" in notes
     shown = text(data)
