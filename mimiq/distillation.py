@@ -65,6 +65,23 @@ class DistillationRecipe:
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
+    def split(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(images to learn from, the last ones, held out).
+
+        Whatever is fitted before distillation must not see those held out either: a fit looks
+        better on what it was made from than anything that tuning finds afterwards.
+
+        Raises:
+            BadInput: when there are too few images to hold any out.
+        """
+        held_out = max(1, round(len(images) * self.held_out))
+        if len(images) <= held_out:
+            raise BadInput(
+                f"{len(images)} calibration images are too few to tune with and hold some out.",
+                "Use a set of at least 2 images; 64 or more give good results.",
+            )
+        return images[:-held_out], images[-held_out:]
+
 
 @dataclass(frozen=True)
 class DistillationResult:
@@ -170,16 +187,8 @@ class Distillation:
         self.device = next(self.student.parameters()).device
         self.dtype = fast_dtype(self.device)
         self.teacher = copy.deepcopy(self.model.module).to(self.device)
-        held_out = max(1, round(len(images) * recipe.held_out))
-        if len(images) - held_out < 1:
-            raise BadInput(
-                f"{len(images)} calibration images are too few to tune with and hold some out.",
-                "Use a set of at least 2 images; 64 or more give good results.",
-            )
-        self.train_images = images[:-held_out]
-        self.held_out = [
-            self._normalize(part) for part in images[-held_out:].split(recipe.batch_size)
-        ]
+        self.train_images, held_out = recipe.split(images)
+        self.held_out = [self._normalize(part) for part in held_out.split(recipe.batch_size)]
         self.held_out_targets = [self._teach(batch, fast=False) for batch in self.held_out]
         self.known = self._teach_all() if recipe.views.fixed and recipe.steps else None
         self.optimizer = self._optimizer()

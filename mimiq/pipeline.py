@@ -74,13 +74,16 @@ def tuned_network(
         "ranges": job.recipe.ranges.to_json(),
         "distillation": distillation.to_json(),
         "procedural": procedural_count(job, calibration),
+        "fitted": "without held-out images" if distillation.steps else "to all images",
         "seed": job.seed,
     }
 
     def make(path: Path) -> None:
         device = pick_device(job.device)
         pixels = tuning_images(job, calibration)
-        normalized = torch.from_numpy(job.model.preprocessing.normalize(pixels.numpy()))
+        # Where nothing is tuned, nothing is chosen, and the fit may see every image.
+        learnt_from = distillation.split(pixels)[0] if distillation.steps else pixels
+        normalized = torch.from_numpy(job.model.preprocessing.normalize(learnt_from.numpy()))
         with progress.stage("quantize") as stage:
             quantized = quantize(
                 job.model, job.precision, normalized.to(device), job.recipe.ranges, stage.status

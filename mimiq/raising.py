@@ -121,9 +121,8 @@ def _drop_of(
         tuned, tuning = tuned_network(raised, calibration, cache, progress)
 
         def make(path: Path) -> None:
-            pixels = tuning_images(job, calibration).numpy()
-            held_out = max(1, round(len(pixels) * recipe.held_out))  # as distillation does
-            images = _normalized(job, pixels[-held_out:])
+            _, held_out = recipe.split(tuning_images(job, calibration))
+            images = _normalized(job, held_out.numpy())
             with progress.stage("drop") as stage:
                 stage.status("held-out images")
                 network = tuned.module.to(images.device)
