@@ -8,12 +8,18 @@ from pathlib import Path
 import pytest
 import torch
 
+from mimiq import pipeline
+from mimiq.cache import Cache
 from mimiq.distillation import DistillationRecipe, distill
 from mimiq.errors import BadInput
+from mimiq.image_sets import calibration_set
+from mimiq.job import Job
 from mimiq.losses import Target, distillation_loss, outputs_of, structural_loss
 from mimiq.models import LoadedModel
-from mimiq.precision import from_bits, int4
+from mimiq.precision import Precision, from_bits, int4
+from mimiq.progress import Progress
 from mimiq.quantization import QuantizedModel, RangeRecipe, quantize
+from mimiq.recipes import recipe_for
 from mimiq.views import Views
 
 _RECIPE = DistillationRecipe(steps=40, batch_size=8, lr_weights=3e-4, evaluate_every=10)
@@ -123,6 +129,37 @@ def test_one_image_is_too_few(
 ) -> None:
     with pytest.raises(BadInput, match="too few"):
         distill(_student(small_vit, images), pixels[:1], _RECIPE)
+
+
+@pytest.mark.parametrize(("steps", "fitted"), [(5, 14), (0, 16)])
+def test_what_chooses_is_kept_from_the_fit(
+    small_vit: LoadedModel,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    steps: int,
+    fitted: int,
+) -> None:
+    precision = from_bits(3, 8)
+    recipe = recipe_for("tiny", precision)
+    recipe = replace(
+        recipe,
+        synthesis=replace(recipe.synthesis, images=16),
+        distillation=replace(recipe.distillation, steps=steps),
+    )
+    job = Job(small_vit, precision, recipe, tmp_path / "out", "noise", 0, "cpu", ())
+    cache = Cache(tmp_path / "cache")
+    images = calibration_set(job, cache, Progress())
+    seen: list[torch.Tensor] = []
+
+    def spy(model: LoadedModel, precision: Precision, images: torch.Tensor, *_: object) -> None:
+        seen.append(images)
+        raise InterruptedError
+
+    monkeypatch.setattr(pipeline, "quantize", spy)
+    with pytest.raises(InterruptedError):
+        pipeline.tuned_network(job, images, cache, Progress())
+    expected = small_vit.preprocessing.normalize(images.images()[:fitted])
+    assert torch.equal(seen[0], torch.from_numpy(expected))
 
 
 def test_views_keep_shape_and_depend_on_the_generator_alone(images: torch.Tensor) -> None:
