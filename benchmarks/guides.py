@@ -68,9 +68,9 @@ def main() -> None:
     sets: dict[str, Any] = {}
     for name, kind in images.items():
         sets[name] = properties(model, kind)
+        strange = {k: probe for k, probe in probes.items() if not _share(pixels, name, k)}
         for label, precision in PRECISIONS.items():
             module = quantize(model, precision, kind, recipe_for("cpu", precision).ranges).module
-            strange = {k: probe for k, probe in probes.items() if not _share(pixels, name, k)}
             sets[name][label] = {
                 **real.judge(module),
                 "on": {other: probe.judge(module)["error"] for other, probe in strange.items()},

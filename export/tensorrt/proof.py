@@ -34,7 +34,12 @@ class Fallback:
     reason: str
 
     def __str__(self) -> str:
-        return f"{self.node}: wanted {self.wanted}, runs as {self.got} ({self.reason})"
+        return f"{self.node}: {self.story}"
+
+    @property
+    def story(self) -> str:
+        """What befell the node."""
+        return f"wanted {self.wanted}, runs as {self.got} ({self.reason})"
 
 
 @dataclass(frozen=True)
@@ -183,8 +188,9 @@ def _rows(proof: Proof, summary: PlanSummary) -> Iterator[tuple[str, str]]:
         yield "fused attentions", _counted(summary.fused_attentions())
         yield "other products", _counted(summary.matmuls())
         if proof.unfused:
-            yield "not fused", _grouped(entry.partition(" ") for entry in proof.unfused)
-        yield "fallbacks", _grouped(str(found).partition(":") for found in proof.fallbacks)
+            entries = (entry.partition(" (") for entry in proof.unfused)
+            yield "not fused", _grouped((node, between + why) for node, between, why in entries)
+        yield "fallbacks", _grouped((found.node, f": {found.story}") for found in proof.fallbacks)
         yield "kernels", _kernels(summary)
         yield "weights", _weights(summary)
     if proof.unproven:
@@ -217,11 +223,11 @@ def _listed(names: Sequence[str]) -> str:
     return "\n".join(names[:_SHOWN]) + more
 
 
-def _grouped(found: Iterable[tuple[str, str, str]]) -> str:
-    """(node, separator, what is to say of it): nodes of which the same is to say share a line."""
+def _grouped(found: Iterable[tuple[str, str]]) -> str:
+    """(node, what is to say of it): nodes of which the same is to say share a line."""
     nodes: dict[str, list[str]] = {}
-    for node, separator, what in found:
-        nodes.setdefault(separator + what, []).append(node)
+    for node, what in found:
+        nodes.setdefault(what, []).append(node)
     return _listed([_ends(names) + what for what, names in nodes.items()])
 
 
