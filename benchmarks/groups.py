@@ -24,7 +24,7 @@ from mimiq.devices import describe_device, pick_device
 from mimiq.fake_quant import Quantizer
 from mimiq.models import LoadedModel, load_model
 from mimiq.precision import FLOAT, LayerPrecision, PerChannel, Precision
-from mimiq.procedural import dead_leaves
+from mimiq.procedural import scenes
 from mimiq.quantization import RangeRecipe, spread_outliers, swap_layers
 
 # The end of a quantiser's module name; the classifier and the patch embedding stay as they are.
@@ -75,7 +75,7 @@ def quantized(model: LoadedModel, arguments: argparse.Namespace, two_steps: bool
     ends = (("patch_embed.proj", FLOAT), ("head*", FLOAT))
     precision = Precision(layer, arguments.bits, ends)
     size = model.preprocessing.image_size
-    pixels = dead_leaves(arguments.leaves, size, seed=0)
+    pixels = scenes(arguments.leaves, size, seed=0)
     images = torch.from_numpy(model.preprocessing.normalize(pixels))
     module = copy.deepcopy(model.module)
     recipe = RangeRecipe(two_steps=two_steps)

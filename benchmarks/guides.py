@@ -32,7 +32,7 @@ from mimiq.calibrate.sources import from_folder, gaussian_noise
 from mimiq.devices import describe_device, pick_device
 from mimiq.models import LoadedModel, load_model, observe_attention, quantizable_layers
 from mimiq.precision import from_bits
-from mimiq.procedural import dead_leaves
+from mimiq.procedural import scenes
 from mimiq.psaq import PsaqRecipe, synthesize_psaq
 from mimiq.quantization import quantize
 from mimiq.recipes import recipe_for
@@ -182,7 +182,7 @@ def _sets(model: LoadedModel, arguments: argparse.Namespace) -> Iterator[tuple[s
         return synthesize(model, replace(plain, **changes), out=out, **options).images()
 
     noise = gaussian_noise(model.preprocessing, count, seed, arguments.sets / f"{model.name}-noise")
-    leaves = dead_leaves(count, size, seed)
+    leaves = scenes(count, size, seed)
     yield "Gaussian noise", noise.images()
     yield "dead leaves", leaves
     yield "ours", (smooth := ours("smooth", tv_weight=0.01))
@@ -198,7 +198,7 @@ def _sets(model: LoadedModel, arguments: argparse.Namespace) -> Iterator[tuple[s
     out = arguments.sets / f"{model.name}-leaves"
     from_leaves = synthesize(model, grown, out=out, **options).images()
     yield "ours, from leaves", from_leaves
-    fresh = dead_leaves(count, size, seed + 1)
+    fresh = scenes(count, size, seed + 1)
     yield "ours, from leaves, and leaves", np.concatenate([from_leaves[::2], fresh[::2]])
     if arguments.photographs:
         out = arguments.sets / f"{model.name}-photographs"

@@ -12,7 +12,7 @@ from mimiq.cache import Cache
 from mimiq.calibrate import CalibrationSet, gaussian_noise, open_or_import
 from mimiq.errors import BadInput
 from mimiq.job import Job
-from mimiq.procedural import dead_leaves
+from mimiq.procedural import scenes
 from mimiq.progress import Progress
 
 
@@ -73,12 +73,12 @@ def tuning_images(job: Job, calibration: CalibrationSet) -> torch.Tensor:
     """
     pixels = calibration.images()
     if count := procedural_count(job, calibration):
-        pixels = np.concatenate([dead_leaves(count, pixels.shape[1], job.seed), pixels])
+        pixels = np.concatenate([scenes(count, pixels.shape[1], job.seed), pixels])
     return torch.from_numpy(pixels)
 
 
 def procedural_count(job: Job, calibration: CalibrationSet) -> int:
-    """Dead leaves belong beside synthetic images only."""
+    """Random scenes belong beside synthetic images only."""
     return job.recipe.procedural if calibration.manifest["kind"] == "synthetic" else 0
 
 

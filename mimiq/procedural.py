@@ -1,15 +1,18 @@
-"""Dead leaves: images of overlapping shapes, which share the statistics of photographs.
+"""Random scenes: images of shapes that share the statistics of photographs.
 
-Shapes of power-law sizes that cover one another have the edges, the occlusions and the spectrum of
-natural images (Lee, Mumford and Huang, "Occlusion models for natural images", IJCV 2001), and
-networks learn from them what they would from photographs (Baradad et al., "Learning to see by
-looking at noise", NeurIPS 2021). They show no class; a teacher's answer to them is a target all the
-same.
+Shapes of power-law sizes that cover one another, called dead leaves, have the edges, the occlusions
+and the spectrum of natural images (Lee, Mumford and Huang, "Occlusion models for natural images",
+IJCV 2001), and networks learn from them what they would from photographs (Baradad et al.,
+"Learning to see by looking at noise", NeurIPS 2021). Photographs have more: skies and walls that
+are plain, horizons, things before a backdrop, poles and railings, fibres. A network has directions
+for each, and weights fitted without them err there. The scenes show no class; a teacher's answer to
+them is a target all the same.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -18,10 +21,14 @@ from PIL import Image, ImageDraw, ImageFilter
 ByteArray = npt.NDArray[np.uint8]
 FloatArray = npt.NDArray[np.float64]
 
-_MATERIALS = 4  # in one image
+_MATERIALS = 6  # in one image, beside the backdrop's
+
+# The axes of colours in daylight: from blue to yellow they differ three times as much.
+_BLUE_TO_YELLOW = np.array([0.75, 0.1, -0.85])
+_GREEN_TO_PURPLE = np.array([0.6, -0.7, 0.3])
 
 
-def dead_leaves(count: int, size: int, seed: int = 0) -> ByteArray:
+def scenes(count: int, size: int, seed: int = 0) -> ByteArray:
     """``count`` images, uint8 (count, size, size, 3); image i depends on (seed, i) alone."""
     images = np.empty((count, size, size, 3), np.uint8)
     for index in range(count):
@@ -30,90 +37,198 @@ def dead_leaves(count: int, size: int, seed: int = 0) -> ByteArray:
 
 
 def _image(size: int, generator: np.random.Generator) -> ByteArray:
-    colours, materials = _shapes(2 * size, generator)
-    image = np.asarray(colours.resize((size, size), Image.Resampling.BILINEAR), np.float64)
-    material = np.asarray(materials.resize((size, size), Image.Resampling.NEAREST))
-    # Things differ in texture as they do in colour.
+    canvas = _Canvas(2 * size, generator)
+    canvas.draw()
+    image = np.array(canvas.colours.resize((size, size), Image.Resampling.BILINEAR), np.float64)
+    material = np.asarray(canvas.materials.resize((size, size), Image.Resampling.NEAREST))
+    # Things differ in texture and shading as they do in colour.
     for index in range(_MATERIALS):
-        image += np.where((material == index)[..., None], _texture(size, generator), 0)
-    image *= _light(size, generator)
+        here = (material == index)[..., None]
+        image += here * _texture(size, generator)
+        if generator.random() < 0.5:
+            image *= 1 + here * generator.uniform(0, 0.5) * _slope(size, generator)
+    behind = (material == _MATERIALS)[..., None]
+    if generator.random() < 0.7:
+        reach = generator.normal(0, 35) + generator.normal(0, 20, 3)
+        image += behind * reach * _slope(size, generator)
+    if generator.random() < 0.5:
+        image += behind * _texture(size, generator)
+    image *= 1 + generator.uniform(0, 0.4) * _slope(size, generator)  # one light on all
     out: ByteArray = image.round().clip(0, 255).astype(np.uint8)
     return out
 
 
-def _shapes(size: int, generator: np.random.Generator) -> tuple[Image.Image, Image.Image]:
-    """Ellipses and polygons in one palette, large ones first in half of the images.
-
-    Beside their colours the number of each one's material. In half of the images what was drawn
-    first, and so lies behind, is out of focus.
-    """
-    base = generator.uniform(40, 215) + generator.normal(0, 25, 3)
-    chroma = generator.uniform(5, 35)
-    image = Image.new("RGB", (size, size), _colour(base))
-    materials = Image.new("L", (size, size))
-    canvases = ImageDraw.Draw(image), ImageDraw.Draw(materials)
-    count = int(generator.integers(30, 400))
-    smallest, largest = generator.uniform([0.01, 0.15], [0.05, 0.6]) * size
-    # The number of shapes above a radius falls with its square: every scale covers as much.
-    drawn = generator.uniform(0, 1, count)
-    radii = (smallest**-2 - (smallest**-2 - largest**-2) * drawn) ** -0.5
-    if generator.random() < 0.5:
-        radii = np.sort(radii)[::-1]
-    behind = generator.integers(0, count) if generator.random() < 0.5 else 0
-    for index, radius in enumerate(radii):
-        if index == behind > 0:
-            blur = generator.uniform(0.005, 0.03) * size
-            image.paste(image.filter(ImageFilter.GaussianBlur(blur)))
-        # Shapes differ in lightness more than in colour, as things in one light do.
-        colour = base + generator.normal(0, chroma, 3) + generator.normal(0, 55)
-        fills = _colour(colour), int(generator.integers(_MATERIALS))
-        _draw(canvases, size, radius, fills, generator)
-    return image, materials
+@dataclass(frozen=True)
+class _Fill:
+    colour: tuple[int, int, int]
+    material: int
 
 
-def _draw(
-    canvases: Sequence[ImageDraw.ImageDraw],
-    size: int,
-    radius: float,
-    fills: Sequence[tuple[int, int, int] | int],
-    generator: np.random.Generator,
-) -> None:
-    """The same random shape on each canvas, each in its own fill."""
-    x, y = generator.uniform(-0.1 * size, 1.1 * size, 2)
-    if generator.random() < 1 / 3:
-        flat = generator.uniform(0.4, 1) * radius
-        for canvas, fill in zip(canvases, fills, strict=True):
-            canvas.ellipse((x - radius, y - flat, x + radius, y + flat), fill=fill)
-        return
-    corners = int(generator.integers(3, 7))
-    angles = np.sort(generator.uniform(0, 2 * np.pi, corners))
-    reach = generator.uniform(0.5, 1, corners) * radius
-    points = zip(x + reach * np.cos(angles), y + reach * np.sin(angles), strict=True)
-    polygon = [(float(a), float(b)) for a, b in points]
-    for canvas, fill in zip(canvases, fills, strict=True):
-        canvas.polygon(polygon, fill=fill)
+class _Canvas:
+    """Shapes in one palette, each with a colour and the number of its material."""
+
+    def __init__(self, size: int, generator: np.random.Generator) -> None:
+        self.size = size
+        self.generator = generator
+        self._base = generator.uniform(30, 225) + self._tint(25)
+        self._chroma = generator.uniform(5, 60)
+        self.colours = Image.new("RGB", (size, size), _bytes(self._backdrop()))
+        self.materials = Image.new("L", (size, size), _MATERIALS)
+
+    def draw(self) -> None:
+        """All the shapes; in half of the images those behind are out of focus."""
+        shapes = list(self._layout())
+        bars, upright = self.generator.uniform(0, 0.8), self.generator.random() < 0.5
+        in_focus_from = self.generator.integers(0, 2 * len(shapes), endpoint=True)
+        for index, (centre, radius) in enumerate(shapes):
+            if index == in_focus_from > 0:
+                blur = self.generator.uniform(0.005, 0.03) * self.size
+                self.colours.paste(self.colours.filter(ImageFilter.GaussianBlur(blur)))
+            kind = self.generator.random()
+            if kind < bars:
+                self._draw_bars(centre, radius, upright)
+            elif kind < bars + (1 - bars) / 3:
+                self._draw_ellipse(centre, radius)
+            else:
+                self._draw_polygon(centre, radius)
+
+    def _layout(self) -> Iterator[tuple[FloatArray, float]]:
+        """Centres (2,) and radii of shapes: in a landscape, as parts of a thing, or all over."""
+        kind = self.generator.random()
+        if kind < 0.25:
+            self._draw_ground()
+            return self._scattered(most=60)
+        return self._heaped() if kind < 0.5 else self._scattered(most=400)
+
+    def _scattered(self, most: int) -> Iterator[tuple[FloatArray, float]]:
+        """Up to ``most`` shapes anywhere, the large ones first in half of the images."""
+        count = int(np.exp(self.generator.uniform(np.log(3), np.log(most))))
+        smallest, largest = self.generator.uniform([0.01, 0.15], [0.05, 0.6]) * self.size
+        # The number of shapes above a radius falls with its square: every scale covers as much.
+        drawn = self.generator.uniform(0, 1, count)
+        radii = (smallest**-2 - (smallest**-2 - largest**-2) * drawn) ** -0.5
+        if self.generator.random() < 0.5:
+            radii = np.sort(radii)[::-1]
+        for radius in radii:
+            yield self.generator.uniform(-0.1, 1.1, 2) * self.size, float(radius)
+
+    def _heaped(self) -> Iterator[tuple[FloatArray, float]]:
+        """Shapes on top of one another, as the parts of a thing are."""
+        middle = self.generator.uniform(0.3, 0.7, 2) * self.size
+        spread = self.generator.uniform(0.03, 0.2) * self.size
+        largest = self.generator.uniform(0.15, 0.5) * self.size
+        parts = self.generator.uniform(0.1, 1, int(self.generator.integers(1, 40)))
+        for part in np.sort(parts)[::-1]:
+            yield middle + spread * self.generator.normal(size=2), float(largest * part**2)
+
+    def _draw_ground(self) -> None:
+        """One to four grounds with rough horizons, the nearest last."""
+        along = np.linspace(0, self.size, 128)
+        for horizon in np.sort(self.generator.uniform(0.2, 0.9, self.generator.integers(1, 5))):
+            tilt = self.generator.normal(0, 0.05) * (along - self.size / 2)
+            rough = self.generator.uniform(0, 0.08) * self.size * self._walk(len(along))
+            edge = np.stack([along, horizon * self.size + tilt + rough], -1)
+            below = np.array([[self.size, self.size], [0, self.size]])
+            self._fill(np.concatenate([edge, below]), self._some_fill())
+
+    def _draw_bars(self, centre: FloatArray, radius: float, upright: bool) -> None:
+        """A long thin bar or several side by side; ``upright`` ones are level or vertical."""
+        angle = self.generator.uniform(0, np.pi)
+        if upright:
+            angle = self.generator.choice([0, np.pi / 2]) + self.generator.normal(0, 0.03)
+        length = radius * self.generator.uniform(2, 8)
+        width = max(1.0, radius * self.generator.uniform(0.02, 0.3))
+        count = 1 if self.generator.random() < 0.6 else int(self.generator.integers(2, 12))
+        gap = width * self.generator.uniform(1.5, 5)
+        ahead, aside = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+        fill = self._some_fill()
+        for number in range(count):
+            middle = centre + aside * gap * (number - count / 2)
+            corners = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) / 2
+            self._fill(middle + corners @ np.stack([length * ahead, width * aside]), fill)
+
+    def _draw_ellipse(self, centre: FloatArray, radius: float) -> None:
+        half = radius * np.array([1, self.generator.uniform(0.4, 1)])
+        box = (*map(float, centre - half), *map(float, centre + half))
+        fill = self._some_fill()
+        ImageDraw.Draw(self.colours).ellipse(box, fill=fill.colour)
+        ImageDraw.Draw(self.materials).ellipse(box, fill=fill.material)
+
+    def _draw_polygon(self, centre: FloatArray, radius: float) -> None:
+        corners = int(self.generator.integers(3, 7))
+        angles = np.sort(self.generator.uniform(0, 2 * np.pi, corners))
+        reach = self.generator.uniform(0.5, 1, corners) * radius
+        around = np.stack([np.cos(angles), np.sin(angles)], -1)
+        self._fill(centre + reach[:, None] * around, self._some_fill())
+
+    def _fill(self, corners: FloatArray, fill: _Fill) -> None:
+        """The polygon with these corners (n, 2)."""
+        points = [(float(x), float(y)) for x, y in corners]
+        ImageDraw.Draw(self.colours).polygon(points, fill=fill.colour)
+        ImageDraw.Draw(self.materials).polygon(points, fill=fill.material)
+
+    def _some_fill(self) -> _Fill:
+        # Things in one light differ in lightness more than in colour.
+        colour = self._base + self._tint(self._chroma) + self.generator.normal(0, 55)
+        return _Fill(_bytes(colour), int(self.generator.integers(_MATERIALS)))
+
+    def _backdrop(self) -> FloatArray:
+        """Black or white, a colour of its own, or the palette's."""
+        kind = self.generator.random()
+        if kind < 0.12:
+            lightness = self.generator.choice([0.0, 255.0]) * self.generator.uniform(0.9, 1)
+            return lightness + self.generator.normal(0, 6, 3)
+        if kind < 0.4:
+            return self.generator.uniform(60, 235) + self._tint(45)
+        return self._base
+
+    def _tint(self, strength: float) -> FloatArray:
+        """A random change of colour (3,)."""
+        yellow, purple = self.generator.normal(0, strength, 2)
+        tint: FloatArray = yellow * _BLUE_TO_YELLOW + purple / 3 * _GREEN_TO_PURPLE
+        return tint
+
+    def _walk(self, count: int) -> FloatArray:
+        """Random heights (count,) of variance 1, rough or smooth."""
+        frequency = np.arange(1, count + 1)
+        phases = self.generator.normal(size=count) + 1j * self.generator.normal(size=count)
+        falling = frequency ** -self.generator.uniform(0.8, 2)
+        # Twice as long, and only half of it: it need not end where it began.
+        heights = np.fft.irfft(np.concatenate([[0], phases * falling]))
+        out: FloatArray = (heights / heights.std())[:count]
+        return out
 
 
 def _texture(size: int, generator: np.random.Generator) -> FloatArray:
-    """Noise (size, size, 3) whose spectrum falls as a power of the frequency."""
-    frequency = np.fft.rfftfreq(size)[None, :] ** 2 + np.fft.fftfreq(size)[:, None] ** 2
-    falling = (frequency + 1e-4) ** -generator.uniform(0.4, 0.8)
+    """Noise (size, size, 3) whose spectrum falls as a power of the frequency; often none at all.
+
+    In two of five it is stretched, as hair, wood and water are.
+    """
+    kind = generator.random()
+    if kind < 0.35:
+        return np.zeros((size, size, 3))
+    strength = generator.uniform(1, 6) if kind < 0.6 else generator.uniform(5, 30)
+    across, down = np.fft.rfftfreq(size)[None, :], np.fft.fftfreq(size)[:, None]
+    if generator.random() < 0.4:
+        angle, stretch = generator.uniform(0, np.pi), generator.uniform(2, 12)
+        cos, sin = np.cos(angle), np.sin(angle)
+        across, down = cos * across + sin * down, stretch * (cos * down - sin * across)
+    falling = (across**2 + down**2 + 1e-4) ** -generator.uniform(0.2, 0.9)
     phases = generator.normal(size=falling.shape) + 1j * generator.normal(size=falling.shape)
     noise = np.fft.irfft2(phases * falling, s=(size, size))
-    strength = generator.uniform(5, 30) * generator.uniform(0.6, 1.4, 3)
-    out: FloatArray = noise[..., None] / noise.std() * strength
+    tint = generator.uniform(0.6, 1.4, 3)
+    out: FloatArray = noise[..., None] / noise.std() * strength * tint
     return out
 
 
-def _light(size: int, generator: np.random.Generator) -> FloatArray:
-    """A factor (size, size, 1) that changes slowly from one side to the other."""
-    angle, strength = generator.uniform(0, 2 * np.pi), generator.uniform(0, 0.4)
-    across = np.linspace(-1, 1, size)
-    slope = np.cos(angle) * across[:, None] + np.sin(angle) * across[None, :]
-    out: FloatArray = (1 + strength * slope)[..., None]
-    return out
+def _slope(size: int, generator: np.random.Generator) -> FloatArray:
+    """From about -1 to 1 (size, size, 1) in a straight line from one side to another."""
+    angle = generator.uniform(0, 2 * np.pi)
+    along = np.linspace(-1, 1, size)
+    slope: FloatArray = np.cos(angle) * along[:, None] + np.sin(angle) * along[None, :]
+    return slope[..., None]
 
 
-def _colour(values: FloatArray) -> tuple[int, int, int]:
+def _bytes(values: FloatArray) -> tuple[int, int, int]:
     red, green, blue = (int(value) for value in values.clip(0, 255))
     return red, green, blue

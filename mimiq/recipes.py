@@ -22,7 +22,7 @@ class Recipe:
     Attributes:
         name: one of :data:`NAMES`.
         synthesis: how images are made.
-        procedural: how many dead leaves are shown beside synthetic images when ranges are found
+        procedural: how many random scenes are shown beside synthetic images when ranges are found
             and the network is tuned; none beside images from elsewhere.
         ranges: how first scales are found.
         distillation: how they are tuned.

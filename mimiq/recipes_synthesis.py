@@ -17,8 +17,8 @@ class SynthesisRecipe:
         images: images in the set.
         iterations: optimiser steps for each batch.
         batch_size: images optimised together.
-        start: what a batch is before the first step: standard normal ``noise``, or dead ``leaves``
-            (:mod:`mimiq.procedural`).
+        start: what a batch is before the first step: standard normal ``noise``, or random
+            ``scenes`` (:mod:`mimiq.procedural`).
         similarity_weight: of the inter-head similarity loss; 0 leaves it out altogether.
         label_weight: of the cross-entropy towards the drawn class.
         tv_weight: of the total variation, given for batches of ``tv_batch`` images (see
@@ -33,7 +33,7 @@ class SynthesisRecipe:
     images: int
     iterations: int
     batch_size: int = 16
-    start: Literal["noise", "leaves"] = "noise"
+    start: Literal["noise", "scenes"] = "noise"
     similarity_weight: float = 1.0
     label_weight: float = 1.0
     tv_weight: float = 2.5e-5
@@ -58,10 +58,10 @@ class SynthesisRecipe:
 SYNTHESIS_RECIPES = {
     "paper": SynthesisRecipe("paper", images=10_000, iterations=2000),
     "gpu": SynthesisRecipe(
-        "gpu", images=2048, iterations=160, batch_size=64, start="leaves", tv_weight=0.001, lr=0.03
+        "gpu", images=2048, iterations=160, batch_size=64, start="scenes", tv_weight=0.001, lr=0.03
     ),
     "cpu": SynthesisRecipe(
-        "cpu", images=192, iterations=80, start="leaves", tv_weight=0.001, lr=0.03
+        "cpu", images=192, iterations=80, start="scenes", tv_weight=0.001, lr=0.03
     ),
     # For images of 32 pixels in [-1, 1]: jitter as wide as the paper's leaves that range.
     "tiny": SynthesisRecipe(

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from mimiq.augment import augment
 from mimiq.calibrate.dataset import CalibrationSet
 from mimiq.models import LoadedModel
-from mimiq.procedural import dead_leaves
+from mimiq.procedural import scenes
 from mimiq.progress import Progress
 from mimiq.recipes_synthesis import SYNTHESIS_RECIPES, SynthesisRecipe
 from mimiq.runtime.preprocessing import Preprocessing
@@ -79,8 +79,8 @@ def mimiq_objective(teacher: Teacher, recipe: SynthesisRecipe) -> Objective:
     look = _looking_at(teacher, with_similarity=recipe.similarity_weight != 0)
 
     def optimise(batch: Batch) -> Generator[Mapping[str, torch.Tensor], None, None]:
-        if recipe.start == "leaves":
-            _start_from_leaves(batch, teacher.model.preprocessing)
+        if recipe.start == "scenes":
+            _start_from_scenes(batch, teacher.model.preprocessing)
         images = batch.images
         optimizer = torch.optim.AdamW(
             [images], lr=recipe.lr, betas=recipe.betas, weight_decay=recipe.weight_decay, fused=True
@@ -107,11 +107,11 @@ def mimiq_objective(teacher: Teacher, recipe: SynthesisRecipe) -> Objective:
 
 
 @torch.no_grad()
-def _start_from_leaves(batch: Batch, preprocessing: Preprocessing) -> None:
+def _start_from_scenes(batch: Batch, preprocessing: Preprocessing) -> None:
     count, _, size, _ = batch.images.shape
     seed = int(torch.randint(2**62, (), generator=batch.generator))
-    leaves = preprocessing.normalize(dead_leaves(count, size, seed))
-    batch.images.copy_(torch.from_numpy(leaves))
+    drawn = preprocessing.normalize(scenes(count, size, seed))
+    batch.images.copy_(torch.from_numpy(drawn))
 
 
 def _cosine(start: float, end: float, done: float) -> float:

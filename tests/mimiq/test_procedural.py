@@ -1,36 +1,36 @@
-"""Dead leaves: reproducible, varied, and with the spectrum of photographs."""
+"""Random scenes: reproducible, varied, and with the spectrum of photographs."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from mimiq.procedural import dead_leaves
+from mimiq.procedural import scenes
 
 
 def test_an_image_depends_on_its_seed_and_number_alone() -> None:
-    images = dead_leaves(4, 32, seed=3)
+    images = scenes(4, 32, seed=3)
     assert images.shape == (4, 32, 32, 3)
     assert images.dtype == np.uint8
-    assert np.array_equal(dead_leaves(2, 32, seed=3), images[:2])
-    assert not np.array_equal(dead_leaves(1, 32, seed=4), images[:1])
+    assert np.array_equal(scenes(2, 32, seed=3), images[:2])
+    assert not np.array_equal(scenes(1, 32, seed=4), images[:1])
     assert len({image.tobytes() for image in images}) == 4
 
 
 def test_they_vary_in_lightness_contrast_and_colour() -> None:
-    images = dead_leaves(48, 64).astype(np.float64)
+    images = scenes(48, 64).astype(np.float64)
     lightness, contrast = images.mean((1, 2, 3)), images.std((1, 2)).mean(1)
     colour = images.mean((1, 2)).std(1)
     assert lightness.std() > 20
-    assert contrast.min() > 5
-    assert contrast.max() > 2 * contrast.min()
+    assert contrast.min() > 1  # plain ones, but none is blank
+    assert contrast.max() > 2 * np.median(contrast) > 40
     assert colour.max() > 3 * colour.min()
 
 
 def test_the_spectrum_falls_as_that_of_photographs() -> None:
     """Power falls with about the square of the frequency: exponents from 1.5 to 3 are natural."""
     size = 128
-    grey = dead_leaves(24, size, seed=1).mean(3)
+    grey = scenes(24, size, seed=1).mean(3)
     grey -= grey.mean((1, 2), keepdims=True)
     power = (np.abs(np.fft.fft2(grey)) ** 2).mean(0)
     radius = np.hypot(*np.meshgrid(np.fft.fftfreq(size), np.fft.fftfreq(size))) * size

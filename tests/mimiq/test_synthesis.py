@@ -16,7 +16,7 @@ from mimiq import synthesis, synthesis_driver
 from mimiq.augment import Augmentation
 from mimiq.errors import BadInput, CheckFailed, EnvironmentLacks
 from mimiq.models import LoadedModel, load_model, observe_attention
-from mimiq.procedural import dead_leaves
+from mimiq.procedural import scenes
 from mimiq.recipes_synthesis import SYNTHESIS_RECIPES, SynthesisRecipe
 from mimiq.similarity import inter_head_loss_definition
 from mimiq.synthesis import mimiq_objective, synthesize
@@ -213,17 +213,17 @@ def test_total_variation_smooths(model: LoadedModel) -> None:
     assert smooth.diff(dim=-1).norm() < 0.7 * rough.diff(dim=-1).norm()
 
 
-def test_images_may_start_from_leaves(
+def test_images_may_start_from_scenes(
     model: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     drawn: list[np.ndarray] = []
 
     def draw(count: int, size: int, seed: int) -> np.ndarray:
-        drawn.append(dead_leaves(count, size, seed))
+        drawn.append(scenes(count, size, seed))
         return drawn[-1]
 
-    monkeypatch.setattr(synthesis, "dead_leaves", draw)
-    still = replace(RECIPE, start="leaves", lr=0.0, final_lr=0.0)
+    monkeypatch.setattr(synthesis, "scenes", draw)
+    still = replace(RECIPE, start="scenes", lr=0.0, final_lr=0.0)
     made = make(model, tmp_path / "still", still).images()
     assert np.array_equal(made, np.concatenate(drawn))
     assert len({images.tobytes() for images in drawn}) == len(drawn)
