@@ -1,6 +1,6 @@
 """Which activations few bits hurt: each group quantised alone, everything else in floating point.
 
-Ranges come from dead leaves, which need no synthesis; no weight is rounded or fitted. Labelled
+Ranges come from random scenes, which need no synthesis; no weight is rounded or fitted. Labelled
 images judge; they choose nothing.
 
     python benchmarks/groups.py --weights deit_tiny_patch16_224.safetensors --eval imagenet/val
@@ -59,7 +59,7 @@ def main() -> None:
         "hardware": describe_device(pick_device("cpu")),
         "torch": torch.__version__,
         "bits": arguments.bits,
-        "leaves": arguments.leaves,
+        "scenes": arguments.scenes,
         "judged_on": len(judge.images),
         "groups": rows,
     }
@@ -75,7 +75,7 @@ def quantized(model: LoadedModel, arguments: argparse.Namespace, two_steps: bool
     ends = (("patch_embed.proj", FLOAT), ("head*", FLOAT))
     precision = Precision(layer, arguments.bits, ends)
     size = model.preprocessing.image_size
-    pixels = scenes(arguments.leaves, size, seed=0)
+    pixels = scenes(arguments.scenes, size, seed=0)
     images = torch.from_numpy(model.preprocessing.normalize(pixels))
     module = copy.deepcopy(model.module)
     recipe = RangeRecipe(two_steps=two_steps)
@@ -98,7 +98,7 @@ def table(result: dict[str, Any]) -> str:
 
     head = (
         f"{result['model']['name']}, {result['bits']}-bit activations of one group at a time, "
-        f"everything else in floating point; ranges from {result['leaves']} dead leaves. Mean "
+        f"everything else in floating point; ranges from {result['scenes']} random scenes. Mean "
         "squared error of the logits over their variance, and how often the answer is that of full "
         f"precision, on {result['judged_on']} real images ({result['hardware']}, torch "
         f"{result['torch']})."
@@ -120,7 +120,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--weights", type=Path)
     parser.add_argument("--eval", type=Path, required=True, help="labelled images")
     parser.add_argument("--bits", type=int, default=4)
-    parser.add_argument("--leaves", type=int, default=64, help="calibration images")
+    parser.add_argument("--scenes", type=int, default=64, help="calibration images")
     parser.add_argument("--judges", type=int, default=250, help="labelled images at most, about")
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results"))
     return parser.parse_args()

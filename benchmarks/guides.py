@@ -182,11 +182,11 @@ def _sets(model: LoadedModel, arguments: argparse.Namespace) -> Iterator[tuple[s
         return synthesize(model, replace(plain, **changes), out=out, **options).images()
 
     noise = gaussian_noise(model.preprocessing, count, seed, arguments.sets / f"{model.name}-noise")
-    leaves = scenes(count, size, seed)
+    drawn = scenes(count, size, seed)
     yield "Gaussian noise", noise.images()
-    yield "dead leaves", leaves
+    yield "random scenes", drawn
     yield "ours", (smooth := ours("smooth", tv_weight=0.01))
-    yield "ours and dead leaves", np.concatenate([smooth[::2], leaves[::2]])
+    yield "ours and scenes", np.concatenate([smooth[::2], drawn[::2]])
     yield "ours, no similarity loss", ours("smooth-without", tv_weight=0.01, similarity_weight=0.0)
     yield "ours, published smoothness", ours("rough")
     yield "ours, 10 iterations", ours("short", tv_weight=0.01, iterations=10)
@@ -195,11 +195,11 @@ def _sets(model: LoadedModel, arguments: argparse.Namespace) -> Iterator[tuple[s
     )
     yield "PSAQ-ViT", psaq.images()
     grown = replace(SYNTHESIS_RECIPES["cpu"], images=count, iterations=arguments.iterations)
-    out = arguments.sets / f"{model.name}-leaves"
-    from_leaves = synthesize(model, grown, out=out, **options).images()
-    yield "ours, from leaves", from_leaves
+    out = arguments.sets / f"{model.name}-from-scenes"
+    from_scenes = synthesize(model, grown, out=out, **options).images()
+    yield "ours, from scenes", from_scenes
     fresh = scenes(count, size, seed + 1)
-    yield "ours, from leaves, and leaves", np.concatenate([from_leaves[::2], fresh[::2]])
+    yield "ours, from scenes, and scenes", np.concatenate([from_scenes[::2], fresh[::2]])
     if arguments.photographs:
         out = arguments.sets / f"{model.name}-photographs"
         folder = arguments.photographs

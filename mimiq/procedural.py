@@ -177,7 +177,8 @@ class _Canvas:
         kind = self.generator.random()
         if kind < 0.12:
             lightness = self.generator.choice([0.0, 255.0]) * self.generator.uniform(0.9, 1)
-            return lightness + self.generator.normal(0, 6, 3)
+            grey: FloatArray = lightness + self.generator.normal(0, 6, 3)
+            return grey
         if kind < 0.4:
             return self.generator.uniform(60, 235) + self._tint(45)
         return self._base

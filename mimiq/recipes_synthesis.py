@@ -49,11 +49,11 @@ class SynthesisRecipe:
 
 
 # What starts from noise keeps its texture, whatever the weight of the total variation; what starts
-# from dead leaves keeps their edges, colours and spectrum, and gets the parts of objects on top.
+# from shapes keeps their edges, colours and spectrum, and gets the parts of objects on top.
 # DeiT-T at W4A8, weights fitted on 48 images, logit error in % of the variance on kinds of images
 # never fitted (pink noise / dead leaves / images from noise with total variation 2.5e-5): from
-# noise 12.5 / 18.6 / 12.5; from leaves at learning rate 0.1 13.0 / 11.2 / 13.9, at 0.03 9.1 / 9.2
-# / 15.5, at 0.01 7.3 / 6.5 / 18.5; at 0.03 with a total variation of 0.001 in place of 0.01
+# noise 12.5 / 18.6 / 12.5; from dead leaves at learning rate 0.1 13.0 / 11.2 / 13.9, at 0.03 9.1 /
+# 9.2 / 15.5, at 0.01 7.3 / 6.5 / 18.5; at 0.03 with a total variation of 0.001 in place of 0.01
 # 11.1 / 9.1 / 12.5, which W4A4 likes best as well. Twice the iterations are no better.
 SYNTHESIS_RECIPES = {
     "paper": SynthesisRecipe("paper", images=10_000, iterations=2000),
