@@ -38,3 +38,17 @@ def test_the_spectrum_falls_as_that_of_photographs() -> None:
     low, high = (power[(radius >= a) & (radius < b)].mean() for a, b in bands)
     exponent = np.log(low / high) / np.log(35 / 5)
     assert exponent == pytest.approx(2.2, abs=0.8)
+
+
+def test_some_of_what_they_show_is_plain_and_some_is_textured() -> None:
+    grey = scenes(48, 128, seed=2).astype(np.float64).mean(3)
+    patches = grey.reshape(48, 8, 16, 8, 16).std((2, 4))
+    assert 0.1 < (patches < 2).mean() < 0.6
+    assert (patches > 10).mean() > 0.1
+
+
+def test_colours_differ_most_from_blue_to_yellow() -> None:
+    colours = scenes(48, 64, seed=3).astype(np.float64).reshape(-1, 3)
+    red, green, blue = (colours - colours.mean(1, keepdims=True)).T
+    yellow, purple = (red + green) / 2 - blue, (red + blue) / 2 - green
+    assert yellow.std() > 1.5 * purple.std()
