@@ -93,7 +93,7 @@ class _Canvas:
                 self._draw_polygon(centre, radius)
 
     def _layout(self) -> Iterator[tuple[FloatArray, float]]:
-        """Centres (2,) and radii of shapes: in a landscape, as parts of a thing, or all over."""
+        """Centres (2,) and radii of shapes: on a ground drawn here, in a heap, or all over."""
         kind = self.generator.random()
         if kind < 0.25:
             self._draw_ground()
