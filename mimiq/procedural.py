@@ -12,7 +12,6 @@ them is a target all the same.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -58,10 +57,8 @@ def _image(size: int, generator: np.random.Generator) -> ByteArray:
     return out
 
 
-@dataclass(frozen=True)
-class _Fill:
-    colour: tuple[int, int, int]
-    material: int
+_Ink = tuple[int, int, int] | int
+_Fill = tuple[_Ink, _Ink]  # a colour, and the number of a material
 
 
 class _Canvas:
@@ -74,6 +71,7 @@ class _Canvas:
         self._chroma = generator.uniform(5, 60)
         self.colours = Image.new("RGB", (size, size), _bytes(self._backdrop()))
         self.materials = Image.new("L", (size, size), _MATERIALS)
+        self._pens = ImageDraw.Draw(self.colours), ImageDraw.Draw(self.materials)
 
     def draw(self) -> None:
         """All the shapes; in half of the images those behind are out of focus."""
@@ -150,9 +148,8 @@ class _Canvas:
     def _draw_ellipse(self, centre: FloatArray, radius: float) -> None:
         half = radius * np.array([1, self.generator.uniform(0.4, 1)])
         box = (*map(float, centre - half), *map(float, centre + half))
-        fill = self._some_fill()
-        ImageDraw.Draw(self.colours).ellipse(box, fill=fill.colour)
-        ImageDraw.Draw(self.materials).ellipse(box, fill=fill.material)
+        for pen, ink in zip(self._pens, self._some_fill(), strict=True):
+            pen.ellipse(box, fill=ink)
 
     def _draw_polygon(self, centre: FloatArray, radius: float) -> None:
         corners = int(self.generator.integers(3, 7))
@@ -164,13 +161,13 @@ class _Canvas:
     def _fill(self, corners: FloatArray, fill: _Fill) -> None:
         """The polygon with these corners (n, 2)."""
         points = [(float(x), float(y)) for x, y in corners]
-        ImageDraw.Draw(self.colours).polygon(points, fill=fill.colour)
-        ImageDraw.Draw(self.materials).polygon(points, fill=fill.material)
+        for pen, ink in zip(self._pens, fill, strict=True):
+            pen.polygon(points, fill=ink)
 
     def _some_fill(self) -> _Fill:
         # Things in one light differ in lightness more than in colour.
         colour = self._base + self._tint(self._chroma) + self.generator.normal(0, 55)
-        return _Fill(_bytes(colour), int(self.generator.integers(_MATERIALS)))
+        return _bytes(colour), int(self.generator.integers(_MATERIALS))
 
     def _backdrop(self) -> FloatArray:
         """Black or white, a colour of its own, or the palette's."""
