@@ -32,6 +32,7 @@ from mimiq.fake_quant import Grid, Quantizer
 from mimiq.models import LoadedModel, load_model
 from mimiq.procedural import scenes
 from mimiq.recipes_synthesis import SYNTHESIS_RECIPES
+from mimiq.reconstruction import row_weights
 from mimiq.rotation import rotate
 from mimiq.rounding import gptq
 from mimiq.sampling import watch_inputs
@@ -40,7 +41,6 @@ from mimiq.synthesis import synthesize
 ByteArray = npt.NDArray[np.uint8]
 Moments = dict[str, torch.Tensor]  # of the inputs of each Linear, fp64 (C, C)
 
-_PREFIX_SHARE = 0.1  # of the class token in the moments, as in the fit
 _GRID = Grid.weight(4)
 _PATCH = 64  # pixels of the photograph around a token's own 16
 
@@ -90,26 +90,24 @@ class _Network:
         self.module = copy.deepcopy(model.module)
         rotate(model.family, self.module)
         names = {part: name for name, part in self.module.named_modules()}
-        self.linears = {
-            names[part]: part
+        blocks = [
+            {names[part]: part for part in block.modules() if isinstance(part, torch.nn.Linear)}
             for block in model.family.blocks(self.module)
-            for part in block.modules()
-            if isinstance(part, torch.nn.Linear)
-        }
+        ]
+        self.blocks = [list(block) for block in blocks]
+        self.linears = {name: part for block in blocks for name, part in block.items()}
         self.prefix = model.family.attentions(self.module)[0].num_prefix_tokens
 
     @torch.no_grad()
     def moments(self, images: torch.Tensor) -> Moments:
-        """Mean second moments of what the Linears take on images (B, 3, S, S)."""
+        """Mean second moments, weighted as in the fit, of what the Linears take on images."""
         sums: Moments = {}
 
         def see(name: str, x: torch.Tensor) -> None:
-            for rows, share in (
-                (x[:, : self.prefix].flatten(0, 1), _PREFIX_SHARE),
-                (x[:, self.prefix :].flatten(0, 1), 1 - _PREFIX_SHARE),
-            ):
-                moment = (rows.T @ rows).double() * (share / (len(rows) * len(images)) * len(x))
-                sums[name] = sums[name] + moment if name in sums else moment
+            weights = row_weights(x.shape[1], self.prefix)
+            rows = (x * weights.sqrt().unsqueeze(1)).flatten(0, 1)
+            moment = (rows.T @ rows).double() / len(images)
+            sums[name] = sums[name] + moment if name in sums else moment
 
         with watch_inputs(self.linears, see):
             for part in images.split(32):
@@ -129,11 +127,9 @@ class _Network:
 
     def by_block(self, errors: dict[str, float], at_best: dict[str, float]) -> list[float]:
         """The ratio of errors in each block, the geometric mean over its Linears."""
-        logs = {name: np.log(error / at_best[name]) for name, error in errors.items()}
-        blocks = [name.split(".")[1] for name in self.linears]
         return [
-            float(np.exp(np.mean([logs[name] for name in logs if name.split(".")[1] == block])))
-            for block in dict.fromkeys(blocks)
+            float(np.exp(np.mean([np.log(errors[name] / at_best[name]) for name in block])))
+            for block in self.blocks
         ]
 
 

@@ -84,7 +84,7 @@ def reconstruct(
                 continue
             pair = _Pair(block, original, name, readers.get(name, name))
             share = shares.get(names[layer], _PREFIX_SHARE)
-            weights = _row_weights(streams[0].reference.shape[1], prefix, share)
+            weights = row_weights(streams[0].reference.shape[1], prefix, share)
             moments = _moments(pair, layer, streams, weights)
             if refit:
                 _refit(layer, moments)
@@ -194,8 +194,8 @@ def _compared(
     layer.weight_quantizer = quantizer
 
 
-def _row_weights(tokens: int, prefix: int, share: float) -> torch.Tensor:
-    """One for spatial tokens; for prefix tokens what gives them their share."""
+def row_weights(tokens: int, prefix: int, share: float = _PREFIX_SHARE) -> torch.Tensor:
+    """fp32 (tokens,): one for spatial tokens, for the first ``prefix`` what gives ``share``."""
     weights = torch.ones(tokens)
     if 0 < prefix < tokens:
         share = min(max(share, _PREFIX_SHARES[0]), _PREFIX_SHARES[1])

@@ -12,7 +12,7 @@ from mimiq.fake_quant import QuantLinear, quant_layers
 from mimiq.models import LoadedModel
 from mimiq.precision import Precision, from_bits, int4, int8, weight_only
 from mimiq.quantization import RangeRecipe, quantize, swap_layers
-from mimiq.reconstruction import _row_weights, reconstruct
+from mimiq.reconstruction import reconstruct, row_weights
 
 
 def _stream_error(model: LoadedModel, module: nn.Module, images: torch.Tensor) -> float:
@@ -79,7 +79,7 @@ def test_layer_scale_is_not_mistaken_for_the_stream(small_vit: LoadedModel) -> N
 
 def test_prefix_tokens_have_their_share() -> None:
     for share, given in ((0.1, 0.1), (0.3, 0.3), (0.01, 0.05), (0.99, 0.5)):
-        weights = _row_weights(197, 1, share)
+        weights = row_weights(197, 1, share)
         assert float(weights[0] / weights.sum()) == pytest.approx(given)
-    assert torch.equal(_row_weights(5, 1, 0.1), torch.ones(5))  # never below a spatial token's
-    assert torch.equal(_row_weights(196, 0, 0.1), torch.ones(196))
+    assert torch.equal(row_weights(5, 1, 0.1), torch.ones(5))  # never below a spatial token's
+    assert torch.equal(row_weights(196, 0, 0.1), torch.ones(196))
