@@ -86,7 +86,7 @@ class MinMaxObserver:
 
 
 class _HistogramObserver:
-    """What the three below share: a histogram, and a search over it; for grids of one step."""
+    """What the three below share: a histogram, and a search over it."""
 
     def __init__(self) -> None:
         self._stream = StreamingHistogram()
@@ -275,7 +275,7 @@ def _group_error(groups: torch.Tensor, scale: torch.Tensor, grid: Grid) -> torch
 def _demand(low: torch.Tensor, high: torch.Tensor, grid: Grid) -> torch.Tensor:
     """The largest demand of values between ``low`` and ``high``, at least 0."""
     above = high / grid.top if grid.top > 0 else torch.zeros_like(high)
-    below = low / grid.qmin if grid.qmin < 0 else torch.zeros_like(low)
+    below = low / grid.bottom if grid.bottom < 0 else torch.zeros_like(low)
     return torch.maximum(above, below).clamp(min=0)
 
 
@@ -285,8 +285,8 @@ def _positive(demand: torch.Tensor) -> torch.Tensor:
 
 
 def _demands(x: FloatArray, grid: Grid) -> FloatArray:
-    above = x / grid.qmax if grid.qmax > 0 else np.zeros_like(x)
-    below = x / grid.qmin if grid.qmin < 0 else np.zeros_like(x)
+    above = x / grid.top if grid.top > 0 else np.zeros_like(x)
+    below = x / grid.bottom if grid.bottom < 0 else np.zeros_like(x)
     return np.maximum(np.maximum(above, below), 0.0)
 
 
@@ -297,11 +297,12 @@ def _largest_demand(seen: Histogram, grid: Grid) -> float:
 def _squared_errors(seen: Histogram, scales: FloatArray, grid: Grid) -> FloatArray:
     """Expected squared error of one element at each of the scales: shape (scales,).
 
-    The values that round to integer q lie between (q ± 1/2)·s, without end at qmin and qmax. Over
-    such a cell the squared error is ∫x² − 2qs∫x + q²s²∫1, three differences of cumulative moments.
+    The values that round to an integer q lie between the middles of q and its neighbours, times s,
+    without end at the least and the greatest. Over such a cell the squared error is
+    ∫x² − 2qs∫x + q²s²∫1, three differences of cumulative moments.
     """
-    levels = np.arange(grid.qmin, grid.qmax + 1, dtype=np.float64)
-    borders = scales[:, None] * (levels[:-1] + 0.5)
+    levels = np.asarray(grid.integers, dtype=np.float64)
+    borders = scales[:, None] * (levels[:-1] + levels[1:]) / 2
     left_end, right_end = np.full((2, len(scales), 1), BINS * seen.width)
     cells = np.concatenate([-left_end, borders, right_end], axis=1)
     mass, first, second = np.diff(seen.moments_at(cells), axis=2)

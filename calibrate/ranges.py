@@ -18,10 +18,12 @@ from mimiq.precision import Precision
 
 ObserverName = Literal["minmax", "percentile", "mse", "entropy", "output"]
 
-# Of a grid of two steps: the share of the positive integers that the coarse step takes, and how
-# many fine steps it holds.
+# Of a grid of two steps: the share of the integers of one sign that the coarse step takes, and how
+# many fine steps it holds. Values on one side have longer tails than those around zero.
 _COARSE_SHARES = (0.4, 0.5, 0.6, 0.7)
 _RATIOS = (2, 3, 4, 6, 8, 12, 15)
+_TWO_SIDED_SHARES = (0.25, 0.4, 0.5, 0.6)
+_TWO_SIDED_RATIOS = (2, 3, 4)
 _WORTH_A_SUBTRACTION = 0.5  # of the error of INT8's own window
 
 
@@ -43,8 +45,7 @@ def activation_quantizers(
 
     Args:
         observer: ``output`` judges the inputs of Linears by the error of the output.
-        two_steps: below 8 bits let outputs of softmax, and with ``output`` inputs of Linears whose
-            values lie mostly on one side, have grids of two steps where those fit better.
+        two_steps: below 7 bits let activations have grids of two steps where those fit better.
     """
     points = list(_points(family, module, precision))
     seen = [_observer_for(observer, parent, width) for parent, _, width in points]
@@ -169,7 +170,9 @@ def _scale_and_grid(observer: Observer, bits: int, two_steps: bool) -> tuple[tor
     windows = [Grid(low, low + 2**bits - 1) for low in lows]
     best, least = _best_grid(observer, windows, best, least)
     low = best[1].qmin
-    if two_steps and isinstance(observer, OutputErrorObserver) and low >= symmetric.qmin // 2:
+    if two_steps and low < symmetric.qmin // 2:
+        best, least = _best_grid(observer, two_sided_grids(bits), best, least)
+    elif two_steps:
         lows = range(max(low - 2, symmetric.qmin), min(low + 1, 0) + 1)
         grids = [grid for low in lows for grid in two_step_grids(bits, low)]
         best, least = _best_grid(observer, grids, best, least)
@@ -206,3 +209,17 @@ def two_step_grids(bits: int, low: int) -> list[Grid]:
         for ratio in _RATIOS
     ]
     return [grid for grid in grids if grid.top <= 127 and 0 < grid.coarse < above]
+
+
+def two_sided_grids(bits: int) -> list[Grid]:
+    """Grids of 2^bits integers around 0, a share of them further apart at both ends.
+
+    None for 7 bits and more, of which few would be gained.
+    """
+    half = 2 ** (bits - 1)
+    return [
+        Grid(coarse - half, half - coarse - 1, ratio, coarse, coarse)
+        for coarse in sorted({max(1, round(share * half)) for share in _TWO_SIDED_SHARES})
+        for ratio in _TWO_SIDED_RATIOS
+        if bits < 7 and coarse < half
+    ]

@@ -12,7 +12,7 @@ import onnx_ir as ir
 from mimiq.export.attention import Attention
 from mimiq.export.findings import Finding, Subject, is_half, name_of
 from mimiq.export.graph import QUANTIZE, consumers, nodes_of, producer
-from mimiq.export.narrowing import narrowing
+from mimiq.export.narrowing import narrowed, narrowing
 
 MAX_SEQUENCE = 512
 HEAD_SIZES = (16, 32, 64)
@@ -138,6 +138,8 @@ def _clip_behind(attention: Attention) -> ir.Node | None:
     value = attention.heads.outputs[0]
     for _ in range(6):
         readers = consumers(value)
+        if narrowed(value) is not value:  # a grid of two steps
+            return next(node for node in readers if node.op_type == "Clip")
         if len(readers) != 1:
             return None
         if readers[0].op_type == "Clip":

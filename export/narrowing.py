@@ -1,10 +1,10 @@
 """What stands before a QuantizeLinear to bring values to a grid narrower than INT8.
 
-A grid of one step is a Clip. One of two steps is two Clips: what lies above the fine part is
+A grid of one step is a Clip. One of two steps is two Clips: what lies outside the fine part is
 rounded to the coarse step by a Q/DQ of its own, and added::
 
-    x ─┬─ Clip ─────────────────────────────────── Add ─ QuantizeLinear
-       └─ Sub ─ Clip ─ QuantizeLinear ─ Dequantize… ┘
+    x ─┬─ Clip ─┬──────────────────────────────────────────── Add ─ QuantizeLinear
+       └─────── Sub ─ Clip ─ QuantizeLinear ─ DequantizeLinear ┘
 """
 
 from __future__ import annotations

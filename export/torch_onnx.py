@@ -88,7 +88,7 @@ def _translation() -> Callable[..., Any]:
     from onnxscript import values
 
     schema = onnx.defs.OpSchema
-    attributes = ("qmin", "qmax", "axis", "block_size", "ratio", "coarse")
+    attributes = ("qmin", "qmax", "axis", "block_size", "ratio", "coarse", "below")
     operator = values.Op(
         values.Opset(DOMAIN, 1),
         FAKE_QUANTIZE,
@@ -116,8 +116,9 @@ def _translation() -> Callable[..., Any]:
         block_size: int,
         ratio: int = 1,
         coarse: int = 0,
+        below: int = 0,
     ) -> Any:
-        values = (qmin, qmax, axis, block_size, ratio, coarse)
+        values = (qmin, qmax, axis, block_size, ratio, coarse, below)
         return operator(x, scale, **dict(zip(attributes, values, strict=True)))
 
     return fake_quantize

@@ -15,7 +15,7 @@ from mimiq.version import __version__
 
 # Raised within a version when a stage's results change for the same inputs: older entries are
 # then left alone.
-_GENERATION = 1
+_GENERATION = 2
 
 
 def default_cache_dir() -> Path:

@@ -38,6 +38,7 @@ def fake_quantize(
     block_size: int,
     ratio: int = 1,
     coarse: int = 0,
+    below: int = 0,
 ) -> torch.Tensor:
     """``clamp(round(x / scale), qmin, qmax) * scale``; of two steps, the nearest of the grid.
 
@@ -45,7 +46,7 @@ def fake_quantize(
         x: any floating-point tensor.
         scale: fp32. Shape () per tensor; (x.shape[axis],) per channel; for blocks (two-dimensional
             ``x`` and ``axis`` 1) (x.shape[0], x.shape[1] / block_size).
-        qmin, qmax, ratio, coarse: the :class:`Grid`.
+        qmin, qmax, ratio, coarse, below: the :class:`Grid`.
         axis: the channel's or the block's axis; -1 for per tensor.
         block_size: 0 unless block-wise.
 
@@ -53,7 +54,7 @@ def fake_quantize(
         Same shape and dtype as ``x``.
     """
     rows = scale_groups(x, axis, block_size)
-    grid = Grid(qmin, qmax, ratio, coarse)
+    grid = Grid(qmin, qmax, ratio, coarse, below)
     rounded = kernels.forward(rows, scale.reshape(-1, 1), grid, x.dtype)
     return _ungrouped(rounded, x, axis, block_size)
 
@@ -68,6 +69,7 @@ def _(
     block_size: int,
     ratio: int = 1,
     coarse: int = 0,
+    below: int = 0,
 ) -> torch.Tensor:
     return torch.empty_like(x, memory_format=torch.contiguous_format)
 
@@ -145,7 +147,7 @@ def fake_quantize_to(
         trained: torch.Tensor = _Trained.apply(x, scale, grid, axis, block_size, dtype)
         return trained
     out: torch.Tensor = fake_quantize(
-        x, scale, grid.qmin, grid.qmax, axis, block_size, grid.ratio, grid.coarse
+        x, scale, grid.qmin, grid.qmax, axis, block_size, grid.ratio, grid.coarse, grid.below
     )
     return out
 
@@ -198,7 +200,7 @@ class FrozenQuantizer(nn.Module):
     def __init__(self, quantizer: Quantizer) -> None:
         super().__init__()
         grid = quantizer.grid
-        steps = max(grid.top - 127, 0) + min(grid.qmin + 128, 0)
+        steps = max(grid.top - 127, 0) + min(grid.bottom + 128, 0)
         self.grid = replace(grid, qmin=grid.qmin - steps, qmax=grid.qmax - steps)
         self.axis = quantizer.axis
         self.block_size = quantizer.block_size

@@ -18,7 +18,8 @@ from mimiq.grid import Grid
 
 _log = logging.getLogger(__name__)
 
-_Numbers = tuple[int, int, int, int]  # those of a Grid, which the compiler would take for constants
+# Those of a Grid, which the compiler would take for constants.
+_Numbers = tuple[int, int, int, int, int]
 
 
 def _forward(
@@ -30,11 +31,13 @@ def _forward(
 def _backward(
     grad: torch.Tensor, x: torch.Tensor, scale: torch.Tensor, grid: _Numbers, wants_slope: bool
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    qmin, qmax, ratio, coarse = grid
+    qmin, qmax, ratio, coarse, below = grid
     grad = grad.float()
     steps = x.float().div(scale)
     # Zero outside, as torch.where would make it, which on a CPU takes twenty times as long.
-    inside = torch.ops.aten.hardtanh_backward(grad, steps, qmin, qmax + ratio * coarse)
+    inside = torch.ops.aten.hardtanh_backward(
+        grad, steps, qmin - ratio * below, qmax + ratio * coarse
+    )
     if not wants_slope:
         return inside.to(x.dtype), None
     # Σ g·(round(q) − q) over elements inside the grid and Σ g·round(q) over those outside.
@@ -45,11 +48,12 @@ def _backward(
 
 def _to_grid(steps: torch.Tensor, grid: _Numbers) -> torch.Tensor:
     """``steps``, x / scale, rounded to the grid in place."""
-    qmin, qmax, ratio, coarse = grid
-    if not coarse:
+    qmin, qmax, ratio, coarse, below = grid
+    if not (coarse or below):
         return steps.round_().clamp_(qmin, qmax)
-    above = steps.sub(qmax).div_(ratio).round_().clamp_(0, coarse)
-    return steps.round_().clamp_(qmin, qmax).add_(above, alpha=ratio)
+    fine = steps.clamp(qmin, qmax)
+    outside = steps.sub_(fine).div_(ratio).round_().clamp_(-below, coarse)
+    return fine.round_().add_(outside, alpha=ratio)
 
 
 def _dot(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
@@ -146,4 +150,4 @@ def _bare(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def _numbers(grid: Grid) -> _Numbers:
-    return grid.qmin, grid.qmax, grid.ratio, grid.coarse
+    return grid.qmin, grid.qmax, grid.ratio, grid.coarse, grid.below

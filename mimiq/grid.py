@@ -10,15 +10,22 @@ class Grid:
     """The integers a tensor is rounded to.
 
     They are ``qmin … qmax``, and in a grid of two steps ``coarse`` more above them, ``ratio``
-    apart: ``qmax + ratio, qmax + 2·ratio, …``. Yuan et al. (PTQ4ViT, ECCV 2022, section 3.2) give
-    the outputs of softmax and GELU two steps as well; here the two parts adjoin, so that every
-    value goes to the nearest integer of the grid, and all are integers of one INT8 carrier.
+    apart: ``qmax + ratio, qmax + 2·ratio, …``, and ``below`` more below them. Yuan et al. (PTQ4ViT,
+    ECCV 2022, section 3.2) give the outputs of softmax and GELU two steps as well; here the parts
+    adjoin, so that every value goes to the nearest integer of the grid, and all are integers of one
+    INT8 carrier.
     """
 
     qmin: int
     qmax: int
     ratio: int = 1
     coarse: int = 0
+    below: int = 0
+
+    @property
+    def bottom(self) -> int:
+        """The smallest integer."""
+        return self.qmin - self.ratio * self.below
 
     @property
     def top(self) -> int:
@@ -26,9 +33,20 @@ class Grid:
         return self.qmax + self.ratio * self.coarse
 
     @property
+    def has_two_steps(self) -> bool:
+        return bool(self.coarse or self.below)
+
+    @property
     def count(self) -> int:
         """How many integers there are."""
-        return self.qmax - self.qmin + 1 + self.coarse
+        return self.qmax - self.qmin + 1 + self.coarse + self.below
+
+    @property
+    def integers(self) -> tuple[int, ...]:
+        """All of them, ascending."""
+        lower = range(self.bottom, self.qmin, self.ratio)
+        upper = range(self.qmax + self.ratio, self.top + 1, self.ratio)
+        return (*lower, *range(self.qmin, self.qmax + 1), *upper)
 
     @staticmethod
     def signed(bits: int) -> Grid:

@@ -74,15 +74,14 @@ def tuned_network(
         "ranges": job.recipe.ranges.to_json(),
         "distillation": distillation.to_json(),
         "procedural": procedural_count(job, calibration),
-        "fitted": "without held-out images" if distillation.steps else "to all images",
+        "fitted": "without held-out images" if job.holds_out else "to all images",
         "seed": job.seed,
     }
 
     def make(path: Path) -> None:
         device = pick_device(job.device)
         pixels = tuning_images(job, calibration)
-        # Where nothing is tuned, nothing is chosen, and the fit may see every image.
-        learnt_from = distillation.split(pixels)[0] if distillation.steps else pixels
+        learnt_from = distillation.split(pixels)[0] if job.holds_out else pixels
         normalized = torch.from_numpy(job.model.preprocessing.normalize(learnt_from.numpy()))
         with progress.stage("quantize") as stage:
             quantized = quantize(

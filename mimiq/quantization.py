@@ -36,7 +36,7 @@ class RangeRecipe:
 
     Attributes:
         observer: how an activation's range becomes a scale.
-        two_steps: below 8 bits let outputs of softmax and GELU have grids of two steps.
+        two_steps: below 7 bits let activations have grids of two steps.
         rotate: turn the network into a basis without outlier channels first.
         centre: in that basis, take from LayerNorm outputs what all tokens share.
         migrate: where its stream cannot be turned, move outliers of activations into weights.

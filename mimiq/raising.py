@@ -73,6 +73,7 @@ def within_budget(job: Job, budget: Budget, cache: Cache, progress: Progress) ->
         MimiqError: as :func:`mimiq.budget.choose`, and whatever a stage found wrong.
     """
     started = time.monotonic()
+    job = replace(job, estimated=budget.max_drop is not None)
     calibration = calibration_set(job, cache, progress)
     ranked = ranking(job, calibration, cache, progress)
     raising = choose(

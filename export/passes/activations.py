@@ -49,7 +49,7 @@ def _lower(node: ir.Node) -> None:
     x, scale_value = operand(node, 0), operand(node, 1)
     scale = array(scale_value)
     name = scale_value.name or "scale"
-    qmin, qmax = int_attribute(node, "qmin", -128), int_attribute(node, "qmax", 127)
+    grid = _grid(node)
     if scale is None or scale.size != 1 or int_attribute(node, "axis", -1) >= 0:
         raise UnsupportedModel(
             f"The activation scale {name} is not one constant number.",
@@ -60,32 +60,43 @@ def _lower(node: ir.Node) -> None:
             f"The activation scale {name} is {scale.reshape(-1)[0]}, not a positive number.",
             "Calibrate again: a tensor without spread cannot be quantised.",
         )
-    ratio, coarse = int_attribute(node, "ratio", 1), int_attribute(node, "coarse", 0)
-    top = qmax + ratio * coarse
-    if not -128 <= qmin <= 0 <= qmax <= top <= 127:
+    if not -128 <= grid.bottom <= grid.qmin <= 0 <= grid.qmax <= grid.top <= 127:
         raise UnsupportedModel(
-            f"The activation behind {name} is quantised to [{qmin}, {top}], which is no window of "
-            "INT8 around 0.",
+            f"The activation behind {name} is quantised to [{grid.bottom}, {grid.top}], which is "
+            "no window of INT8 around 0.",
             "Use at most 8 bits and zero point 0.",
         )
     step = np.float32(scale.reshape(()))
-    if coarse:
-        x = _two_steps(node, x, name, step, Grid(qmin, qmax, ratio, coarse))
+    if grid.has_two_steps:
+        x = _two_steps(node, x, name, step, grid)
     else:
-        x = _clip(node, x, name, *_clip_bounds(x, step, qmin, qmax))
+        x = _clip(node, x, name, *_clip_bounds(x, step, grid.qmin, grid.qmax))
     replace(node, _quantize(node, x, name, step))
 
 
+def _grid(node: ir.Node) -> Grid:
+    return Grid(
+        int_attribute(node, "qmin", -128),
+        int_attribute(node, "qmax", 127),
+        int_attribute(node, "ratio", 1),
+        int_attribute(node, "coarse", 0),
+        int_attribute(node, "below", 0),
+    )
+
+
 def _two_steps(node: ir.Node, x: ir.Value, name: str, step: np.float32, grid: Grid) -> ir.Value:
-    """``x`` cut to the fine part of the grid, plus what lies above it in coarse steps."""
-    ends = [np.asarray(np.float32(end) * step, np.float32) for end in (grid.qmin, grid.qmax)]
-    fine = _clip(node, x, name, *ends)
+    """``x`` cut to the fine part of the grid, plus what lies outside it in coarse steps."""
+    fine = _clip(node, x, name, *_ends(grid.qmin, grid.qmax, step))
     wide = np.float32(grid.ratio) * step
-    limits = [np.asarray(np.float32(end) * wide, np.float32) for end in (0, grid.coarse)]
-    end_of_fine = add_initializer(graph_of(node), f"{name}_fine_end", ends[1])
-    above = _emit(node, "Sub", [x, end_of_fine])
-    above = _clip(node, above, f"{name}_coarse", *limits)
-    return _emit(node, "Add", [fine, _quantize(node, above, f"{name}_coarse", wide)])
+    outside = _emit(node, "Sub", [x, fine])
+    outside = _clip(node, outside, f"{name}_coarse", *_ends(-grid.below, grid.coarse, wide))
+    return _emit(node, "Add", [fine, _quantize(node, outside, f"{name}_coarse", wide)])
+
+
+def _ends(low: int, high: int, step: np.float32) -> tuple[np.ndarray, np.ndarray]:
+    """The values of two integers, as fp32 scalars."""
+    least, greatest = (np.asarray(np.float32(end) * step, np.float32) for end in (low, high))
+    return least, greatest
 
 
 def _clip(

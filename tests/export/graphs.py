@@ -58,6 +58,7 @@ def fake_quantize(
     block_size: int = 0,
     ratio: int = 1,
     coarse: int = 0,
+    below: int = 0,
 ) -> onnx.NodeProto:
     return helper.make_node(
         "FakeQuantize",
@@ -71,6 +72,7 @@ def fake_quantize(
         block_size=block_size,
         ratio=ratio,
         coarse=coarse,
+        below=below,
     )
 
 

@@ -28,7 +28,14 @@ def quantizer(grid: Grid, scale: float, before: str | None = None) -> ir.Model:
         [
             *nodes,
             fake_quantize(
-                source, "s", "y", grid.qmin, grid.qmax, ratio=grid.ratio, coarse=grid.coarse
+                source,
+                "s",
+                "y",
+                grid.qmin,
+                grid.qmax,
+                ratio=grid.ratio,
+                coarse=grid.coarse,
+                below=grid.below,
             ),
         ],
         {"x": ["n", 16]},
@@ -62,7 +69,12 @@ def test_any_window_of_int8_gives_the_simulated_values(grid: Grid, scale: float,
 
 
 two_steps = st.builds(
-    Grid, st.integers(-8, 0), st.integers(1, 15), st.integers(2, 12), st.integers(1, 9)
+    Grid,
+    st.integers(-8, 0),
+    st.integers(1, 15),
+    st.integers(2, 12),
+    st.integers(1, 9),
+    st.integers(0, 9),
 )
 
 
@@ -71,20 +83,22 @@ two_steps = st.builds(
 def test_a_grid_of_two_steps_gives_the_simulated_values(
     grid: Grid, scale: float, seed: int
 ) -> None:
-    reach = 1.3 * scale * grid.top
-    x = np.random.default_rng(seed).uniform(-reach / 4, reach, (8, 16)).astype(np.float32)
+    low, high = 1.3 * scale * (grid.bottom - 2), 1.3 * scale * grid.top
+    x = np.random.default_rng(seed).uniform(low, high, (8, 16)).astype(np.float32)
     expected = fake_quantize_to(torch.from_numpy(x), torch.tensor(scale), grid).numpy()
     found = run(lowered(quantizer(grid, scale)), x=x)[0]
     # What lies within rounding of the border of two integers may go to either.
     same = np.isclose(found, expected, rtol=1e-5, atol=1e-5 * scale)
-    step = np.where(expected > grid.qmax * scale, grid.ratio, 1) * scale
+    fine = (expected >= (grid.qmin - 0.5) * scale) & (expected <= (grid.qmax + 0.5) * scale)
+    step = np.where(fine, 1, grid.ratio) * scale
     border = np.isclose(np.abs(x - expected), step / 2, rtol=1e-3)
     assert (same | border).all()
     assert same.mean() > 0.9
 
 
-def test_a_grid_of_two_steps_is_read_as_one() -> None:
-    model = lowered(quantizer(Grid(-2, 5, 4, 8), 0.1))
+@pytest.mark.parametrize("grid", [Grid(-2, 5, 4, 8), Grid(-5, 4, 2, 3, 3)])
+def test_a_grid_of_two_steps_is_read_as_one(grid: Grid) -> None:
+    model = lowered(quantizer(grid, 0.1))
     coarse, last = nodes_of(model, QUANTIZE)
     found = narrowing(last)
     assert found is not None

@@ -131,12 +131,15 @@ def test_one_image_is_too_few(
         distill(_student(small_vit, images), pixels[:1], _RECIPE)
 
 
-@pytest.mark.parametrize(("steps", "fitted"), [(5, 14), (0, 16)])
-def test_what_chooses_is_kept_from_the_fit(
+@pytest.mark.parametrize(
+    ("steps", "estimated", "fitted"), [(5, False, 14), (0, False, 16), (0, True, 14)]
+)
+def test_what_chooses_or_estimates_is_kept_from_the_fit(
     small_vit: LoadedModel,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     steps: int,
+    estimated: bool,
     fitted: int,
 ) -> None:
     precision = from_bits(3, 8)
@@ -146,7 +149,8 @@ def test_what_chooses_is_kept_from_the_fit(
         synthesis=replace(recipe.synthesis, images=16),
         distillation=replace(recipe.distillation, steps=steps),
     )
-    job = Job(small_vit, precision, recipe, tmp_path / "out", "noise", 0, "cpu", ())
+    out = tmp_path / "out"
+    job = Job(small_vit, precision, recipe, out, "noise", device="cpu", estimated=estimated)
     cache = Cache(tmp_path / "cache")
     images = calibration_set(job, cache, Progress())
     seen: list[torch.Tensor] = []

@@ -84,18 +84,27 @@ def test_gradients_are_straight_through_and_lsq(
 
 
 _two_steps = st.builds(
-    Grid, st.integers(-8, 0), st.integers(1, 8), st.integers(2, 12), st.integers(1, 8)
+    Grid,
+    st.integers(-8, 0),
+    st.integers(1, 8),
+    st.integers(2, 12),
+    st.integers(1, 8),
+    st.integers(0, 8),
 )
+
+
+def _over(grid: Grid, count: int, seed: int) -> torch.Tensor:
+    """Random steps (count,) over the whole grid and some way beyond it."""
+    low, high = 1.25 * grid.bottom - 2, 1.25 * grid.top
+    drawn = torch.rand(count, generator=torch.Generator().manual_seed(seed))
+    return low + (high - low) * drawn
 
 
 @given(_two_steps, st.integers(0, 10_000))
 def test_of_two_steps_the_nearest_integer_is_taken(grid: Grid, seed: int) -> None:
-    generator = torch.Generator().manual_seed(seed)
     scale = torch.tensor(0.07)
-    x = (torch.rand(500, generator=generator) * 1.5 - 0.25) * grid.top * scale
-    fine = range(grid.qmin, grid.qmax + 1)
-    coarse = range(grid.qmax + grid.ratio, grid.top + 1, grid.ratio)
-    levels = torch.tensor([*fine, *coarse]) * scale
+    x = _over(grid, 500, seed) * scale
+    levels = torch.tensor(grid.integers) * scale
     found = fake_quantize_to(x, scale, grid)
     assert torch.isin(found.div(scale).round(), levels.div(scale).round()).all()
     nearest = (x.unsqueeze(1) - levels).abs().amin(1)
@@ -104,14 +113,13 @@ def test_of_two_steps_the_nearest_integer_is_taken(grid: Grid, seed: int) -> Non
 
 @given(_two_steps)
 def test_gradients_of_two_steps_are_straight_through_and_lsq(grid: Grid) -> None:
-    generator = torch.Generator().manual_seed(grid.top)
-    x = ((torch.rand(200, generator=generator) * 1.5 - 0.25) * grid.top * 0.1).requires_grad_()
+    x = (_over(grid, 200, seed=grid.top) * 0.1).requires_grad_()
     scale = torch.tensor(0.1, requires_grad=True)
-    weights = torch.randn(200, generator=generator)
+    weights = torch.randn(200, generator=torch.Generator().manual_seed(grid.top))
     found = fake_quantize_to(x, scale, grid)
     (found * weights).sum().backward()
     steps, rounded = x.detach() / 0.1, found.detach() / 0.1
-    inside = (steps > grid.qmin) & (steps < grid.top)
+    inside = (steps > grid.bottom) & (steps < grid.top)
     assert x.grad is not None
     assert torch.equal(x.grad, weights * inside)
     slope = rounded - torch.where(inside, steps, torch.zeros(()))
