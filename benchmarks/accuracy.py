@@ -184,7 +184,8 @@ def table(result: Mapping[str, Any]) -> str:
         f"({hosts}{result.get('scale', '')}). "
         "Points of top-1 lost by the exported graph under ONNX Runtime, with 95 % intervals; "
         "logit error is the mean squared difference from full precision over the logits' variance; "
-        "held-out loss is the distillation loss on synthetic images that were not trained on."
+        "held-out loss is the distillation loss on synthetic images that neither the fit nor "
+        "distillation saw; where nothing is distilled there are none."
     )
     lines = [
         head,
@@ -198,16 +199,19 @@ def table(result: Mapping[str, Any]) -> str:
         found = Comparison.from_json(row["accuracy"])
         simulated = Comparison.from_json(row["simulation"])
         low, high = found.drop_interval
-        tuned = row["distillation"]
         lines.append(
             f"| {precision} | {variant} | {seed} | {row['calibration']['count']} "
             f"| {found.reference.top1:.1f} | {found.accuracy.top1:.1f} "
             f"| {found.drop:.1f} [{low:.1f}, {high:.1f}] | {100 * found.agreement:.1f} % "
             f"| {100 * found.logit_error:.2f} % | {100 * simulated.agreement:.1f} % "
-            f"| {tuned['initial_loss']:.3f} → {tuned['best_loss']:.3f} "
+            f"| {_held_out_loss(row['distillation'])} "
             f"| {_host_of(result, row)} |"
         )
     return "\n".join(lines + _over_seeds(rows))
+
+
+def _held_out_loss(tuned: Mapping[str, Any]) -> str:
+    return f"{tuned['initial_loss']:.3f} → {tuned['best_loss']:.3f}" if tuned["steps"] else "–"
 
 
 def _host_of(result: Mapping[str, Any], row: Mapping[str, Any]) -> str:
@@ -238,21 +242,30 @@ def _over_seeds(rows: Mapping[str, Any]) -> list[str]:
 
 
 def _started(arguments: argparse.Namespace) -> dict[str, Any]:
-    if arguments.output.is_file():
-        found: dict[str, Any] = json.loads(arguments.output.read_text())
-        return found
-    return {
+    """The output file's rows so far, or none.
+
+    Raises:
+        SystemExit: the file holds another experiment's rows.
+    """
+    asked = {
         "model": arguments.model,
         "recipe": arguments.recipe,
         "evaluation": f"evaluated on {arguments.eval.name}",
-        **_host(arguments),
         "scale": "".join(
             f"; {name} {getattr(arguments, name)}"
             for name in ("images", "iterations", "steps", "optimizer")
             if getattr(arguments, name) is not None
         ),
-        "rows": {},
     }
+    if not arguments.output.is_file():
+        return {**asked, **_host(arguments), "rows": {}}
+    found: dict[str, Any] = json.loads(arguments.output.read_text())
+    if others := [name for name in asked if found.get(name) != asked[name]]:
+        raise SystemExit(
+            f"{arguments.output} holds rows of another {' and '.join(others)}: "
+            "give another --output."
+        )
+    return found
 
 
 def _host(arguments: argparse.Namespace) -> dict[str, str]:

@@ -10,17 +10,16 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import record
 import torch
 from judge import Judge
 from torch import nn
 
 from mimiq.calibrate.ranges import activation_quantizers
-from mimiq.devices import describe_device, pick_device
 from mimiq.fake_quant import Quantizer
 from mimiq.models import LoadedModel, load_model
 from mimiq.precision import FLOAT, LayerPrecision, PerChannel, Precision
@@ -45,6 +44,7 @@ def main() -> None:
     arguments = _arguments()
     model = load_model(arguments.model, weights=arguments.weights)
     judge = Judge.on_folder(model, arguments.eval, arguments.judges)
+    arguments.output.mkdir(parents=True, exist_ok=True)
     rows: dict[str, dict[str, Any]] = {group: {} for group in GROUPS}
     for two_steps in (False, True):
         module = quantized(model, arguments, two_steps)
@@ -55,17 +55,13 @@ def main() -> None:
             rows[group]["two steps" if two_steps else "one step"] = found
             print(two_steps, group, found, flush=True)
     result = {
-        "model": model.describe(),
-        "hardware": describe_device(pick_device("cpu")),
-        "torch": torch.__version__,
+        **record.made_with(model),
         "bits": arguments.bits,
         "scenes": arguments.scenes,
         "judged_on": len(judge.images),
         "groups": rows,
     }
-    base = arguments.output / f"groups_{arguments.model}"
-    base.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
-    base.with_suffix(".md").write_text(table(result))
+    record.write(arguments.output, f"groups_{model.name}", result, table(result))
     print(table(result))
 
 

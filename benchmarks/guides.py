@@ -13,7 +13,6 @@ nothing.
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
@@ -22,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import record
 import torch
 from judge import Judge
 from similarity import note_similarity
@@ -29,7 +29,6 @@ from torch.nn import functional as F
 
 from mimiq.calibrate.dataset import CalibrationSet
 from mimiq.calibrate.sources import from_folder, gaussian_noise
-from mimiq.devices import describe_device, pick_device
 from mimiq.models import LoadedModel, load_model, observe_attention, quantizable_layers
 from mimiq.precision import from_bits
 from mimiq.procedural import scenes
@@ -58,8 +57,7 @@ def main() -> None:
     arguments = _arguments()
     model = load_model(arguments.model, weights=arguments.weights)
     real = Judge.on_folder(model, arguments.real, arguments.judges)
-    base = arguments.output / f"guides_{model.name}"
-    arguments.output.mkdir(parents=True, exist_ok=True)
+    study = f"guides_{model.name}"
     pixels = dict(_sets(model, arguments))
     images = {
         name: torch.from_numpy(model.preprocessing.normalize(kind)) for name, kind in pixels.items()
@@ -77,9 +75,7 @@ def main() -> None:
             }
         print(name, {key: value for key, value in sets[name].items() if key != "per_block"})
         result = {
-            "model": model.describe(),
-            "hardware": describe_device(pick_device("cpu")),
-            "torch": torch.__version__,
+            **record.made_with(model),
             "images": arguments.count,
             "iterations": arguments.iterations,
             "seed": arguments.seed,
@@ -89,9 +85,9 @@ def main() -> None:
         note_transfer(sets)
         if len(sets) > 2:
             result["rank_correlation"] = correlations(sets)
-        base.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
-    base.with_suffix(".md").write_text(table(result))
-    plot(result, base.with_suffix(".png"))
+        record.write(arguments.output, study, result)
+    record.write(arguments.output, study, result, table(result))
+    plot(result, arguments.output / f"{study}.png")
     print(table(result))
 
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -21,13 +20,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import record
 import torch
 from judge import Judge
 from PIL import Image
 
 from mimiq.calibrate.observers import mse_weight_scale
 from mimiq.calibrate.sources import from_folder, gaussian_noise
-from mimiq.devices import describe_device, pick_device
 from mimiq.fake_quant import Grid, Quantizer
 from mimiq.models import LoadedModel, load_model
 from mimiq.procedural import scenes
@@ -61,9 +60,7 @@ def main() -> None:
     seen = dict(_kinds(model, network, arguments))
     found = {kind: network.errors(moments, judges) for kind, moments in seen.items()}
     result = {
-        "model": model.describe(),
-        "hardware": describe_device(pick_device("cpu")),
-        "torch": torch.__version__,
+        **record.made_with(model),
         "images": arguments.count,
         "seed": arguments.seed,
         "photographs": len(photographs),
@@ -72,10 +69,7 @@ def main() -> None:
             for kind, errors in found.items()
         },
     }
-    base = arguments.output / f"missing_{model.name}"
-    arguments.output.mkdir(parents=True, exist_ok=True)
-    base.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
-    base.with_suffix(".md").write_text(table(result))
+    record.write(arguments.output, f"missing_{model.name}", result, table(result))
     print(table(result))
     if arguments.patches:
         layer = f"blocks.{arguments.block - 1}.mlp.fc1"

@@ -11,7 +11,6 @@ for the network at hand. The real images are looked at and never learned from.
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -19,11 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import record
 import torch
 
 from mimiq.calibrate.dataset import CalibrationSet
 from mimiq.calibrate.sources import IMAGE_SUFFIXES, gaussian_noise
-from mimiq.devices import describe_device, fast_dtype, pick_device
+from mimiq.devices import fast_dtype, pick_device
 from mimiq.errors import BadInput
 from mimiq.models import LoadedModel, load_model, observe_attention
 from mimiq.psaq import PsaqRecipe, synthesize_psaq
@@ -50,10 +50,8 @@ def main() -> None:
     device = pick_device(arguments.device)
     images = dict(_sources(model, arguments))
     result = {
-        "model": model.describe(),
-        "hardware": describe_device(device),
+        **record.made_with(model, device),
         "precision_of_synthesis": str(fast_dtype(device) or torch.float32).removeprefix("torch."),
-        "torch": torch.__version__,
         "recipe": arguments.recipe,
         "tv_weight": arguments.tv_weight,
         "images": arguments.count,
@@ -62,11 +60,9 @@ def main() -> None:
         "seed": arguments.seed,
         "similarity": {name: study(model, pixels) for name, pixels in images.items()},
     }
-    arguments.output.mkdir(parents=True, exist_ok=True)
-    base = arguments.output / f"similarity_{model.name}"
-    base.with_suffix(".json").write_text(json.dumps(result, indent=2) + "\n")
-    base.with_suffix(".md").write_text(table(result))
-    plot(result, base.with_suffix(".png"))
+    name = f"similarity_{model.name}"
+    record.write(arguments.output, name, result, table(result))
+    plot(result, arguments.output / f"{name}.png")
     print(table(result))
 
 

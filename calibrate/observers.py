@@ -1,10 +1,11 @@
 """Observers: activation ranges gathered batch by batch, in constant memory.
 
 An observer sees activations through :meth:`Observer.update` and names the scale for a grid of
-integers ``[qmin, qmax]`` with zero point 0 through :meth:`Observer.scale`. The grid need not be
-symmetric: ``[0, 127]`` for probabilities, ``[-1, 14]`` for the output of GELU. What every observer
-asks of a value is its *demand*: the smallest scale at which the grid reaches it, ``x / qmax`` for
-x > 0 and ``x / qmin`` for x < 0. A value on a side where the grid has no integer demands nothing.
+integers (:class:`mimiq.fake_quant.Grid`) with zero point 0 through :meth:`Observer.scale`. The grid
+need not be symmetric: ``[0, 127]`` for probabilities, ``[-1, 14]`` for the output of GELU. What
+every observer asks of a value is its *demand*: the smallest scale at which the grid reaches it,
+``x / top`` for x > 0 and ``x / bottom`` for x < 0. A value on a side where the grid has no integer
+demands nothing.
 """
 
 from __future__ import annotations
@@ -177,7 +178,7 @@ class EntropyObserver(_HistogramObserver):
     (what lies outside counted in the outermost bins) and the same distribution with every integer's
     mass spread evenly over its occupied bins (S. Migacz, "8-bit inference with TensorRT", GTC
     2017). Unlike there, signs are kept and bins belong to the integer they round to, so that any
-    grid will do. Meant for 7 and 8 bits: with few levels it clips far too much.
+    window of one step will do. Meant for 7 and 8 bits: with few levels it clips far too much.
     """
 
     def _search(self, seen: Histogram, grid: Grid, largest: float) -> float:

@@ -154,7 +154,7 @@ def _updating(observer: Observer) -> Callable[[nn.Module, tuple[torch.Tensor, ..
 
 
 def _scale_and_grid(observer: Observer, bits: int, two_steps: bool) -> tuple[torch.Tensor, Grid]:
-    """The scale, and the window of integers that fits best.
+    """The scale, and the grid that fits best: a window of integers, or one with two steps.
 
     A window such as [−1, 14] for the output of GELU spends its levels where the values are, and its
     zero point is still 0. At 8 bits a window leaves what INT8 carries and costs a subtraction: it

@@ -48,7 +48,7 @@ def from_folder(
         )
     if limit is not None and limit < 1:
         raise BadInput(f"A limit of {limit} images leaves none.", "Use a limit of 1 or more.")
-    files = _image_files(folder)
+    files = image_files(folder)
     # Shuffled even when all are taken: class folders in order would make a held-out tail one-sided.
     order = np.random.default_rng(seed).permutation(len(files))[:limit]
     files = [files[index] for index in order]
@@ -133,9 +133,17 @@ def open_or_import(
     return ready if limit is None else ready.subset(0, min(limit, len(ready)))
 
 
-def _image_files(folder: Path) -> list[Path]:
+def image_files(folder: Path) -> list[Path]:
+    """Every image in a folder and below it, links followed, in the order of their paths.
+
+    Raises:
+        BadInput: no such folder, or no image in it.
+    """
     if not folder.is_dir():
-        raise BadInput(f"There is no image folder {folder}.", "Check the path.")
+        raise BadInput(
+            f"There is no image folder {folder}.",
+            "Give a folder of images or of a calibration set, or synthetic, psaq or noise.",
+        )
     # ImageNet trees are often made of links; a link that points upwards must not loop.
     found, visited = [], {folder.resolve()}
     for parent, subfolders, names in os.walk(folder, followlinks=True):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +31,17 @@ class Cache:
     """A folder of stage results, one folder each.
 
     A stage works in a folder of its own that survives an interruption, so that it can go on there;
-    the folder gets its final name when the stage is done. Two processes that make the same entry
-    both do the work, and the first one's result stays.
+    the folder gets its final name when the stage is done. Of two processes that want the same entry
+    one makes it and the other waits.
+
+    Args:
+        root: made when it is first written to.
+        tell: told when another process is waited for.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, tell: Callable[[str], None] = lambda _: None) -> None:
         self.root = root
+        self.tell = tell
 
     def get_or_make(
         self, stage: str, inputs: Mapping[str, Any], make: Callable[[Path], object]
@@ -57,23 +62,47 @@ class Cache:
         final = self.root / f"{stage}-{content_key(inputs)}"
         if final.is_dir():
             return final, True
-        working = final.with_name(final.name + ".partial")
+        with self._alone(stage, final.name):
+            if final.is_dir():  # another process has made it meanwhile
+                return final, True
+            working = final.with_name(final.name + ".partial")
+            with self._writing():
+                working.mkdir(parents=True, exist_ok=True)
+                (working / "inputs.json").write_text(json.dumps(inputs, indent=2, sort_keys=True))
+            make(working)
+            os.replace(working, final)
+        return final, False
+
+    @contextmanager
+    def _alone(self, stage: str, name: str) -> Iterator[None]:
+        """While it lasts no other process makes the entry ``name``; ends with the process."""
+        from filelock import FileLock, Timeout
+
+        locks = self.root / "locks"
+        with self._writing():
+            locks.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(locks / name)
+            try:
+                lock.acquire(blocking=False)
+            except Timeout:
+                self.tell(f"{stage}: waiting for another process that makes the same")
+                lock.acquire()
+            except NotImplementedError:
+                pass  # a file system without locks: each process for itself, as well as it goes
         try:
-            working.mkdir(parents=True, exist_ok=True)
-            (working / "inputs.json").write_text(json.dumps(inputs, indent=2, sort_keys=True))
+            yield
+        finally:
+            lock.release()
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
         except OSError as error:
             raise EnvironmentLacks(
                 f"The cache folder {self.root} cannot be written: {error.strerror}.",
                 "Set MIMIQ_CACHE to a folder with free space.",
             ) from error
-        make(working)
-        try:
-            os.replace(working, final)
-        except OSError:
-            if not final.is_dir():
-                raise
-            shutil.rmtree(working, ignore_errors=True)
-        return final, False
 
 
 def content_key(inputs: Mapping[str, Any]) -> str:

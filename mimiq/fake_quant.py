@@ -9,9 +9,9 @@ other); a grid is a window ``[qmin, qmax]`` of integers, which need not be symme
 window of a Linear's input leaves INT8, as [-16, 239] does for the output of GELU, :func:`freeze`
 moves it back by a constant that it takes from the input and gives to the bias.
 
-With few bits a grid may have a second, coarser step above ``qmax`` (:class:`Grid`): a softmax of
+With few bits a grid may have a second, coarser step beyond its ends (:class:`Grid`): a softmax of
 two hundred tokens has most of its values near 1/200 and a few near 1, and sixteen evenly spaced
-integers hold one or the other.
+integers hold one or the other. Each step is a pair of its own then.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ import torch
 
 from mimiq.cache import Cache
 from mimiq.calibrate import CalibrationSet, gaussian_noise, open_or_import
-from mimiq.errors import BadInput
+from mimiq.calibrate.sources import image_files
 from mimiq.job import Job
 from mimiq.procedural import scenes
 from mimiq.progress import Progress
@@ -83,14 +83,6 @@ def procedural_count(job: Job, calibration: CalibrationSet) -> int:
 
 
 def _listing(folder: Path) -> list[list[Any]]:
-    """Names, sizes and times of a folder's files: its images are read again when these change."""
-    if not folder.is_dir():
-        raise BadInput(
-            f"Calibration folder {folder} does not exist.",
-            "Give a folder of images or of a calibration set, or synthetic, psaq or noise.",
-        )
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return [
-        [path.relative_to(folder).as_posix(), path.stat().st_size, path.stat().st_mtime_ns]
-        for path in files
-    ]
+    """Names, sizes and times of a folder's images: they are read again when these change."""
+    found = ((path.relative_to(folder).as_posix(), path.stat()) for path in image_files(folder))
+    return [[name, stat.st_size, stat.st_mtime_ns] for name, stat in found]

@@ -21,7 +21,6 @@ from mimiq.fake_quant import (
     Quantizer,
     QuantLayer,
     QuantLinear,
-    quant_layers,
     weight_axis,
 )
 from mimiq.models import LoadedModel, quantizable_layers
@@ -178,16 +177,3 @@ def _check_blocks(module: nn.Module, precision: Precision) -> None:
                 f"Block size {size} does not divide the {inputs} inputs of {name}.",
                 "Choose a --block-size that divides them (32 and 64 suit most ViTs).",
             )
-
-
-def memory_bytes(module: nn.Module) -> int:
-    """Bytes of the weights as they will be stored, scales included."""
-    total = 0
-    for layer in quant_layers(module).values():
-        quantizer = layer.weight_quantizer
-        bits = 32
-        if isinstance(quantizer, Quantizer):
-            bits = 4 if quantizer.grid.qmax <= 7 else 8
-            total += quantizer.log_scale.numel() * 4
-        total += layer.weight.numel() * bits // 8
-    return total

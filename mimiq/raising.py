@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -24,7 +23,7 @@ from mimiq.job import Job
 from mimiq.pipeline import reference_graph, tuned_network
 from mimiq.precision import Precision
 from mimiq.progress import Progress
-from mimiq.quantization import RangeRecipe, quantize
+from mimiq.quantization import quantize
 from mimiq.runtime.preprocessing import ByteArray
 from mimiq.sampling import evenly_spread
 
@@ -51,9 +50,13 @@ def ranking(job: Job, calibration: CalibrationSet, cache: Cache, progress: Progr
     }
 
     def make(path: Path) -> None:
+        # Of the images that a fit may see, which a loss is not estimated on.
+        learnt_from, held_out = job.recipe.distillation.split(tuning_images(job, calibration))
+        count = len(calibration)
+        own = calibration.images()[: max(count - len(held_out), count // 2)]
         images, seen = (
             _normalized(job, pixels[evenly_spread(len(pixels), RANKED_ON)])
-            for pixels in (calibration.images(), tuning_images(job, calibration).numpy())
+            for pixels in (own, learnt_from.numpy())
         )
         total = len(units_of(job.model, job.precision))
         with progress.stage("sensitivity", total) as stage:
@@ -145,20 +148,22 @@ def _graph_bytes(
     """Bytes of the ONNX file at a precision, found before tuning; cached."""
     from mimiq.export import export_onnx
 
+    ranges = replace(job.recipe.ranges, migrate=False, refit=False, rounding="nearest")
+
     def make(path: Path) -> None:
         with progress.stage("size") as stage, tempfile.TemporaryDirectory() as folder:
             stage.status(f"of the file at {precision.label}")
             images = _normalized(job, calibration.images()[:2]).cpu()
-            ranges = RangeRecipe(
-                job.recipe.ranges.observer, migrate=False, refit=False, rounding="nearest"
-            )
             network = quantize(job.model, precision, images, ranges).module
             side = job.model.preprocessing.image_size
             graph = export_onnx(network, side, Path(folder) / "model.onnx")
             (path / "size.json").write_text(json.dumps(graph.stat().st_size))
 
-    inputs: dict[str, Any] = {"weights": job.model.weights_hash, "precision": precision.to_json()}
-    inputs["observer"] = job.recipe.ranges.observer
+    inputs = {
+        "weights": job.model.weights_hash,
+        "precision": precision.to_json(),
+        "ranges": ranges.to_json(),
+    }
     path, _ = cache.get_or_make("size", inputs, make)
     found: int = json.loads((path / "size.json").read_text())
     return math.ceil(found * _ALLOWANCE)

@@ -170,7 +170,11 @@ def check_server(
     _judge(result, endpoint, bundle, wanted)
     if wanted.load:
         result.load = put_under_load(
-            lambda: _asker(wanted, bundle, probes), wanted.load, wanted.seconds, status
+            lambda: _asker(wanted, bundle, probes),
+            wanted.load,
+            wanted.seconds,
+            status,
+            timeout_s=wanted.timeout_s,
         )
         _judge_load(result, wanted)
     return result

@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import IO, Any, Self
 
 import mimiq.errors
-from mimiq.errors import EnvironmentLacks, MimiqError
+from mimiq.errors import BadInput, EnvironmentLacks, MimiqError
+from mimiq.runtime.bundle import Bundle
 from mimiq.runtime.latency import Engine, session_runner
 from mimiq.runtime.session import Session
 
@@ -148,6 +149,7 @@ def open_engine(engine: Engine) -> Session:
     """Open a bundle or an ONNX file.
 
     Raises:
+        BadInput: threads were given, and a TensorRT engine would run.
         MimiqError: as :func:`mimiq.runtime.open_bundle`.
     """
     options: dict[str, Any] = {} if engine.threads is None else {"threads": engine.threads}
@@ -158,7 +160,20 @@ def open_engine(engine: Engine) -> Session:
         return OnnxRuntimeSession(engine.path, device=device, **options)
     from mimiq.runtime.opening import open_bundle
 
-    return open_bundle(engine.path, engine.backend, **options)
+    bundle = Bundle(engine.path)
+    if options and _runs_on_tensorrt(bundle, engine.backend):
+        raise BadInput(
+            f"--threads is for ONNX Runtime, and {bundle.path} would run as a TensorRT engine.",
+            "Leave it out, or add --backend ort.",
+        )
+    return open_bundle(bundle, engine.backend, **options)
+
+
+def _runs_on_tensorrt(bundle: Bundle, backend: str) -> bool:
+    """Whether :func:`mimiq.runtime.open_bundle` would open an engine."""
+    from mimiq.runtime.tensorrt_selection import can_run
+
+    return backend in ("rtx", "trt") or (backend == "auto" and can_run(bundle))
 
 
 if __name__ == "__main__":

@@ -11,10 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from mimiq.errors import BadInput
+from mimiq.errors import BadInput, EnvironmentLacks
 
 MAX_CLIENTS = 256
 _MAX_REQUESTS = 100_000  # of one client
+# Of a client until it is warm: description, configuration, extensions, an image; each in time.
+_FIRST_REQUESTS = 4
 Ask = Callable[[int], bool]
 """Sends request number i and tells whether its answer was right."""
 
@@ -49,6 +51,8 @@ def put_under_load(
     clients: Sequence[int],
     seconds: float,
     progress: Callable[[str], None] | None = None,
+    *,
+    timeout_s: float = 60.0,
 ) -> list[LoadRow]:
     """Measure a server with so many clients at a time, one level after the other.
 
@@ -57,9 +61,12 @@ def put_under_load(
         clients: levels, each from 1 to 256.
         seconds: to spend on each level; every client asks once at least, and once to warm up.
         progress: called with a line of text as each level begins.
+        timeout_s: of one request. The first client that is warm waits four times as long for
+            the last.
 
     Raises:
         BadInput: a level is out of range.
+        EnvironmentLacks: not all clients of a level were answered in that time.
         MimiqError: whatever ``connect`` or asking raises first; the other clients then stop.
     """
     if not clients or min(clients) < 1 or max(clients) > MAX_CLIENTS or seconds <= 0:
@@ -71,12 +78,15 @@ def put_under_load(
     for count in clients:
         if progress is not None:
             progress(f"{count} client{'s' if count > 1 else ''}")
-        rows.append(_level(connect, count, seconds))
+        rows.append(_level(connect, count, seconds, _FIRST_REQUESTS * timeout_s))
     return rows
 
 
 def _level(
-    connect: Callable[[], tuple[Ask, Callable[[], None]]], clients: int, seconds: float
+    connect: Callable[[], tuple[Ask, Callable[[], None]]],
+    clients: int,
+    seconds: float,
+    patience_s: float,
 ) -> LoadRow:
     ready = threading.Barrier(clients)
     failed = threading.Event()
@@ -86,7 +96,7 @@ def _level(
             ask, close = connect()
             try:
                 ask(number)
-                ready.wait(60)
+                ready.wait(patience_s)
                 return _ask_on(ask, number, clients, time.perf_counter() + seconds, failed)
             finally:
                 close()
@@ -97,11 +107,16 @@ def _level(
 
     with ThreadPoolExecutor(clients, thread_name_prefix="client") as pool:
         futures = [pool.submit(work, number) for number in range(clients)]
-        errors = [future.exception() for future in futures]
+        errors = [error for future in futures if (error := future.exception()) is not None]
     for error in errors:
         # A broken barrier only echoes the error of another client.
-        if error is not None and not isinstance(error, threading.BrokenBarrierError):
+        if not isinstance(error, threading.BrokenBarrierError):
             raise error
+    if errors:  # or there is none, and a client waited in vain for the others
+        raise EnvironmentLacks(
+            f"The server did not answer {clients} clients within {patience_s:g} s.",
+            "See the server's log and load, or ask with fewer clients, for example --load 1,8.",
+        )
     results = [future.result() for future in futures]
     times = np.asarray([pair for pairs, _ in results for pair in pairs])
     p50, p90, p99 = np.percentile(1000 * (times[:, 1] - times[:, 0]), (50, 90, 99))

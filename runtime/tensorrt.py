@@ -47,6 +47,10 @@ class TensorRTSession:
             its bundle says, ``fp8``.
         cuda: the CUDA calls; for tests.
 
+    Attributes:
+        path: the engine file.
+        tensors: its input and output, and the batches that it takes.
+
     Raises:
         BadInput: the engine is truncated, of another version, or has another interface.
         EnvironmentLacks: no driver, no GPU, no cuda-python, too little memory, or the product
@@ -69,7 +73,7 @@ class TensorRTSession:
     ) -> None:
         if contexts < 1:
             raise BadInput(f"{contexts} contexts cannot run.", "Ask for 1 or more.")
-        self._path = Path(plan)
+        self.path = Path(plan)
         self._library = library
         self._preprocessing = preprocessing
         product = {"rtx": "tensorrt-rtx", "trt": "tensorrt"}[name]
@@ -80,11 +84,11 @@ class TensorRTSession:
         self._all: list[Lane] = []
         self._arrays: weakref.WeakSet[DeviceArray] = weakref.WeakSet()
         self._engine: Any = self._load()
-        self.tensors = _tensors(self._path, self._engine, library)
+        self.tensors = _tensors(self.path, self._engine, library)
         self.input_shape = self.tensors.image_shape
         self.num_classes = self.tensors.classes
         self.max_batch = self.tensors.largest
-        self._cache_file = self._path.with_suffix(".cache") if runtime_cache else None
+        self._cache_file = self.path.with_suffix(".cache") if runtime_cache else None
         self._cache: Any = None
         self._config = self._make_config()
         self._lanes: queue.LifoQueue[Lane] = queue.LifoQueue()
@@ -183,9 +187,9 @@ class TensorRTSession:
         from mimiq.export.tensorrt.messages import collector
 
         try:
-            content = self._path.read_bytes()
+            content = self.path.read_bytes()
         except OSError as error:
-            raise BadInput(f"{self._path} cannot be read: {error}.", BUILD_AGAIN) from error
+            raise BadInput(f"{self.path} cannot be read: {error}.", BUILD_AGAIN) from error
         # The library calls the logger as long as the runtime lives, and does not keep it alive.
         self._logger = collector(self._library, self._messages)
         self._runtime = self._library.Runtime(self._logger)
@@ -194,10 +198,10 @@ class TensorRTSession:
             words = self.words()
             if any(sign in words for sign in _DAMAGED):
                 raise BadInput(
-                    f"{self._path} is truncated, or of another version: {words}", BUILD_AGAIN
+                    f"{self.path} is truncated, or of another version: {words}", BUILD_AGAIN
                 )
             raise EnvironmentLacks(
-                f"{self.backend} {self._library.__version__} does not load {self._path} on this "
+                f"{self.backend} {self._library.__version__} does not load {self.path} on this "
                 f"GPU: {words}",
                 "Build the engine on this host with mimiq build, or use --backend ort-cuda.",
             )

@@ -139,10 +139,6 @@ class Cuda:
     def record(self, event: Any, stream: Any) -> None:
         self._check(self._runtime.cudaEventRecord(event, stream), "record an event")
 
-    def wait_for_event(self, event: Any) -> None:
-        """Block the calling thread until the event has happened."""
-        self._check(self._runtime.cudaEventSynchronize(event), "finish the work on the GPU")
-
     def wait_for_stream(self, stream: Any, other: int) -> None:
         """Let ``stream`` go on only after what is now in the stream with the handle ``other``."""
         event = self.create_event()

@@ -8,7 +8,8 @@ from collections import Counter
 import onnx_ir as ir
 
 from mimiq.export.attention import find_attentions
-from mimiq.export.graph import DEQUANTIZE, QUANTIZE, consumers
+from mimiq.export.graph import DEQUANTIZE, QUANTIZE, consumers, nodes_of
+from mimiq.export.narrowing import narrowing
 
 SCOPES = "pkg.torch.onnx.name_scopes"  # torch's exporter leaves the module path of a node here
 
@@ -24,8 +25,9 @@ class NameAfterModules(ir.passes.InPlacePass):
     """``blocks.0.attn.qkv/MatMul``, ``blocks.0.attn.qkv.input_quantizer/QuantizeLinear`` ….
 
     The two products of an attention are ``….scores/MatMul`` and ``….heads/MatMul``, after the
-    points of :class:`mimiq.models.attention.ExplicitAttention` they feed. A second node of one type
-    in one module gets ``_1``. A value is called like the node it comes from; graph inputs, graph
+    points of :class:`mimiq.models.attention.ExplicitAttention` they feed; what rounds to the coarse
+    step of a grid of two is ``….input_quantizer.coarse/…``. A second node of one type in one module
+    gets ``_1``. A value is called like the node it comes from; graph inputs, graph
     outputs and the network's parameters keep their names.
     """
 
@@ -34,6 +36,10 @@ class NameAfterModules(ir.passes.InPlacePass):
         for attention in find_attentions(model):
             for point, node in (("scores", attention.scores), ("heads", attention.heads)):
                 paths[node] = f"{paths[node]}.{point}" if paths[node] else None
+        for quantize in nodes_of(model, QUANTIZE):
+            found = narrowing(quantize)
+            for node in found.coarse if found is not None else ():
+                paths[node] = f"{paths[node]}.coarse" if paths[node] else None
         seen: Counter[str] = Counter()
         for node, path in paths.items():
             name = f"{path}/{node.op_type}" if path is not None else node.name or node.op_type

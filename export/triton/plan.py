@@ -111,7 +111,8 @@ def config_of(
         "precision_mode": precision_mode,
         "max_workspace_size_bytes": str(2**30),
         "trt_engine_cache_enable": "true",
-        "trt_engine_cache_path": f"/tmp/mimiq-{name}",
+        # ONNX Runtime's key for a cached engine leaves the weights out: one folder a bundle.
+        "trt_engine_cache_path": f"/tmp/mimiq-{name}-{bundle.digest[:16]}",
     }
     return ModelConfig(
         name=name,

@@ -6,6 +6,7 @@ import hashlib
 import os
 import re
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,7 +59,7 @@ def pack(
     """Add a bundle to a model repository, as version 1 or the next; no version is ever replaced.
 
     The new version's folder is written aside and renamed; the configuration, which describes the
-    newest version, is replaced last.
+    newest version, is replaced last. A pack that fails takes back what it made, and no more.
 
     Args:
         bundle: what to serve.
@@ -84,24 +85,29 @@ def pack(
     with disk_errors(folder):
         known = _known_versions(folder, plan, labels)
         version = max(known, default=0) + 1
+        place = folder / str(version)
         aside = folder / f".{version}.{uuid4().hex[:8]}.tmp"
         text = config_text(config_of(plan, name, bundle, version, known))
         validated = check_config(text)
-        fresh = not folder.exists()
+        made = False
         try:
             aside.mkdir(parents=True)
+            made = True
             plan.write(aside / plan.file)
             if plan.write_cpu is not None:
                 plan.write_cpu(aside / CPU_FILE)
             record = _record(plan, bundle, labels, text, aside / plan.file)
             (aside / RECORD).write_text(pretty_json(record.to_json()), encoding="utf-8")
+            _move(aside, place)
+            # Not before: only who has the version may write what all of them share.
             if labels is not None:
                 _replace(folder / LABELS, labels)
-            _move(aside, folder / str(version))
             _replace(folder / SETTINGS, _mlserver_settings(name, plan))
             _replace(folder / CONFIG, text)
         except BaseException:
-            shutil.rmtree(folder if fresh else aside, ignore_errors=True)
+            moved = made and not aside.exists()
+            if not (moved and _holds(folder / CONFIG, text)):  # else it was done already
+                _take_back(aside, place if moved else None, first=not known)
             raise
     notes = list(plan.notes)
     if not validated:
@@ -137,7 +143,9 @@ def _known_versions(folder: Path, plan: Plan, labels: str | None) -> dict[int, P
             difference = "differ" if what == "labels" else f"are {theirs}, not {ours}"
             raise _taken(folder, f"it holds another model: its {what} {difference}")
     config = folder / CONFIG
-    if config.is_file() and _digest(config.read_text(encoding="utf-8")) != newest.config_sha256:
+    # An older version's is ours too: a pack that was killed left it beside its new version.
+    written = {record.config_sha256 for record in known.values()}
+    if config.is_file() and _digest(config.read_text(encoding="utf-8")) not in written:
         raise BadInput(
             f"{config} was edited by hand, and a new version would overwrite that.",
             "Pack under another --name, or move the file away and carry your changes over.",
@@ -205,8 +213,43 @@ def _replace(path: Path, text: str) -> None:
 
 
 def _move(aside: Path, place: Path) -> None:
-    if place.exists():
+    try:
+        if place.exists():  # an empty folder would be replaced
+            raise FileExistsError(place)
+        os.rename(aside, place)
+    except OSError as error:
+        if not place.exists():
+            raise
         raise BadInput(
             f"{place} has just been written by somebody else.", "Pack again, for the next version."
-        )
-    os.rename(aside, place)
+        ) from error
+
+
+def _holds(path: Path, text: str) -> bool:
+    try:
+        return path.read_text(encoding="utf-8") == text
+    except (OSError, UnicodeDecodeError):
+        return False
+
+
+def _take_back(aside: Path, place: Path | None, *, first: bool) -> None:
+    """Remove what a failed pack made, and nothing of another one that is at the same model.
+
+    Args:
+        aside: the folder that the version was written in.
+        place: where it was moved to, if it was.
+        first: whether the model had no version before.
+    """
+    folder = aside.parent
+    if place is not None:
+        with suppress(OSError):
+            os.rename(place, aside)  # at once: a server must not find half of a version
+    shutil.rmtree(aside, ignore_errors=True)
+    if not first or versions_of(folder):
+        return
+    if place is not None:  # no other pack has a version, so these are of this one
+        for name in (LABELS, SETTINGS):
+            with suppress(OSError):
+                (folder / name).unlink(missing_ok=True)
+    with suppress(OSError):  # another pack is at work in it
+        folder.rmdir()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,7 +46,8 @@ _COUNTED: dict[str, dict[str, bool]] = {
     "Measurement",
     "--threads",
     type=click.IntRange(1),
-    help="Of ONNX Runtime on the CPU; by default all that this process may use.",
+    help="Of ONNX Runtime on the CPU; by default all that this process may use. Refused where a "
+    "TensorRT engine would run.",
 )
 @options.option(
     "Measurement",
@@ -95,7 +96,7 @@ def bench(
         precision=opened.manifest["precision"],
         latency=rows,
     )
-    lines = [*device.left_out, *_verdict(opened, against, device)]
+    lines = [*device.left_out, *_verdict(device)]
     if say.json:
         found = {
             "bundle": str(bundle),
@@ -120,13 +121,13 @@ class DeviceTimes:
 
     Attributes:
         rows: by what was counted; empty where no engine is TensorRT's.
-        half: proof of the FP16 engine that was measured beside, if it was.
-        missing: why there was none to measure beside.
+        proofs: of the engines that were measured, by their names in the rows; where recorded.
+        missing: why there was no FP16 engine to measure beside.
         left_out: what is said of batches outside of an engine's profile.
     """
 
     rows: dict[str, list[LatencyRow]]
-    half: Proof | None = None
+    proofs: Mapping[str, Proof] = field(default_factory=dict)
     missing: str | None = None
     left_out: tuple[str, ...] = ()
 
@@ -147,18 +148,22 @@ def measure_device(
 
     with ExitStack() as stack:
         sessions: dict[str, TensorRTSession] = {}
+        proofs: dict[str, Proof] = {}
         for name, engine in engines.items():
             session: Any = stack.enter_context(open_engine(engine))
             if session.backend.startswith("tensorrt"):
                 sessions[name] = session
+                proof = _recorded_proof(engine.path, session)
+                if proof is not None:
+                    proofs[name] = proof
         if not sessions:
             return DeviceTimes({})
-        half, missing = None, None
+        missing = None
         if against is None:
             stage.status("building the network in FP16")
             try:
                 twin, half = stack.enter_context(half_session(bundle, *sessions.values()))
-                sessions = {"FP16": twin, **sessions}
+                sessions, proofs = {"FP16": twin, **sessions}, {"FP16": half, **proofs}
             except MimiqError as error:
                 missing = f"{error.problem} {error.next_step}"
         low = max(session.tensors.smallest for session in sessions.values())
@@ -171,7 +176,7 @@ def measure_device(
             for batch in batches
             if batch not in fitting
         )
-        return DeviceTimes(rows, half, missing, left_out)
+        return DeviceTimes(rows, proofs, missing, left_out)
 
 
 @contextmanager
@@ -220,11 +225,20 @@ def device_rows(
     return found
 
 
-def _verdict(bundle: Bundle, against: Path | None, device: DeviceTimes) -> list[str]:
-    """Whether this bundle's engine is faster than the reference, and if not, what may be why."""
+def _recorded_proof(path: Path, session: TensorRTSession) -> Proof | None:
+    """Of the engine that was opened: a bundle may hold several, and not the first may run here."""
     from mimiq.export.tensorrt.engines import recorded_proofs
-    from mimiq.export.tensorrt.verdict import verdict
     from mimiq.runtime.bundle import Bundle
+    from mimiq.runtime.tensorrt_record import ENGINES
+
+    # Read anew, since opening may have built the engine again.
+    proofs = recorded_proofs(Bundle(path, verify=False))
+    return proofs.get(f"{ENGINES}{session.path.name}")
+
+
+def _verdict(device: DeviceTimes) -> list[str]:
+    """Whether this bundle's engine is faster than the reference, and if not, what may be why."""
+    from mimiq.export.tensorrt.verdict import verdict
     from mimiq.runtime.hardware import describe_gpus
 
     if device.missing is not None:
@@ -233,13 +247,10 @@ def _verdict(bundle: Bundle, against: Path | None, device: DeviceTimes) -> list[
     names = list(dict.fromkeys(row.engine for row in rows))
     if len(names) < 2:
         return []
-    reference = device.half
-    if against is not None and against.suffix != ".onnx":
-        reference = next(iter(recorded_proofs(Bundle(against)).values()), None)
     gpu = next((str(gpu["name"]) for gpu in describe_gpus()), "this GPU")
     ours = [row for row in rows if row.engine == names[1]]
-    proof = next(iter(recorded_proofs(bundle).values()), None)
-    return verdict(ours, gpu, proof, reference, names[0])
+    reference, low = (device.proofs.get(name) for name in names[:2])
+    return verdict(ours, gpu, low, reference, names[0])
 
 
 def _words(state: Mapping[str, str]) -> str:

@@ -52,7 +52,7 @@ class ImagesChoice:
 
     recipe: str | None = None
     images: int | None = None
-    seed: int = 0
+    seed: int | None = None
     device: str = "auto"
 
 
@@ -60,8 +60,8 @@ class ImagesChoice:
 class TuningChoice:
     """What is calibrated on, and for how long it is tuned."""
 
-    calibration: str
-    steps: int | None
+    calibration: str = "synthetic"
+    steps: int | None = None
 
 
 @dataclass(frozen=True)

@@ -70,7 +70,7 @@ def compile_command(
         with progress.stage("load") as stage:
             stage.status(choice.model)
             job = _measured(_job(choice, precision, images, tuning, output), measurement)
-        cache = Cache(cache_dir or default_cache_dir())
+        cache = Cache(cache_dir or default_cache_dir(), progress.note)
         if limits is not None:
             from mimiq.raising import within_budget
 

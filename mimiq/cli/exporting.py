@@ -72,7 +72,7 @@ def export(
             quantized, calibration, _ = tuned(job, cache_dir, progress)
             metadata = graph_metadata(model, quantized, calibration)
         else:
-            _refuse_precision(precision)
+            _refuse(precision, images, tuning)
             preflight.require_folder(source, "--from", "a folder that mimiq distill wrote")
             if output.out is not None:
                 preflight.require_new(output.out, output.force, None)
@@ -127,9 +127,19 @@ def _read_tuned(model: LoadedModel, source: Path) -> tuple[QuantizedModel, dict[
     return quantized, metadata
 
 
-def _refuse_precision(choice: choices.PrecisionChoice) -> None:
-    if choice != choices.PrecisionChoice():
+def _refuse(
+    precision: choices.PrecisionChoice,
+    images: choices.ImagesChoice,
+    tuning: choices.TuningChoice,
+) -> None:
+    """What would be without effect: the folder holds its outcome."""
+    if precision != choices.PrecisionChoice():
         raise BadInput(
             "--from brings its own precision, and another was given.",
             "Leave out --int8, --int4, --bits, --weight-only, --block-size and --uniform.",
+        )
+    if (images, tuning) != (choices.ImagesChoice(device=images.device), choices.TuningChoice()):
+        raise BadInput(
+            "--from brings a network that is calibrated and tuned, and it was to be done again.",
+            "Leave out --recipe, --images, --seed, --calibration and --steps, or --from.",
         )

@@ -76,13 +76,13 @@ def _make(
     if method == "noise":
         from mimiq.calibrate import gaussian_noise
 
-        return gaussian_noise(model.preprocessing, recipe.images, images.seed, out)
+        return gaussian_noise(model.preprocessing, recipe.images, images.seed or 0, out)
     from mimiq.psaq import synthesize_psaq
     from mimiq.synthesis import synthesize as synthesize_mimiq
 
     function = synthesize_mimiq if method == "synthetic" else synthesize_psaq
     return function(
-        model, recipe, seed=images.seed, out=out, device=images.device, progress=progress
+        model, recipe, seed=images.seed or 0, out=out, device=images.device, progress=progress
     )
 
 
@@ -124,15 +124,14 @@ def distill(
         print_json({"path": str(job.out), "precision": job.precision.to_json(), **origin})
         return
     result = report["result"]
+    if result["steps"]:
+        looked_at, distilled = "held-out", f"{result['best_loss']:.4f} (step {result['best_step']})"
+    else:
+        looked_at, distilled = "fitted", "left out: 0 steps, see --steps"
     rows = [
-        ("held-out loss as fitted", f"{result['initial_loss']:.4f}"),
-        (
-            "held-out loss distilled",
-            f"{result['best_loss']:.4f} (step {result['best_step']})"
-            if result["steps"]
-            else "left out: 0 steps, see --steps",
-        ),
-        ("same top-1 as the original", f"{result['agreement']:.1%} of the held-out images"),
+        (f"loss on {looked_at} images", f"{result['initial_loss']:.4f}"),
+        ("the same, distilled", distilled),
+        ("same top-1 as the original", f"{result['agreement']:.1%} of the {looked_at} images"),
     ]
     command = ["mimiq", "export", *values.repeated(choice), "--from", job.out]
     show(

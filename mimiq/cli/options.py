@@ -161,9 +161,7 @@ images_options = _group(
         "--seed",
         type=click.IntRange(0),
         metavar="N",
-        default=0,
-        show_default=True,
-        help="Of all draws.",
+        help="Of all draws; 0 where none is given.",
     ),
     option(
         "Calibration",

@@ -46,7 +46,7 @@ def tuned(
     from mimiq.image_sets import calibration_set
     from mimiq.pipeline import tuned_network
 
-    cache = Cache(cache_dir or default_cache_dir())
+    cache = Cache(cache_dir or default_cache_dir(), progress.note)
     calibration = calibration_set(job, cache, progress)
     quantized, report = tuned_network(job, calibration, cache, progress)
     return quantized, calibration, report

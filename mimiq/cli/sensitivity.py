@@ -67,7 +67,8 @@ def sensitivity(
     from mimiq.progress import Progress
     from mimiq.raising import ranking
 
-    cache, progress = Cache(cache_dir or default_cache_dir()), Progress(say.quiet)
+    progress = Progress(say.quiet)
+    cache = Cache(cache_dir or default_cache_dir(), progress.note)
     with working():
         with progress.stage("load") as stage:
             stage.status(choice.model)
@@ -118,12 +119,13 @@ def _job_of_bundle(
     manifest = bundle.manifest
     try:
         model = values.load(replace(choice, model=bundle.model_name))
+        model = replace(model, preprocessing=bundle.preprocessing)
         recipe = manifest["recipes"]
         asked = replace(
             images,
             recipe=images.recipe or recipe["name"],
             images=images.images or recipe["synthesis"]["images"],
-            seed=images.seed or manifest["seed"],
+            seed=manifest["seed"] if images.seed is None else images.seed,
         )
         wanted = Precision.from_json(manifest["precision"])
         expected = manifest["model"]["weights_sha256"]

@@ -258,7 +258,7 @@ def job_of(
         recipe=recipe_of(images, tuning, model.name, precision),
         out=out,
         calibration=calibration_of(tuning.calibration),
-        seed=images.seed,
+        seed=images.seed or 0,
         device=images.device,
         batches=(),
     )

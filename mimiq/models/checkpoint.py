@@ -18,12 +18,6 @@ _NESTED = ("model_ema", "state_dict_ema", "model", "state_dict", "module")
 _WRAPPER_PREFIXES = ("module.", "_orig_mod.", "model.")
 
 
-def sha256_file(path: Path) -> str:
-    """Hex SHA-256 of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def sha256_state(state: Mapping[str, torch.Tensor]) -> str:
     """Hex SHA-256 over names, dtypes, shapes and values: the same for every file format."""
     digest = hashlib.sha256()

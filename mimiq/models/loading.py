@@ -115,10 +115,11 @@ def load_model(
         labels = labels or digits_labels()
         if weights is not None:
             checkpoint.load_into(original, checkpoint.read_state_dict(weights), weights, name)
-        if untrained or num_classes not in (None, 10) or image_size not in (None, 32):
+        own = (crop_pct, mean, std) == (None, None, None)
+        if untrained or num_classes not in (None, 10) or image_size not in (None, 32) or not own:
             raise BadInput(
-                "The embedded model is trained, has 10 classes and takes 32×32 images.",
-                "Leave out --untrained, --num-classes and --image-size.",
+                "The embedded model is trained, has 10 classes and takes 32×32 images as they are.",
+                "Leave out --untrained, --num-classes, --image-size, --crop-pct, --mean and --std.",
             )
     else:
         architecture = SHORT_NAMES.get(name, name)

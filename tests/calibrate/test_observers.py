@@ -26,7 +26,16 @@ from mimiq.calibrate.observers import (
 from mimiq.errors import BadInput
 from mimiq.fake_quant import Grid, fake_quantize
 
-GRIDS = [Grid(-128, 127), Grid(-127, 127), Grid(0, 127), Grid(-1, 14), Grid(-8, 7), Grid(-2, 1)]
+GRIDS = [
+    Grid(-128, 127),
+    Grid(-127, 127),
+    Grid(0, 127),
+    Grid(-1, 14),
+    Grid(-8, 7),
+    Grid(-2, 1),
+    Grid(-5, 4, 2, 3, 3),
+    Grid(0, 6, 5, 8),
+]
 grids = st.sampled_from(GRIDS)
 fast = settings(max_examples=60, deadline=None)
 
@@ -60,14 +69,13 @@ values = st.one_of(few_values, many_values())
 def demands(x: np.ndarray, grid: Grid) -> np.ndarray:
     """The smallest scale at which the grid reaches each value."""
     x = x.astype(np.float64)
-    below = x / grid.qmin if grid.qmin < 0 else np.zeros_like(x)
-    return np.maximum(np.maximum(x / grid.qmax, below), 0)
+    below = x / grid.integers[0] if grid.integers[0] < 0 else np.zeros_like(x)
+    return np.maximum(np.maximum(x / grid.integers[-1], below), 0)
 
 
 def squared_error(x: np.ndarray, scale: float, grid: Grid) -> float:
-    x = x.astype(np.float64)
-    rounded = np.clip(np.rint(x / scale), grid.qmin, grid.qmax) * scale
-    return float(np.mean((x - rounded) ** 2))
+    distances = x.astype(np.float64)[:, None] - scale * np.asarray(grid.integers)
+    return float(np.mean(np.abs(distances).min(1) ** 2))
 
 
 def observed(observer: Observer, *batches: np.ndarray) -> Any:

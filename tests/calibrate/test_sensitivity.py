@@ -19,7 +19,7 @@ from mimiq.calibrate.sensitivity import (
     units_of,
 )
 from mimiq.errors import BadInput
-from mimiq.fake_quant import Quantizer
+from mimiq.fake_quant import Quantizer, quant_layers
 from mimiq.models import LoadedModel, quantizable_layers
 from mimiq.models.checkpoint import sha256_state
 from mimiq.models.vit import ViTFamily
@@ -35,8 +35,20 @@ from mimiq.precision import (
     int8,
     weight_only,
 )
-from mimiq.quantization import RangeRecipe, memory_bytes, quantize
+from mimiq.quantization import RangeRecipe, quantize
 from mimiq.runtime.preprocessing import Preprocessing
+
+
+def memory_bytes(module: torch.nn.Module) -> int:
+    """Bytes of the weights as they are stored, scales included."""
+    total = 0
+    for layer in quant_layers(module).values():
+        quantizer = layer.weight_quantizer
+        assert isinstance(quantizer, Quantizer)
+        bits = 4 if quantizer.grid.qmax <= 7 else 8
+        total += layer.weight.numel() * bits // 8 + quantizer.log_scale.numel() * 4
+    return total
+
 
 PLAIN = RangeRecipe("minmax", rotate=False, migrate=False, refit=False, rounding="nearest")
 BROKEN = "blocks.1.mlp.fc1"
@@ -234,7 +246,7 @@ class TestRaising:
         assert precision.of("blocks.0.mlp.fc1") == LayerPrecision(4, PerChannel(), 4)
         module = quantize(model, precision, images, RangeRecipe()).module
         widths = {
-            name: point.grid.qmax - point.grid.qmin + 1
+            name: point.grid.count
             for name, point in module.named_modules()
             if isinstance(point, Quantizer)
         }

@@ -147,4 +147,6 @@ def activation_quantizer(
         grid = Grid(0, 7, 15, 8)
     elif bits == 4 and behind_gelu:
         grid = Grid(-2, 5, 4, 8)
+    elif bits == 4:
+        grid = Grid(-6, 5, 2, 2, 2)
     return Quantizer(torch.tensor(largest / grid.top), grid)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnx_ir as ir
+import pytest
 from export_networks import Exported
 from graphs import graph, operators
 from onnx import helper
@@ -60,6 +61,16 @@ def test_parameters_are_named_after_their_layer(exported: Export) -> None:
         f"{prefix}.input_quantizer.scale",
         f"{prefix}.input_quantizer.zero_point",
     } <= stored
+
+
+def test_a_coarse_step_has_a_name_of_its_own(exported: Export) -> None:
+    graph = onnx.load(exported("w4a4").path).graph
+    scales = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    point = "blocks.0.attn.qkv.input_quantizer"
+    ratio = scales[f"{point}.coarse.scale"] / scales[f"{point}.scale"]
+    assert ratio == pytest.approx(2)  # of Grid(-6, 5, 2, 2, 2)
+    nodes = {node.name: node for node in graph.node}
+    assert nodes[f"{point}/QuantizeLinear"].input[0] == nodes[f"{point}.coarse/Add"].output[0]
 
 
 def test_full_precision_weights_keep_their_names(exported: Export) -> None:

@@ -137,10 +137,12 @@ def test_int8_grids_need_no_clip_and_narrow_ones_do(exported: Export) -> None:
     assert "Clip" not in summarize(exported("w8a8").path)["operators"]
     names = {node.name for node in onnx.load(exported("w4a4").path).graph.node}
     quantized = {name for name in names if name.endswith("/QuantizeLinear")}
+    coarse = {name for name in quantized if name.endswith(".coarse/QuantizeLinear")}
     unclipped = {name for name in quantized if name.replace("QuantizeLinear", "Clip") not in names}
-    assert len(quantized) == 9 + 8  # Linears; q, k, v and softmax output of two blocks
-    # A softmax output of scale 1/15 cannot leave the grid; the classifier's input has eight bits.
-    assert all("probs_quantizer" in name or "head" in name for name in unclipped)
+    # Linears; q, k, v and softmax output of two blocks; the classifier's input has eight bits.
+    assert len(quantized - coarse) == 9 + 8
+    assert len(coarse) == 8 + 8
+    assert unclipped == {"head.input_quantizer/QuantizeLinear"}
 
 
 def test_a_network_without_onnx_form_is_refused(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 from tensorrt_bundles import make_bundle as make_transformer_bundle
 
 from mimiq.cli import main
-from mimiq.errors import BadInput, UnsupportedTarget
+from mimiq.errors import BadInput, EnvironmentLacks, UnsupportedTarget
 from mimiq.export import to_cpu
 from mimiq.export.triton import PackOptions, pack
 from mimiq.export.triton.config import ModelConfig, check_config, config_text
@@ -101,6 +102,18 @@ def test_options_reach_the_configuration(bundle: Bundle, tmp_path: Path) -> None
     assert [warmup.batch_size for warmup in config.model_warmup] == [1]
 
 
+def test_no_bundle_is_served_by_the_engine_of_another(bundle: Bundle, tmp_path: Path) -> None:
+    """ONNX Runtime finds a cached engine by the graph's names, which are the same in both."""
+    paths = []
+    for each in (bundle, add_files(labelled(bundle), updates={"seed": 7}), bundle):
+        pack(each, tmp_path, "net", PackOptions(device="gpu"))
+        config = config_at(tmp_path / "net")
+        (accelerator,) = config.optimization.execution_accelerators.gpu_execution_accelerator
+        paths.append(accelerator.parameters["trt_engine_cache_path"])
+    assert paths[0] == f"/tmp/mimiq-net-{bundle.digest[:16]}"
+    assert paths[0] == paths[2] != paths[1]
+
+
 def test_a_second_pack_adds_a_version_and_touches_none(bundle: Bundle, tmp_path: Path) -> None:
     pack(bundle, tmp_path, "net")
     first = {path: path.read_bytes() for path in (tmp_path / "net/1").iterdir()}
@@ -146,14 +159,111 @@ def test_what_is_not_ours_is_left_alone(bundle: Bundle, tmp_path: Path) -> None:
     assert (tmp_path / "net/labels.txt").is_file()
 
 
-def test_a_failure_leaves_nothing(bundle: Bundle, tmp_path: Path, monkeypatch: Any) -> None:
-    def fails(*_: object) -> None:
-        raise OSError(28, "No space left on device")
+def _no_space(*_: object) -> None:
+    raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("mimiq.export.triton.plan.shutil.copyfile", fails)
+
+def test_a_failure_leaves_nothing(bundle: Bundle, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr("mimiq.export.triton.plan.shutil.copyfile", _no_space)
     with pytest.raises(Exception, match="disk is full"):
         pack(bundle, tmp_path / "repo", "net")
     assert not (tmp_path / "repo/net").exists()
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+
+
+@pytest.mark.parametrize("file", ["labels.txt", "model-settings.json", "config.pbtxt"])
+@pytest.mark.parametrize("before", [0, 1])
+def test_a_failure_beside_the_version_takes_it_back(
+    bundle: Bundle, tmp_path: Path, monkeypatch: Any, file: str, before: int
+) -> None:
+    """The version is in its place by then: the next pack of the same thing finds it gone."""
+    for _ in range(before):
+        pack(bundle, tmp_path, "net")
+    expected, replace = content(tmp_path), os.replace
+
+    def fails(source: Any, target: Any) -> None:
+        if Path(target).name == file:
+            assert (tmp_path / f"net/{before + 1}/model.onnx").is_file()
+            raise OSError(28, "No space left on device")
+        replace(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("mimiq.export.triton.repository.os.replace", fails)
+        with pytest.raises(EnvironmentLacks, match="disk is full"):
+            pack(bundle, tmp_path, "net")
+    assert content(tmp_path) == expected
+    assert (tmp_path / "net").exists() == bool(before)
+    assert pack(bundle, tmp_path, "net").version == before + 1
+
+
+def test_an_interruption_after_the_last_file_loses_nothing(
+    bundle: Bundle, tmp_path: Path, monkeypatch: Any
+) -> None:
+    replace = os.replace
+
+    def interrupted(source: Any, target: Any) -> None:
+        replace(source, target)
+        if Path(target).name == "config.pbtxt":
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("mimiq.export.triton.repository.os.replace", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            pack(bundle, tmp_path, "net")
+    assert versions_of(tmp_path / "net") == [1]
+    assert pack(bundle, tmp_path, "net").version == 2
+
+
+def test_a_pack_that_was_killed_is_no_edit_by_hand(bundle: Bundle, tmp_path: Path) -> None:
+    pack(bundle, tmp_path, "net")
+    config = tmp_path / "net/config.pbtxt"
+    older = config.read_bytes()
+    pack(bundle, tmp_path, "net")
+    config.write_bytes(older)  # as it is between the version's move and the configuration's
+    assert pack(bundle, tmp_path, "net").version == 3
+
+
+@pytest.mark.parametrize("loser", ["first", "second"])
+def test_two_first_packs_at_once(
+    bundle: Bundle, tmp_path: Path, monkeypatch: Any, loser: str
+) -> None:
+    """The second packs while the first, which has seen no model there, makes its folder."""
+    other, mkdir, calls = labelled(bundle, "another first"), Path.mkdir, []
+
+    def second() -> None:
+        with monkeypatch.context() as patch:
+            if loser == "second":
+                patch.setattr("mimiq.export.triton.plan.shutil.copyfile", _no_space)
+                with pytest.raises(EnvironmentLacks, match="disk is full"):
+                    pack(other, tmp_path, "net")
+            else:
+                pack(other, tmp_path, "net")
+
+    def hooked(path: Path, *arguments: Any, **options: Any) -> None:
+        calls.append(path)
+        if len(calls) == 1:
+            second()
+        mkdir(path, *arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "mkdir", hooked)
+        if loser == "first":
+            with pytest.raises(BadInput, match="just been written by somebody else"):
+                pack(bundle, tmp_path, "net")
+        else:
+            pack(bundle, tmp_path, "net")
+    winner = bundle if loser == "second" else other
+    names = sorted(path.name for path in (tmp_path / "net").iterdir())
+    assert names == ["1", "config.pbtxt", "labels.txt", "model-settings.json"]
+    labels = (tmp_path / "net/labels.txt").read_text("utf-8").splitlines()
+    assert labels == list(winner.labels or ())
+    with PackedModel(tmp_path / "net", device="cpu") as model:
+        assert model.record.manifest_sha256 == winner.digest
+    assert pack(winner, tmp_path, "net").version == 2
 
 
 def test_pixels_give_the_same_bits(bundle: Bundle, tmp_path: Path) -> None:

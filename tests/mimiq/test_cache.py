@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -51,6 +53,31 @@ def test_interrupted_stage_goes_on_in_its_own_folder(tmp_path: Path) -> None:
     assert seen == ["done so far"]
     assert not list(tmp_path.glob("*.partial"))
     assert (folder / "inputs.json").is_file()
+
+
+def test_of_two_that_want_the_same_one_makes_it(tmp_path: Path) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+    told: list[str] = []
+
+    def slow(folder: Path) -> None:
+        begun.set()
+        assert go_on.wait(30)
+        (folder / "result").write_text("first")
+
+    def tell(text: str) -> None:
+        told.append(text)
+        go_on.set()
+
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(Cache(tmp_path).get_or_make, "stage", {}, slow)
+        assert begun.wait(30)
+        # The first one goes on when the second is told that it waits.
+        second = pool.submit(Cache(tmp_path, tell).get_or_make, "stage", {}, _write("second"))
+        (folder, hit), (same, other_hit) = first.result(60), second.result(60)
+    assert (hit, other_hit) == (False, True)
+    assert folder == same
+    assert (folder / "result").read_text() == "first"
+    assert told == ["stage: waiting for another process that makes the same"]
 
 
 def test_key_ignores_the_order_of_inputs() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,20 @@ from click.testing import CliRunner, Result
 from safetensors.torch import load_file, save_file
 
 import mimiq.calibrate.sensitivity
+import mimiq.image_sets
 import mimiq.raising
+from mimiq.budget import Budget, Raising
+from mimiq.cache import Cache
 from mimiq.cli import compile_main, main
 from mimiq.errors import BadInput, CheckFailed
+from mimiq.job import Job
+from mimiq.models import load_model
 from mimiq.models.digits import FOLDER, WEIGHTS_FILE
-from mimiq.runtime.bundle import Bundle
+from mimiq.precision import int8
+from mimiq.progress import Progress
+from mimiq.recipes import recipe_for
+from mimiq.runtime.bundle import MANIFEST, Bundle
+from mimiq.runtime.manifest import signed_manifest
 
 # Noise is there at once, and as good as anything for what is looked at here.
 CHEAP = ["--bits", "w2a4", "--calibration", "noise", "--images", "16", "--quiet"]
@@ -52,7 +62,7 @@ class TestSensitivity:
     def test_every_unit_by_gain(self, ranking: dict[str, Any]) -> None:
         units = ranking["units"]
         assert len(units) == 4 * 5 + 2
-        assert ranking["images"] == 16
+        assert ranking["images"] == 14  # of 16 two are held out
         gains = [unit["gain"] for unit in units]
         assert gains == sorted(gains, reverse=True)
         assert ranking["loss"] > ranking["raised_loss"] > 0
@@ -102,6 +112,41 @@ class TestSensitivity:
         flags = ["--weights", tmp_path / "other.safetensors"]
         answer = call("sensitivity", small.path, *flags, exit_code=BadInput.exit_code)
         assert "was made from other weights" in answer.stderr
+
+
+def test_a_bundle_is_measured_on_images_made_as_its_own_were(
+    small: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copied = tmp_path / "copied.mimiq"
+    shutil.copytree(small.path, copied)
+    manifest = json.loads((copied / MANIFEST).read_text())
+    manifest["preprocessing"]["mean"] = [0.4, 0.5, 0.6]
+    manifest["seed"] = 7
+    (copied / MANIFEST).write_text(signed_manifest(manifest))
+    jobs: list[Job] = []
+
+    def spy(job: Job, *_: object) -> None:
+        jobs.append(job)
+        raise BadInput("Seen.", "Go on.")
+
+    monkeypatch.setattr(mimiq.image_sets, "calibration_set", spy)
+    for seed in ([], ["--seed", "0"]):
+        call("sensitivity", copied, *seed, exit_code=BadInput.exit_code)
+    assert [job.model.preprocessing.mean for job in jobs] == [(0.4, 0.5, 0.6)] * 2
+    assert [job.seed for job in jobs] == [7, 0]
+
+
+@pytest.mark.parametrize(("points", "estimated"), [(1.0, True), (None, False)])
+def test_what_a_budget_is_estimated_on_is_kept_from_the_fit(
+    points: float | None, estimated: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    job = Job(load_model("digits"), int8(), recipe_for("cpu", int8()), tmp_path / "out")
+    monkeypatch.setattr(mimiq.raising, "calibration_set", lambda *_: None)
+    monkeypatch.setattr(mimiq.raising, "ranking", lambda *_: None)
+    monkeypatch.setattr(mimiq.raising, "choose", lambda *_, **__: Raising(int8(), ()))
+    budget = Budget(max_drop=points)
+    raised = mimiq.raising.within_budget(job, budget, Cache(tmp_path), Progress(quiet=True))
+    assert raised.estimated is estimated
 
 
 @pytest.mark.slow

@@ -86,11 +86,20 @@ class TestMaking:
         call("export", "digits", *flags, "-o", out, exit_code=BadInput.exit_code)
         call("export", "digits", *flags, "-o", out, "--force")
 
-    def test_a_distilled_folder_brings_its_precision(self, tmp_path: Path) -> None:
-        said = call(
-            *("export", "digits", "--from", tmp_path, "--int8"), exit_code=BadInput.exit_code
-        ).stderr
-        assert "--from brings its own precision" in said
+    @pytest.mark.parametrize(
+        ("flags", "said"),
+        [
+            (["--int8"], "--from brings its own precision"),
+            (["--calibration", "noise"], "calibrated and tuned"),
+            (["--steps", "5"], "calibrated and tuned"),
+            (["--seed", "0"], "calibrated and tuned"),
+        ],
+    )
+    def test_a_distilled_folder_brings_all_that_it_was_made_of(
+        self, tmp_path: Path, flags: list[str], said: str
+    ) -> None:
+        command = ["export", "digits", "--from", tmp_path, *flags]
+        assert said in call(*command, exit_code=BadInput.exit_code).stderr
 
     def test_a_set_is_not_made_twice(self, tmp_path: Path) -> None:
         command = ["synthesize", "digits", "--method", "noise", *SMALL, "-o", tmp_path / "set"]
@@ -164,7 +173,8 @@ class TestMeasuring:
         def opened(engine: Engine) -> Iterator[SimpleNamespace]:
             slow = 2 if engine.path == other else 1
             tensors = SimpleNamespace(smallest=1, largest=4)
-            yield SimpleNamespace(backend="tensorrt-rtx", tensors=tensors, slow=slow)
+            plan = engine.path / "engines" / "no-such.plan"
+            yield SimpleNamespace(backend="tensorrt-rtx", tensors=tensors, slow=slow, path=plan)
 
         def runner(session: SimpleNamespace, **options: bool) -> Runner:
             counted.append(options)

@@ -26,7 +26,7 @@ def test_without_a_compiler_it_is_eager(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("grid", [Grid.signed(4), Grid(0, 6, 5, 8)])
+@pytest.mark.parametrize("grid", [Grid.signed(4), Grid(0, 6, 5, 8), Grid(-5, 4, 2, 3, 3)])
 @pytest.mark.parametrize(("axis", "block", "shape"), [(-1, 0, ()), (0, 0, (6,)), (1, 4, (6, 20))])
 def test_compiled_it_is_the_same(
     compiled: None,

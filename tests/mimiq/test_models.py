@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
@@ -164,3 +165,9 @@ def test_no_network_and_no_file_names_both_ways_out(monkeypatch: pytest.MonkeyPa
         load_model("deit_s")
     assert "--weights" in caught.value.next_step
     assert "network" in caught.value.next_step
+
+
+@pytest.mark.parametrize("given", [{"mean": (0.4,) * 3}, {"std": (0.4,) * 3}, {"crop_pct": 0.9}])
+def test_the_embedded_model_has_its_own_preprocessing(given: dict[str, Any]) -> None:
+    with pytest.raises(BadInput, match="as they are"):
+        load_model("digits", **given)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 from dataclasses import replace
 from importlib.util import find_spec
 from typing import Any
@@ -155,6 +156,21 @@ def test_one_client_that_fails_ends_the_load() -> None:
 
     with pytest.raises(EnvironmentLacks, match="gone"):
         put_under_load(connect, (3,), 60)
+
+
+def test_a_client_that_is_never_warm_is_an_error_of_the_server() -> None:
+    connected, closed = [], []
+
+    def connect() -> tuple[Any, Any]:
+        connected.append(1)
+        if len(connected) == 2:
+            time.sleep(0.5)
+        return lambda _: True, lambda: closed.append(1)
+
+    with pytest.raises(EnvironmentLacks, match=r"did not answer 3 clients within 0\.2 s") as caught:
+        put_under_load(connect, (3,), 60, timeout_s=0.05)
+    assert "fewer clients" in caught.value.next_step
+    assert len(closed) == 3
 
 
 @pytest.mark.parametrize("clients", [(), (0,), (257,)])

@@ -21,10 +21,13 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "export"))
 from tensorrt_bundles import make_bundle
 
 from mimiq.cli import benching, main
-from mimiq.errors import EnvironmentLacks
+from mimiq.errors import BadInput, EnvironmentLacks
 from mimiq.export.tensorrt.proof import Proof
 from mimiq.export.tensorrt.summary import PlanSummary
+from mimiq.runtime.bundle import Bundle, add_files
 from mimiq.runtime.hardware import cuda_driver_present
+from mimiq.runtime.latency import Engine
+from mimiq.runtime.latency_worker import open_engine
 from mimiq.runtime.tensorrt import TensorRTSession
 
 FLAGS = ("--batches", "1,8,9", "--seconds", "0.05", "--quiet")
@@ -104,6 +107,59 @@ def test_no_verdict_where_no_fp16_engine_can_be_built(
     found = json.loads(bench(make_bundle(tmp_path).path, "--json").stdout)
     assert [row["engine"] for row in found["device"]["device"]] == ["bundle", "bundle"]
     assert found["verdict"][1].startswith("No verdict against FP16: onnx-ir is not installed.")
+
+
+def with_two_engines(folder: Path, kernels: int, kernels_fp8: int) -> Bundle:
+    """A bundle with ``engines/engine.plan``, and one for FP8 whose name comes before that."""
+    folder.mkdir()
+    files = {}
+    for name, count in (("engine", kernels), ("engine-fp8", kernels_fp8)):
+        plan, record = folder / f"{name}.plan", folder / f"{name}.json"
+        plan.write_bytes(b"plan")
+        proof = Proof(PlanSummary("plan", 1, kernels=count), (), (), (), ())
+        record.write_text(json.dumps({"proof": proof.to_json()}))
+        files |= {f"engines/{file.name}": file for file in (plan, record)}
+    return add_files(make_bundle(folder), files)
+
+
+@pytest.mark.usefixtures("engine")
+def test_the_verdict_explains_the_engines_that_ran(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow = with_two_engines(tmp_path / "a", kernels=9, kernels_fp8=90).path
+    other = with_two_engines(tmp_path / "b", kernels=5, kernels_fp8=1).path
+
+    def opened(engine: Engine) -> TensorRTSession:
+        session, _, cuda = open_fake(engine.path / "engines")
+        ticks, factor = cuda.elapsed_ms, 2 if engine.path == slow else 1
+        cuda.elapsed_ms = lambda start, end: factor * ticks(start, end)  # type: ignore[method-assign]
+        return session
+
+    monkeypatch.setattr("mimiq.runtime.latency_worker.open_engine", opened)
+    found = json.loads(bench(slow, "--against", other, "--json").stdout)
+    assert found["verdict"][1].startswith("On NVIDIA Fake low precision hurt against")
+    assert found["verdict"][2:] == ["It launches 9 kernels, and the reference 5."]
+
+
+def test_threads_are_refused_where_an_engine_would_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = make_bundle(tmp_path).path
+    answer = bench(bundle, "--backend", "rtx", "--threads", 1, code=BadInput.exit_code)
+    assert "--threads is for ONNX Runtime" in answer.stderr
+    assert "add --backend ort" in answer.stderr
+    for runs in (True, False):
+        monkeypatch.setattr(
+            "mimiq.runtime.tensorrt_selection.can_run", lambda bundle, runs=runs: runs
+        )
+        with open_engine(Engine(bundle, "ort", 1)) as session:
+            assert session.backend == "onnxruntime-cpu"
+        if runs:
+            with pytest.raises(BadInput, match="would run as a TensorRT engine"):
+                open_engine(Engine(bundle, "auto", 1))
+        else:
+            with open_engine(Engine(bundle, "auto", 1)) as session:
+                assert session.backend.startswith("onnxruntime")
 
 
 @pytest.mark.skipif(cuda_driver_present(), reason="this host has an NVIDIA driver and GPU")

@@ -1,0 +1,56 @@
+"""Calibration images from a folder: imported once, and again when they change."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mimiq.cache import Cache
+from mimiq.errors import BadInput
+from mimiq.image_sets import calibration_set
+from mimiq.job import Job
+from mimiq.models import LoadedModel
+from mimiq.precision import int8
+from mimiq.progress import Progress
+from mimiq.recipes import recipe_for
+
+
+def paint(folder: Path, shade: int) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for index in range(3):
+        pixels = np.full((40, 40, 3), shade + index, np.uint8)
+        Image.fromarray(pixels).save(folder / f"{index}.png")
+
+
+def shades(small_vit: LoadedModel, folder: Path, cache: Path) -> list[int]:
+    job = Job(small_vit, int8(), recipe_for("tiny", int8()), Path("unused"), folder)
+    images = calibration_set(job, Cache(cache), Progress(quiet=True)).images()
+    return sorted(int(image.min()) for image in images)
+
+
+def test_images_behind_a_link_are_read_again_when_they_change(
+    small_vit: LoadedModel, tmp_path: Path
+) -> None:
+    elsewhere, folder = tmp_path / "elsewhere", tmp_path / "images"
+    paint(elsewhere, 10)
+    folder.mkdir()
+    (folder / "class").symlink_to(elsewhere, target_is_directory=True)
+    assert shades(small_vit, folder, tmp_path / "cache") == [10, 11, 12]
+    paint(elsewhere, 100)
+    assert shades(small_vit, folder, tmp_path / "cache") == [100, 101, 102]
+
+
+def test_other_files_in_the_folder_change_nothing(small_vit: LoadedModel, tmp_path: Path) -> None:
+    paint(tmp_path / "images", 10)
+    shades(small_vit, tmp_path / "images", tmp_path / "cache")
+    (tmp_path / "images" / "notes.txt").write_text("of no account")
+    shades(small_vit, tmp_path / "images", tmp_path / "cache")
+    assert len(list((tmp_path / "cache").glob("calibration-*"))) == 1
+
+
+def test_a_folder_that_is_not_there(small_vit: LoadedModel, tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="no image folder"):
+        shades(small_vit, tmp_path / "absent", tmp_path / "cache")
