@@ -107,6 +107,6 @@ def refuse_other(path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]
     )
     if differing:
         raise BadInput(
-            f"{path} holds another calibration set (its {', '.join(differing)} differ).",
+            f"{path} holds another calibration set (another {', '.join(differing)}).",
             "Choose a new folder, or remove this one.",
         )

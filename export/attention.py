@@ -59,9 +59,12 @@ def activation_qdq(value: ir.Value) -> ir.Node | None:
     node = producer(value)
     while node is not None and node.op_type in ("Cast", "Transpose", "Reshape", "Squeeze", "Slice"):
         node = producer(node.inputs[0])
-    if node is None or node.op_type != DEQUANTIZE or producer(node.inputs[0], QUANTIZE) is None:
+    if node is None or node.op_type != DEQUANTIZE:
         return None
-    return node
+    before = producer(node.inputs[0])
+    while before is not None and before.op_type in ("Transpose", "Reshape"):  # of integers
+        before = producer(before.inputs[0])
+    return node if before is not None and before.op_type == QUANTIZE else None
 
 
 def find_attentions(model: ir.Model) -> list[Attention]:

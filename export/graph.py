@@ -42,6 +42,8 @@ def load(model: str | Path | ir.Model) -> ir.Model:
         raise BadInput(
             f"{path} is not a readable ONNX model: {error}", "Export it again."
         ) from error
+    if not loaded.opset_imports:  # an empty file is a message without fields
+        raise BadInput(f"{path} holds no ONNX model.", "Export it again.")
     if any(value.dtype is None for node in loaded.graph for value in node.outputs):
         common.ShapeInferencePass(check_type=False, strict_mode=False)(loaded)
     return loaded

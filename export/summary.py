@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from mimiq.export.attention import find_attentions
 from mimiq.export.graph import load
+from mimiq.export.integer_form import find_integer_products
 from mimiq.export.linears import Linear, find_linears
 
 
@@ -30,17 +31,19 @@ def summarize(model: str | Path | ir.Model) -> dict[str, Any]:
     """
     path = None if isinstance(model, ir.Model) else Path(model)
     graph = load(model)
-    linears = find_linears(graph)
+    linears, products = find_linears(graph), find_integer_products(graph)
     stored = {value: value.const_value for linear in linears if (value := linear.stored)}
+    stored |= {product.stored: product.stored.const_value for product in products}
     weights: Counter[str] = Counter()
     for tensor in stored.values():
         if tensor is not None:
             weights[tensor.dtype.name.lower()] += tensor.nbytes
     scales = {value for linear in linears if linear.weight and (value := linear.weight.inputs[1])}
     scales |= {value for linear in linears if (value := linear.ratios)}
+    scales |= {value for product in products if (value := product.node.inputs[3])}
     initializers = graph.graph.initializers.values()
     return {
-        "layers": dict(Counter(describe(linear) for linear in linears)),
+        "layers": dict(Counter([*map(describe, linears), *(each.label for each in products)])),
         "attention": _attention(graph),
         "weight_bytes": dict(weights),
         "scale_bytes": sum(value.const_value.nbytes for value in scales if value.const_value),

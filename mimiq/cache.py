@@ -20,10 +20,10 @@ _GENERATION = 2
 
 def default_cache_dir() -> Path:
     """``$MIMIQ_CACHE``, or the platform's user cache folder."""
-    if "MIMIQ_CACHE" in os.environ:
-        return Path(os.environ["MIMIQ_CACHE"])
-    if "XDG_CACHE_HOME" in os.environ:
-        return Path(os.environ["XDG_CACHE_HOME"]) / "mimiq"
+    if own := os.environ.get("MIMIQ_CACHE"):
+        return Path(own)
+    if users := os.environ.get("XDG_CACHE_HOME"):
+        return Path(users) / "mimiq"
     return Path.home() / ".cache" / "mimiq"
 
 

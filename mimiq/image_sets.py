@@ -33,7 +33,10 @@ def calibration_set(job: Job, cache: Cache, progress: Progress) -> CalibrationSe
                 folder, preprocessing, path / "set", limit=count, seed=job.seed
             ),
         )
-        return CalibrationSet.open(path / "set")
+        found = CalibrationSet.open(path / "set")
+        if len(found) < count:
+            progress.note(f"calibration images: {len(found)} in {folder}, of {count} wanted")
+        return found
 
     inputs = {"kind": source, "seed": job.seed, "preprocessing": preprocessing.to_json()}
     if source == "noise":

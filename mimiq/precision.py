@@ -201,7 +201,7 @@ def parse_bits(text: str) -> tuple[int, int | None]:
     Raises:
         BadInput: when the text has another form, or a width is not supported.
     """
-    match = re.fullmatch(r"w(\d+)a(\d+)", text.strip().lower())
+    match = re.fullmatch(r"w([0-9]+)a([0-9]+)", text.strip().lower())
     if not match:
         raise BadInput(
             f"--bits {text!r} is not of the form wXaY.", "Write for example --bits w4a8."

@@ -9,12 +9,16 @@ from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
+    ProgressColumn,
+    Task,
     TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
 from rich.progress import Progress as RichProgress
+from rich.table import Column
+from rich.text import Text
 
 
 class Stage:
@@ -33,6 +37,13 @@ class Stage:
         self._bar.update(self._task, text=text)
 
 
+class _Words(ProgressColumn):
+    """How it stands: what gives way where a terminal is narrow."""
+
+    def render(self, task: Task) -> Text:
+        return Text(task.fields["text"], no_wrap=True, overflow="ellipsis")
+
+
 class Progress:
     """Reports to a terminal on standard error; ``quiet`` says nothing."""
 
@@ -41,15 +52,23 @@ class Progress:
 
     def note(self, text: str) -> None:
         """One line that stays."""
-        self.console.print(f"[dim]{text}[/dim]", highlight=False)
+        self.console.print(Text(text, style="dim"))
 
     @contextmanager
     def stage(self, name: str, total: int | None = None) -> Iterator[Stage]:
         """A stage with a bar of ``total`` steps, or a spinner's pulse when they are unknown."""
-        columns = [TextColumn("{task.description:<12}"), BarColumn(bar_width=28)]
+
+        def whole() -> Column:
+            return Column(no_wrap=True)
+
+        columns: list[ProgressColumn] = [
+            TextColumn("{task.description:<12}"),
+            BarColumn(bar_width=16, table_column=whole()),
+        ]
         if total is not None:
-            columns += [MofNCompleteColumn(), TimeRemainingColumn()]
-        columns += [TimeElapsedColumn(), TextColumn("{task.fields[text]}")]
+            columns.append(MofNCompleteColumn(table_column=whole()))
+            columns.append(TimeRemainingColumn(table_column=whole()))
+        columns += [TimeElapsedColumn(table_column=whole()), _Words()]
         with RichProgress(*columns, console=self.console) as bar:
             task = bar.add_task(name, total=total, text="")
             yield Stage(bar, task)

@@ -161,9 +161,9 @@ def disk_errors(place: Path) -> Iterator[None]:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise EnvironmentLacks(
                 f"The disk is full: {place} could not be written.",
-                "Free some space, or choose another place with -o.",
+                "Free some space, or choose another place.",
             ) from error
         raise BadInput(
             f"{error.filename or place} cannot be read or written: {error.strerror or error}.",
-            "Check the path and its permissions, or choose another place with -o.",
+            "Check the path and its permissions, or choose another place.",
         ) from error

@@ -45,14 +45,14 @@ _COUNTED: dict[str, dict[str, bool]] = {
 @options.option(
     "Measurement",
     "--threads",
-    type=click.IntRange(1),
+    type=click.IntRange(1, 1024),
     help="Of ONNX Runtime on the CPU; by default all that this process may use. Refused where a "
     "TensorRT engine would run.",
 )
 @options.option(
     "Measurement",
     "--seconds",
-    type=click.FloatRange(0, min_open=True),
+    type=click.FloatRange(0, 86_400, min_open=True),
     default=20.0,
     show_default=True,
     help="To spend on each batch size.",

@@ -12,6 +12,7 @@ from mimiq.cli import choices, options, preflight, values
 from mimiq.cli.engines import FP8_NOTE, add_engine, engine_json, require_fp8
 from mimiq.cli.failures import Command
 from mimiq.cli.output import next_commands, print_json, show, shown, working
+from mimiq.errors import BadInput
 
 if TYPE_CHECKING:
     from mimiq.export.tensorrt.engines import BundleEngine
@@ -57,6 +58,11 @@ def compile_command(
         preflight.require_new(output.out, output.force, MANIFEST)
     if measurement.evaluation is not None:
         preflight.require_folder(measurement.evaluation, "--eval", "a folder of labelled images")
+    elif measurement.eval_limit is not None:
+        raise BadInput(
+            "--eval-limit is of the images of --eval, and none were given.",
+            "Leave it out, or give --eval DIR.",
+        )
     values.calibration_of(tuning.calibration)
     preflight.require_target(engine.target)
     require_fp8(engine, precision)

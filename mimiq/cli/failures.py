@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import os
+import sys
 import traceback
 import warnings
 from collections.abc import Iterator
@@ -31,6 +33,7 @@ def reported() -> Iterator[None]:
     Raises:
         click.exceptions.Exit: with the error's exit code.
     """
+    _open_streams()
     try:
         with _quiet_libraries():
             yield
@@ -50,6 +53,16 @@ def reported() -> Iterator[None]:
             raise click.exceptions.Exit(INTERNAL_ERROR) from error
         print_error(known)
         raise click.exceptions.Exit(known.exit_code) from error
+
+
+def _open_streams() -> None:
+    """No result is lost for a stream that is closed, or whose encoding lacks a letter."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 class Command(click.Command):
@@ -164,7 +177,7 @@ def _disk_is_full(error: BaseException | None) -> bool:
 def _filename(error: BaseException | None) -> str | None:
     while error is not None:
         if isinstance(error, OSError) and error.filename is not None:
-            return str(error.filename)
+            return str(error.filename2 or error.filename)  # of a copy, what is written
         error = error.__cause__ or error.__context__
     return None
 

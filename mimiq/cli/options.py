@@ -159,7 +159,7 @@ images_options = _group(
     option(
         "Calibration",
         "--seed",
-        type=click.IntRange(0),
+        type=click.IntRange(0, 2**32 - 1),
         metavar="N",
         help="Of all draws; 0 where none is given.",
     ),

@@ -26,7 +26,8 @@ def working() -> Iterator[None]:
 
 
 def print_json(data: Any) -> None:
-    click.echo(json.dumps(data, indent=2, ensure_ascii=False))
+    unicode = (sys.stdout.encoding or "utf-8").lower().replace("-", "") == "utf8"
+    click.echo(json.dumps(data, indent=2, ensure_ascii=not unicode))
 
 
 def show(*parts: RenderableType) -> None:

@@ -32,7 +32,7 @@ def require_new(out: Path, force: bool, marker: str | None) -> None:
     Args:
         out: the folder or file to be.
         force: whether one of our own may be replaced.
-        marker: the file by which a folder is known as our own; None if ``out`` is a file.
+        marker: the file by which a folder is known as our own; None if ``out`` is an ONNX file.
 
     Raises:
         BadInput: naming what stands in the way.
@@ -42,7 +42,10 @@ def require_new(out: Path, force: bool, marker: str | None) -> None:
             raise BadInput(
                 f"{out} exists already.", "Choose another name with -o, or replace it with --force."
             )
-        ours = out.is_file() if marker is None else (out / marker).is_file() or _is_empty(out)
+        if marker is None:
+            ours = out.is_file() and out.suffix == ".onnx"
+        else:
+            ours = (out / marker).is_file() or _is_empty(out)
         if not ours:
             raise BadInput(
                 f"{out} is something else than this command writes, so it will not be replaced.",

@@ -121,10 +121,11 @@ def _job_of_bundle(
         model = values.load(replace(choice, model=bundle.model_name))
         model = replace(model, preprocessing=bundle.preprocessing)
         recipe = manifest["recipes"]
+        own_images = recipe["synthesis"]["images"] if calibration is None else None
         asked = replace(
             images,
             recipe=images.recipe or recipe["name"],
-            images=images.images or recipe["synthesis"]["images"],
+            images=images.images or own_images,
             seed=manifest["seed"] if images.seed is None else images.seed,
         )
         wanted = Precision.from_json(manifest["precision"])

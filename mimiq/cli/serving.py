@@ -204,7 +204,7 @@ def pack(
 @options.option(
     "Measurement",
     "--seconds",
-    type=click.FloatRange(0, min_open=True),
+    type=click.FloatRange(0, 86_400, min_open=True),
     default=5.0,
     show_default=True,
     help="To spend on each level of --load.",

@@ -250,14 +250,22 @@ def job_of(
     out: Path,
 ) -> Job:
     """A compilation without measurements; what those need is put in by the caller."""
+    from mimiq.calibrate import CalibrationSet
     from mimiq.job import Job
 
+    calibration = calibration_of(tuning.calibration)
+    given = isinstance(calibration, Path) and images.images is not None
+    if given and CalibrationSet.is_set(calibration):
+        raise BadInput(
+            f"{calibration} is a finished calibration set, and is taken whole.",
+            "Leave out --images, or give a folder of images.",
+        )
     return Job(
         model=model,
         precision=precision,
         recipe=recipe_of(images, tuning, model.name, precision),
         out=out,
-        calibration=calibration_of(tuning.calibration),
+        calibration=calibration,
         seed=images.seed or 0,
         device=images.device,
         batches=(),

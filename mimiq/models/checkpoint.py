@@ -35,7 +35,8 @@ def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
         BadInput: when the file is absent, truncated, needs code to load, or holds no state dict.
     """
     if not path.is_file():
-        raise BadInput(f"Weights file {path} does not exist.", "Check the path given to --weights.")
+        found = "is no file" if path.exists() else "does not exist"
+        raise BadInput(f"Weights file {path} {found}.", "Check the path given to --weights.")
     raw = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
     state = _find_state_dict(raw)
     if not state:
@@ -96,16 +97,16 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
 def _read_pickle(path: Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
+    # PyTorch's own words advise to load it all the same, and to run what it holds.
     except pickle.UnpicklingError as error:
-        reason = str(error).splitlines()[0]
         raise BadInput(
-            f"{path} cannot be loaded as plain tensors: {reason}",
+            f"{path} cannot be loaded as plain tensors.",
             "It is truncated, or holds Python objects, which mimiq never executes: "
             "save model.state_dict() alone.",
         ) from error
     except (RuntimeError, EOFError, ValueError, OSError, KeyError) as error:
         raise BadInput(
-            f"{path} is not a readable PyTorch checkpoint: {str(error).splitlines()[0]}",
+            f"{path} is not a readable PyTorch checkpoint.",
             "It may be truncated: download or copy it again.",
         ) from error
 

@@ -128,18 +128,17 @@ def load_model(
         shape = _shape_of(state, num_classes, image_size, weights) if state is not None else {}
         if state is None:
             shape = _given(num_classes=num_classes, img_size=image_size)
-        original = _create(name, architecture, state is None and not untrained, shape)
+        pretrained = state is None and not untrained
+        if pretrained and _is_doubtful(architecture):
+            _family_of(_create(name, architecture, False, shape), architecture)  # ere it downloads
+        original = _create(name, architecture, pretrained, shape)
         if state is not None:
             assert weights is not None
             checkpoint.load_into(original, state, weights, name)
         preprocessing = _preprocessing(original, shape.get("img_size"), crop_pct, mean, std)
 
-    family = next((family for family in FAMILIES if family.matches(original)), None)
-    if family is None:
-        raise UnsupportedModel(
-            f"{architecture} is a {type(original).__name__}, no vision transformer known here.",
-            "Choose a ViT or DeiT from timm, e.g. deit_s.",
-        )
+    family = _family_of(original, architecture)
+    _check_patches(original, name, preprocessing.image_size)
     classes = int(getattr(original, "num_classes", 0))
     if labels is not None and len(labels) != classes:
         raise BadInput(
@@ -157,6 +156,35 @@ def load_model(
         labels=labels,
         untrained=untrained,
     )
+
+
+def _family_of(module: nn.Module, architecture: str) -> Family:
+    for family in FAMILIES:
+        if family.matches(module):
+            return family
+    raise UnsupportedModel(
+        f"{architecture} is a {type(module).__name__}, no vision transformer known here.",
+        "Choose a ViT or DeiT from timm, e.g. deit_s.",
+    )
+
+
+def _is_doubtful(architecture: str) -> bool:
+    """Whether timm builds it elsewhere than the ViTs that are known here."""
+    import timm
+
+    module = timm.models.model_entrypoint(architecture.split(".")[0]).__module__
+    return module.rpartition(".")[2] not in ("vision_transformer", "deit")
+
+
+def _check_patches(module: nn.Module, name: str, image_size: int) -> None:
+    patches = getattr(getattr(module, "patch_embed", None), "patch_size", None)
+    for patch in patches or ():
+        if image_size % patch:
+            raise BadInput(
+                f"Images of {image_size} pixels do not divide into the patches of {name}, "
+                f"{patch} pixels each.",
+                f"Give an --image-size that is a multiple of {patch}.",
+            )
 
 
 def _given(**values: Any) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from onnx import helper
 
 from mimiq.errors import BadInput
-from mimiq.export import to_cpu
+from mimiq.export import summarize, to_cpu
 from mimiq.export.graph import DEQUANTIZE, QUANTIZE, load, nodes_of
 from mimiq.export.passes.clean import Clean
 from mimiq.export.passes.early_quantize import QuantizeEarly
@@ -250,6 +250,20 @@ def test_every_quantised_product_runs_in_integers(
         # What is dequantised is the patch embedding's weight alone, and the coarse step of each
         # grid that has one: of four Linears' inputs, q, k, v and the softmax output in a block.
         assert kinds.count(DEQUANTIZE) == 1 + (2 * 8 if label == "w4a4" else 0)
+
+
+@pytest.mark.parametrize("label", QUANTIZED)
+def test_it_is_counted_like_any_other_graph(exported: ExportIn, label: str, tmp_path: Path) -> None:
+    form = to_cpu(exported(label).path, tmp_path / "cpu.onnx")
+    assert form is not None
+    found = summarize(form)
+    assert found["attention"] == {"quantised": 2}
+    layers = {kind: count for kind, count in found["layers"].items() if "Conv" not in kind}
+    assert sum(layers.values()) == 2 * 6 + 1  # q, k, v, proj, fc1, fc2; and the classifier
+    int4 = sum(count for kind, count in layers.items() if " int4 per channel × " in kind)
+    assert int4 == (0 if label == "w8a8" else 2 * 6)
+    plain = summarize(exported(label).path)
+    assert sum(found["weight_bytes"].values()) == sum(plain["weight_bytes"].values())
 
 
 def test_int4_weights_stay_int4_in_the_file(exported: ExportIn, tmp_path: Path) -> None:

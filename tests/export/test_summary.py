@@ -87,3 +87,6 @@ def test_half_form_counts_the_same_layers(exported: Export, tmp_path: Path) -> N
 def test_no_model_is_one_error(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="does not exist"):
         summarize(tmp_path / "absent.onnx")
+    (tmp_path / "empty.onnx").touch()
+    with pytest.raises(BadInput, match="holds no ONNX model"):
+        summarize(tmp_path / "empty.onnx")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
 import subprocess
@@ -15,6 +16,7 @@ from click.testing import CliRunner
 
 from mimiq.cli import choices, compile_main, diagnosis, main, preflight, values
 from mimiq.cli.failures import INTERNAL_ERROR, INTERRUPTED, Command, explained
+from mimiq.cli.output import print_json, show
 from mimiq.errors import BadInput, CheckFailed, EnvironmentLacks, MimiqError, UnsupportedTarget
 from mimiq.models import LoadedModel, load_model
 from mimiq.precision import Block, LayerPrecision, PerChannel, from_bits, int4, int8
@@ -40,6 +42,35 @@ def raising(error: BaseException) -> click.Command:
         raise error
 
     return command
+
+
+@click.command(cls=Command)
+def speaking() -> None:
+    show("3.4 MB → 0.9 MB, 2×")
+    print_json({"→": "×"})
+
+
+class TestStreams:
+    def test_an_encoding_without_all_letters(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+        monkeypatch.setattr(sys, "stdout", stream)
+        speaking.main([], standalone_mode=False)
+        stream.flush()
+        said = stream.buffer.getvalue().decode("ascii")  # type: ignore[attr-defined]
+        assert "3.4 MB ? 0.9 MB, 2?" in said
+        assert json.loads(said[said.index("{") :]) == {"→": "×"}
+
+    def test_a_closed_one(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(sys, "stdout", None)
+        speaking.main([], standalone_mode=False)
+
+
+def test_only_an_onnx_file_is_replaced_by_one(tmp_path: Path) -> None:
+    for name in ("notes", "old.onnx"):
+        (tmp_path / name).write_text("precious")
+    preflight.require_new(tmp_path / "old.onnx", True, None)
+    with pytest.raises(BadInput, match="something else"):
+        preflight.require_new(tmp_path / "notes", True, None)
 
 
 class TestHelp:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
 import torch
 from click.testing import CliRunner
 from PIL import Image
@@ -23,7 +24,7 @@ from safetensors.torch import load_file, save_file
 
 from mimiq.calibrate import gaussian_noise
 from mimiq.cli import compile_main, main
-from mimiq.errors import BadInput, EnvironmentLacks
+from mimiq.errors import BadInput, EnvironmentLacks, UnsupportedModel
 from mimiq.models.digits import FOLDER, WEIGHTS_FILE
 from mimiq.runtime.preprocessing import Preprocessing
 
@@ -42,7 +43,9 @@ def fails(tmp_path: Path) -> Fails:
         words = [str(argument) for argument in arguments]
         if "-o" not in words:
             words += ["-o", str(out)]
-        answer = CliRunner().invoke(compile_main, [*CHEAP, *words])
+        # A finished set brings its own number of images.
+        cheap = CHEAP[2:] if "--calibration" in words else CHEAP
+        answer = CliRunner().invoke(compile_main, [*cheap, *words])
         assert answer.exit_code == exit_code, answer.output
         assert answer.stdout == ""
         assert re.match(r"error: \S.*\n  \S", answer.stderr), answer.stderr
@@ -69,6 +72,27 @@ class TestModel:
         said = fails("diet_t")
         assert "Model 'diet_t' is unknown" in said
         assert "Did you mean deit_t" in said
+
+    def test_no_vision_transformer_is_refused_before_it_is_downloaded(
+        self, fails: Fails, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        create = timm.create_model
+
+        def offline(name: str, pretrained: bool, **shape: object) -> object:
+            assert not pretrained
+            return create(name, pretrained=False, **shape)
+
+        monkeypatch.setattr(timm, "create_model", offline)
+        said = fails("resnet18", exit_code=UnsupportedModel.exit_code)
+        assert "is a ResNet, no vision transformer" in said
+
+    @pytest.mark.parametrize("pixels", [1, 100])
+    def test_images_that_do_not_divide_into_patches(self, fails: Fails, pixels: int) -> None:
+        said = fails("deit_t", "--untrained", "--image-size", pixels)
+        assert f"Images of {pixels} pixels do not divide" in said
+
+    def test_weights_that_are_a_folder(self, fails: Fails, tmp_path: Path) -> None:
+        assert "is no file" in fails("deit_t", "--weights", tmp_path)
 
     def test_unknown_without(self, fails: Fails) -> None:
         assert "Run: mimiq models" in fails("qqqqqq")
@@ -145,6 +169,14 @@ def picture(path: Path) -> None:
 
 @pytest.mark.usefixtures("no_slow_stage")
 class TestImageFolders:
+    def test_a_limit_of_no_images(self, fails: Fails) -> None:
+        assert "none were given" in fails("digits", "--eval-limit", 5)
+
+    def test_a_finished_set_is_taken_whole(self, fails: Fails, tmp_path: Path) -> None:
+        gaussian_noise(Preprocessing(image_size=32), 4, 0, tmp_path / "set")
+        flags = ["--calibration", tmp_path / "set", "--images", 2]
+        assert "is taken whole" in fails("digits", *flags)
+
     @pytest.mark.parametrize("flag", ["--eval", "--calibration"])
     def test_absent(self, fails: Fails, tmp_path: Path, flag: str) -> None:
         said = fails("digits", flag, tmp_path / "none")
