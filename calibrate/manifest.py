@@ -106,7 +106,8 @@ def refuse_other(path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]
         key for key in (found.keys() | plain.keys()) - _VOLATILE if found.get(key) != plain.get(key)
     )
     if differing:
+        verb = "differs" if len(differing) == 1 else "differ"
         raise BadInput(
-            f"{path} holds another calibration set (another {', '.join(differing)}).",
+            f"{path} holds another calibration set (its {', '.join(differing)} {verb}).",
             "Choose a new folder, or remove this one.",
         )

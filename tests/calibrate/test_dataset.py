@@ -206,7 +206,7 @@ def test_a_damaged_shard_counts_as_absent_and_is_made_again(tmp_path: Path) -> N
 def test_another_manifest_is_refused_and_named(tmp_path: Path, change: dict[str, Any]) -> None:
     CalibrationSetWriter(tmp_path / "set", manifest(8)).write(0, pixels(4))
     (name,) = change
-    with pytest.raises(BadInput, match=rf"another calibration set \(its {name} differ\)") as error:
+    with pytest.raises(BadInput, match=rf"another calibration set \(its {name} differs\)") as error:
         CalibrationSetWriter(tmp_path / "set", manifest(8) | change)
     assert "Choose a new folder" in error.value.next_step
 

@@ -63,7 +63,7 @@ def test_folder_resumes_and_sees_a_changed_image(photos: Path, tmp_path: Path) -
     assert from_folder(photos, PREPROCESSING, out).content_hash == made.content_hash
     assert (out / "batch-00000.npz").stat().st_mtime_ns == kept
     Image.new("RGB", (20, 30)).save(photos / "a" / "0.bmp")
-    with pytest.raises(BadInput, match=r"another calibration set \(its recipe differ\)"):
+    with pytest.raises(BadInput, match=r"another calibration set \(its recipe differs\)"):
         from_folder(photos, PREPROCESSING, out)
 
 
