@@ -74,8 +74,9 @@ def demands(x: np.ndarray, grid: Grid) -> np.ndarray:
 
 
 def squared_error(x: np.ndarray, scale: float, grid: Grid) -> float:
-    distances = x.astype(np.float64)[:, None] - scale * np.asarray(grid.integers)
-    return float(np.mean(np.abs(distances).min(1) ** 2))
+    x, levels = x.astype(np.float64), scale * np.asarray(grid.integers)
+    nearest = levels[np.searchsorted((levels[1:] + levels[:-1]) / 2, x)]
+    return float(np.mean((x - nearest) ** 2))
 
 
 def observed(observer: Observer, *batches: np.ndarray) -> Any:
