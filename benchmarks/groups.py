@@ -44,7 +44,6 @@ def main() -> None:
     arguments = _arguments()
     model = load_model(arguments.model, weights=arguments.weights)
     judge = Judge.on_folder(model, arguments.eval, arguments.judges)
-    arguments.output.mkdir(parents=True, exist_ok=True)
     rows: dict[str, dict[str, Any]] = {group: {} for group in GROUPS}
     for two_steps in (False, True):
         module = quantized(model, arguments, two_steps)
