@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from mimiq import disk
 from mimiq.errors import EnvironmentLacks
 from mimiq.version import __version__
 
@@ -57,7 +58,7 @@ class Cache:
             The folder, and whether it was there already.
 
         Raises:
-            EnvironmentLacks: when the cache folder cannot be written.
+            EnvironmentLacks: when the cache folder cannot be written, or its disk is full.
         """
         final = self.root / f"{stage}-{content_key(inputs)}"
         if final.is_dir():
@@ -69,7 +70,8 @@ class Cache:
             with self._writing():
                 working.mkdir(parents=True, exist_ok=True)
                 (working / "inputs.json").write_text(json.dumps(inputs, indent=2, sort_keys=True))
-            make(working)
+            with disk.writing(working):
+                make(working)
             os.replace(working, final)
         return final, False
 

@@ -14,13 +14,11 @@ from typing import Any
 
 import click
 
+from mimiq import disk
 from mimiq.errors import BadInput, EnvironmentLacks, MimiqError
 
 DEBUG = "MIMIQ_DEBUG"
 INTERRUPTED, INTERNAL_ERROR = 130, 70
-_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
-# From safetensors (Rust), and PyTorch's zip writer, which only sees that something is missing.
-_DISK_FULL_WORDS = ("No space left", "os error 28", "PytorchStreamWriter failed", "unexpected pos")
 _ACCESS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
 
 
@@ -103,13 +101,8 @@ def explained(error: Exception) -> MimiqError | None:
     """The error as one that the user can act on; None for what only a defect can have caused."""
     if isinstance(error, MimiqError):
         return error
-    if _disk_is_full(error):
-        where = _filename(error)
-        return EnvironmentLacks(
-            "The disk is full" + (f": {where} could not be written." if where else "."),
-            "Free some space, or choose other places with -o and --cache-dir; what is finished "
-            "is kept, so run the same command again.",
-        )
+    if disk.is_full(error):
+        return disk.full(_filename(error))
     if isinstance(error, OSError) and error.errno in _ACCESS and error.filename is not None:
         return BadInput(
             f"{error.filename} cannot be read or written: {error.strerror}.",
@@ -162,16 +155,6 @@ def _quiet_libraries() -> Iterator[None]:
         if not debugging():
             warnings.simplefilter("ignore")
         yield
-
-
-def _disk_is_full(error: BaseException | None) -> bool:
-    while error is not None:
-        if isinstance(error, OSError) and error.errno in _DISK_FULL:
-            return True
-        if any(words in str(error) for words in _DISK_FULL_WORDS):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
 
 
 def _filename(error: BaseException | None) -> str | None:

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from uuid import uuid4
 
+from mimiq import disk
+
 
 def place_folder(out: Path, fill: Callable[[Path], object]) -> None:
     """Make the folder ``out``, complete or not at all; one that is there is replaced.
@@ -15,12 +17,16 @@ def place_folder(out: Path, fill: Callable[[Path], object]) -> None:
     Args:
         out: checked by :func:`mimiq.cli.preflight.require_new`.
         fill: writes the content into the folder it is given.
+
+    Raises:
+        EnvironmentLacks: when the disk is full.
     """
     out = out.absolute()
     aside, old = _beside(out, "tmp"), _beside(out, "old")
     try:
-        aside.mkdir(parents=True)
-        fill(aside)
+        with disk.writing(out):
+            aside.mkdir(parents=True)
+            fill(aside)
         if out.exists():
             os.rename(out, old)
         os.rename(aside, out)
@@ -32,12 +38,17 @@ def place_folder(out: Path, fill: Callable[[Path], object]) -> None:
 
 
 def place_file(source: Path, out: Path) -> None:
-    """Copy a file to ``out``, complete or not at all."""
+    """Copy a file to ``out``, complete or not at all.
+
+    Raises:
+        EnvironmentLacks: when the disk is full.
+    """
     out = out.absolute()
     aside = _beside(out, "tmp")
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source, aside)
+        with disk.writing(out):
+            out.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, aside)
         os.replace(aside, out)
     finally:
         aside.unlink(missing_ok=True)
