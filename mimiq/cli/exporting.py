@@ -24,6 +24,12 @@ if TYPE_CHECKING:
     from mimiq.quantization import QuantizedModel
 
 
+_CARRIED = (
+    "INT4 weights that meet INT8 activations are stored as INT8, the same values in twice the "
+    "bytes: TensorRT would unpack them before every product. --target ort keeps them packed."
+)
+
+
 @click.command(cls=Command, short_help="Write a model as a Q/DQ ONNX graph.")
 @options.model_options
 @options.precision_options
@@ -86,20 +92,30 @@ def export(
             graph = Path(folder) / "model.onnx"
             pixels = model.preprocessing.image_size
             graph = export_onnx(quantized.module, pixels, graph, metadata=metadata)
+            packed = _int4_bytes(graph)
             if target != "ort":
                 graph = to_fp16(graph, Path(folder) / "half.onnx")
+            carried = _int4_bytes(graph) < packed
             stage.status(f"checking the rules of {target}")
             slow = _grouped(require(graph, target))
             place_file(graph, out)
     summary = summarize(out)
     if say.json:
-        print_json({"path": str(out), "graph": summary, "slow": slow})
+        print_json({"path": str(out), "graph": summary, "slow": slow, "int4_as_int8": carried})
         return
     layers = [(count, layer) for layer, count in summary["layers"].items()]
     show(
         table(("", "layers"), layers, f"{out}, {size(out.stat().st_size)}"),
+        *([f"• {_CARRIED}"] if carried else []),
         *(f"• {text}" for text in slow),
     )
+
+
+def _int4_bytes(graph: Path) -> int:
+    from mimiq.export import summarize
+
+    found: int = summarize(graph)["weight_bytes"].get("int4", 0)
+    return found
 
 
 def _grouped(findings: Iterable[Finding]) -> list[str]:

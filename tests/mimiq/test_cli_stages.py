@@ -71,6 +71,7 @@ class TestMaking:
                 *("--quiet", "-o", out),
             )
             graphs[target] = found["graph"]
+            assert found["int4_as_int8"] == (target == "rtx")
             assert out.stat().st_size == found["graph"]["file_bytes"]
             assert found["graph"]["metadata"] == tuned["metadata"]
             assert found["graph"]["attention"] == {"quantised": 4}
