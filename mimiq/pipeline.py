@@ -87,7 +87,9 @@ def tuned_network(
             quantized = quantize(
                 job.model, job.precision, normalized.to(device), job.recipe.ranges, stage.status
             )
-        with progress.stage("distill", distillation.steps) as stage:
+        with progress.stage("distill", distillation.steps or None) as stage:
+            if not distillation.steps:
+                stage.status("left out: 0 steps")
             result = distill(
                 quantized,
                 pixels,
