@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import accumulate
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -100,6 +101,28 @@ class Raising:
             "tries": [{"raised": count, **asdict(drop)} for count, drop in self.tries],
             "units": [asdict(found.unit) | {"gain": found.gain} for found in self.units],
         }
+
+
+def require_fits(raised: Mapping[str, Any] | None, graph: Path) -> None:
+    """Hold the written file to its budget: units were chosen by an estimate of its size.
+
+    Args:
+        raised: the manifest's entry, see :meth:`Raising.to_json`; None where nothing was raised.
+        graph: the ONNX file.
+
+    Raises:
+        CheckFailed: when it is larger than the budget.
+    """
+    if not raised or not raised["size"]:
+        return
+    estimated, limit = raised["size"]
+    found = graph.stat().st_size
+    if found > limit:
+        raise CheckFailed(
+            f"The ONNX file has {found} bytes, over --size-budget {raised['size_budget']} "
+            f"({limit} bytes): {estimated} were estimated.",
+            f"Give a --size-budget smaller by {found - limit} bytes: less is raised then.",
+        )
 
 
 def parse_size(text: str) -> Size:

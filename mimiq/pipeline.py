@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from mimiq.budget import require_fits
 from mimiq.cache import Cache
 from mimiq.calibrate import CalibrationSet
 from mimiq.devices import pick_device
@@ -37,7 +38,8 @@ def compile_model(job: Job, cache: Cache, progress: Progress) -> Bundle:
 
     Raises:
         MimiqError: whatever a stage found wrong; stages already done stay in the cache.
-        CheckFailed: when the exported graph does not do what the simulated network does.
+        CheckFailed: when the exported graph does not do what the simulated network does, or is
+            larger than its budget.
     """
     if job.out.exists() and not job.overwrite:
         raise BadInput(
@@ -47,6 +49,7 @@ def compile_model(job: Job, cache: Cache, progress: Progress) -> Bundle:
     calibration = calibration_set(job, cache, progress)
     quantized, tuning = tuned_network(job, calibration, cache, progress)
     graphs = quantized_graphs(job, quantized, tuning["key"], calibration, cache, progress)
+    require_fits(job.raised, graphs[MODEL])
     reference = reference_graph(job.model, cache, progress)
     report = measured(job, quantized, calibration, graphs, reference, progress)
     report["tuning"] = tuning["result"]

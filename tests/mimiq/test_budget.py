@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from mimiq.budget import Budget, Drop, Raising, choose, measure_drop, parse_size
+from mimiq.budget import Budget, Drop, Raising, choose, measure_drop, parse_size, require_fits
 from mimiq.calibrate.sensitivity import Ranking, Sensitivity, Unit
 from mimiq.errors import BadInput, CheckFailed
 from mimiq.precision import Precision, from_bits, int8
@@ -232,3 +233,19 @@ class TestMeasuring:
         found = [measure_drop(_Says(1), _Says(0), self.images(), views, seed) for seed in (0, 0)]
         assert found[0].count == 512
         assert found[0] == found[1]
+
+
+class TestRequireFits:
+    def test_a_file_over_its_budget_is_refused(self, tmp_path: Path) -> None:
+        graph = tmp_path / "model.onnx"
+        graph.write_bytes(bytes(1010))
+        raised = {"size": [990, 1000], "size_budget": "1kB"}
+        with pytest.raises(CheckFailed, match="1010 bytes, over --size-budget 1kB") as error:
+            require_fits(raised, graph)
+        assert "smaller by 10 bytes" in error.value.next_step
+
+    @pytest.mark.parametrize("raised", [None, {"size": None}, {"size": [990, 1010]}])
+    def test_others_pass(self, tmp_path: Path, raised: dict[str, object] | None) -> None:
+        graph = tmp_path / "model.onnx"
+        graph.write_bytes(bytes(1010))
+        require_fits(raised, graph)
