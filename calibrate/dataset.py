@@ -171,12 +171,11 @@ class CalibrationSet:
                 "Remove the folder and make it again.",
             )
 
-    def contact_sheet(self, path: str | Path, columns: int = 8, limit: int = 64) -> None:
-        """Write the first ``limit`` images as one PNG, ``columns`` in a row.
+    def contact_sheet(self, columns: int = 8, limit: int = 64) -> Image.Image:
+        """The first ``limit`` images as one, ``columns`` in a row.
 
         Raises:
-            BadInput: when the file cannot be written or a shard is damaged.
-            EnvironmentLacks: when the disk is full.
+            BadInput: when a shard is damaged.
         """
         shown = self.subset(0, min(limit, len(self)))
         # Between 64 and 112 pixels a tile: digits are visible and ImageNet sheets stay small.
@@ -190,9 +189,7 @@ class CalibrationSet:
             row, column = divmod(index, columns)
             thumbnail = Image.fromarray(image).resize((tile, tile), resampling)
             sheet.paste(thumbnail, (column * cell + 1, row * cell + 1))
-        buffer = io.BytesIO()
-        sheet.save(buffer, "PNG")
-        storage.write_whole(Path(path), buffer.getvalue())
+        return sheet
 
     def _batch(self, parts: list[ByteArray], start: int) -> tuple[ByteArray, LabelArray]:
         images = parts[0] if len(parts) == 1 else np.concatenate(parts)
@@ -309,7 +306,7 @@ class CalibrationSetWriter:
         """
         finished = _open_shards(self.path, self._manifest)
         if not self._manifest["complete"]:
-            finished.contact_sheet(self.path / CONTACT_SHEET)
+            _write_png(finished.contact_sheet(), self.path / CONTACT_SHEET)
             self._manifest = {
                 **self._manifest,
                 "complete": True,
@@ -332,6 +329,12 @@ class CalibrationSetWriter:
     def _save_manifest(self) -> None:
         text = json.dumps(self._manifest, indent=2, ensure_ascii=False) + "\n"
         storage.write_whole(self.path / MANIFEST, text.encode())
+
+
+def _write_png(image: Image.Image, path: Path) -> None:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    storage.write_whole(path, buffer.getvalue())
 
 
 def _open_shards(path: Path, manifest: Mapping[str, Any]) -> CalibrationSet:

@@ -106,8 +106,8 @@ def _figures(report: Mapping[str, Any]) -> Table:
         before = size.get("reference_bytes")
         table.add_row(
             "model files",
-            _megabytes(before) if before else "–",
-            _megabytes(size["bytes"]),
+            megabytes(before) if before else "–",
+            megabytes(size["bytes"]),
             f"{before / size['bytes']:.2f}× smaller" if before else "–",
         )
     if report.get("accuracy"):
@@ -144,7 +144,7 @@ def _latency_table(report: Mapping[str, Any]) -> Table:
     rows = [LatencyRow.from_json(row) for row in report["latency"]]
     hardware = report.get("hardware") or {}
     table = Table(
-        title=f"Latency, end to end, on {_host(hardware, rows[0].backend)}",
+        title=f"Latency, end to end, on {host_name(hardware, rows[0].backend)}",
         title_justify="left",
         box=None,
         pad_edge=False,
@@ -186,7 +186,7 @@ def _latency_notes(report: Mapping[str, Any]) -> list[str]:
             where = ", ".join(f"{row.batch} ({row.speedup:.2f}×)" for row in slower)
             notes.append(
                 f"{reference} is faster than {engine} on this host "
-                f"({_host(report['hardware'], rows[0].backend)}) at batch {where}."
+                f"({host_name(report['hardware'], rows[0].backend)}) at batch {where}."
             )
     restless = [row for row in rows if not row.stable]
     if restless:
@@ -201,7 +201,8 @@ def _latency_notes(report: Mapping[str, Any]) -> list[str]:
     return notes
 
 
-def _host(hardware: Mapping[str, Any], backend: str) -> str:
+def host_name(hardware: Mapping[str, Any], backend: str) -> str:
+    """The device that ``backend`` ran on, for people."""
     gpus = hardware.get("gpus") or []
     if gpus and "cpu" not in backend:
         return str(gpus[0].get("name"))
@@ -215,5 +216,6 @@ def _of(found: Comparison) -> str:
     return f"{found.count} images"
 
 
-def _megabytes(count: int) -> str:
+def megabytes(count: int) -> str:
+    """Bytes for people: ``3.50 MB``."""
     return f"{count / 1e6:.2f} MB"

@@ -170,16 +170,17 @@ def proof_table(proof: Proof, title: str = "Precision of the engine") -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    summary = proof.summary
     table = Table(title=Text(title), show_header=False, title_justify="left")
     table.add_column(style="bold")
     table.add_column()
-    for key, value in _rows(proof, summary):
+    for key, value in proof_rows(proof):
         table.add_row(key, Text(value))  # names of nodes may look like markup
     return table
 
 
-def _rows(proof: Proof, summary: PlanSummary) -> Iterator[tuple[str, str]]:
+def proof_rows(proof: Proof) -> Iterator[tuple[str, str]]:
+    """What there is to say of an engine, each with its name."""
+    summary = proof.summary
     if summary.source == "unreadable":
         yield "layers", "unknown: this engine's text cannot be read on this host"
     else:

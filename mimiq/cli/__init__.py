@@ -18,6 +18,7 @@ from mimiq.cli.inspecting import inspect_command
 from mimiq.cli.listing import models
 from mimiq.cli.making import distill, synthesize
 from mimiq.cli.measuring import evaluate_command
+from mimiq.cli.reporting import report
 from mimiq.cli.sensitivity import sensitivity
 from mimiq.cli.serving import check, pack
 
@@ -45,6 +46,7 @@ for _command in (
     pack,
     check,
     inspect_command,
+    report,
     models,
     doctor,
 ):

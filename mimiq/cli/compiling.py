@@ -155,6 +155,7 @@ def show_result(bundle: Bundle, built: BundleEngine | None) -> None:
     commands: dict[str, list[str | Path]] = {
         "what it loses on your images": ["mimiq", "eval", path, "DIR"],
         "what is computed in which precision": ["mimiq", "inspect", path],
+        "all of it as a page": ["mimiq", "report", path],
     }
     if built is not None:
         from mimiq.export.tensorrt.proof import proof_table

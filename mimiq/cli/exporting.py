@@ -73,7 +73,7 @@ def export(
     progress = Progress(say.quiet)
     with working():
         if source is None:
-            job = prepared(choice, precision, images, tuning, output, ".onnx", None)
+            job = prepared(choice, precision, images, tuning, output, ".onnx", ".onnx")
             model, out = job.model, job.out
             quantized, calibration, _ = tuned(job, cache_dir, progress)
             metadata = graph_metadata(model, quantized, calibration)
@@ -81,12 +81,12 @@ def export(
             _refuse(precision, images, tuning)
             preflight.require_folder(source, "--from", "a folder that mimiq distill wrote")
             if output.out is not None:
-                preflight.require_new(output.out, output.force, None)
+                preflight.require_new(output.out, output.force, ".onnx")
             model = values.load(choice)
             quantized, metadata = _read_tuned(model, source)
             label = quantized.precision.label
             out = output.out or values.default_out(choice.model, label, ".onnx")
-            preflight.require_new(out, output.force, None)
+            preflight.require_new(out, output.force, ".onnx")
         with progress.stage("export") as stage, tempfile.TemporaryDirectory() as folder:
             stage.status("Q/DQ graph")
             graph = Path(folder) / "model.onnx"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
 
@@ -43,12 +44,29 @@ def place_file(source: Path, out: Path) -> None:
     Raises:
         EnvironmentLacks: when the disk is full.
     """
+    with _aside(out) as aside:
+        shutil.copyfile(source, aside)
+
+
+def place_text(text: str, out: Path) -> None:
+    """Write a text file in UTF-8, complete or not at all.
+
+    Raises:
+        EnvironmentLacks: when the disk is full.
+    """
+    with _aside(out) as aside:
+        aside.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def _aside(out: Path) -> Iterator[Path]:
+    """A name to write to; what is there at the end becomes ``out``."""
     out = out.absolute()
     aside = _beside(out, "tmp")
     try:
         with disk.writing(out):
             out.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(source, aside)
+            yield aside
         os.replace(aside, out)
     finally:
         aside.unlink(missing_ok=True)

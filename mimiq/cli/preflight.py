@@ -26,13 +26,14 @@ def require_compile_extra() -> None:
         )
 
 
-def require_new(out: Path, force: bool, marker: str | None) -> None:
+def require_new(out: Path, force: bool, kind: str) -> None:
     """Refuse an output that is in the way, or cannot be written, before the work and not after it.
 
     Args:
         out: the folder or file to be.
         force: whether one of our own may be replaced.
-        marker: the file by which a folder is known as our own; None if ``out`` is an ONNX file.
+        kind: how one of our own is known: a folder by a file in it (``manifest.json``), a file by
+            its suffix (``.onnx``).
 
     Raises:
         BadInput: naming what stands in the way.
@@ -42,10 +43,10 @@ def require_new(out: Path, force: bool, marker: str | None) -> None:
             raise BadInput(
                 f"{out} exists already.", "Choose another name with -o, or replace it with --force."
             )
-        if marker is None:
-            ours = out.is_file() and out.suffix == ".onnx"
+        if kind.startswith("."):
+            ours = out.is_file() and out.suffix == kind
         else:
-            ours = (out / marker).is_file() or _is_empty(out)
+            ours = (out / kind).is_file() or _is_empty(out)
         if not ours:
             raise BadInput(
                 f"{out} is something else than this command writes, so it will not be replaced.",

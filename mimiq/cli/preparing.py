@@ -26,16 +26,16 @@ def prepared(
     tuning: choices.TuningChoice,
     output: choices.OutChoice,
     suffix: str,
-    marker: str | None,
+    kind: str,
 ) -> Job:
-    """The job, its inputs and output checked."""
+    """The job, its inputs and output checked; ``kind`` as of :func:`preflight.require_new`."""
     if output.out is not None:
-        preflight.require_new(output.out, output.force, marker)
+        preflight.require_new(output.out, output.force, kind)
     values.calibration_of(tuning.calibration)
     model = values.load(choice)
     wanted = values.precision_of(precision, model, images.recipe)
     out = output.out or values.default_out(choice.model, wanted.label, suffix)
-    preflight.require_new(out, output.force, marker)
+    preflight.require_new(out, output.force, kind)
     return values.job_of(model, wanted, images, tuning, out)
 
 

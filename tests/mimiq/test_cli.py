@@ -68,9 +68,9 @@ class TestStreams:
 def test_only_an_onnx_file_is_replaced_by_one(tmp_path: Path) -> None:
     for name in ("notes", "old.onnx"):
         (tmp_path / name).write_text("precious")
-    preflight.require_new(tmp_path / "old.onnx", True, None)
+    preflight.require_new(tmp_path / "old.onnx", True, ".onnx")
     with pytest.raises(BadInput, match="something else"):
-        preflight.require_new(tmp_path / "notes", True, None)
+        preflight.require_new(tmp_path / "notes", True, ".onnx")
 
 
 class TestHelp:

@@ -1,0 +1,115 @@
+"""``report``: what is known of a bundle, as a page to look at and to hand on."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from mimiq.cli import choices, options, preflight
+from mimiq.cli.failures import Command
+from mimiq.cli.output import print_json, show, shown, working
+from mimiq.cli.parameters import PATH
+from mimiq.cli.placing import place_text
+from mimiq.errors import BadInput
+
+if TYPE_CHECKING:
+    from mimiq.calibrate import CalibrationSet
+    from mimiq.runtime.bundle import Bundle
+
+_ROWS, _QUALITY = 4, 85  # of the sheet of images: some 100 kB
+
+
+@click.command("report", cls=Command, short_help="A bundle's report as an HTML page.")
+@click.argument("bundle", type=PATH)
+@options.option(
+    "Calibration",
+    "--calibration",
+    type=PATH,
+    help="The set that BUNDLE was calibrated on, to show its images.  [default: looked for among "
+    "the finished stages]",
+)
+@options.out_options
+@options.cache_option
+@options.json_option
+def report(
+    bundle: Path,
+    calibration: Path | None,
+    output: choices.OutChoice,
+    cache_dir: Path | None,
+    json: bool,
+) -> None:
+    """Write one HTML page of all that is known of BUNDLE: no scripts, no other files.
+
+    Accuracy with its interval, latency, precision as built, synthetic calibration images, and how
+    it was made. Real calibration images are never shown.
+    """
+    from mimiq.cache import default_cache_dir
+    from mimiq.export.tensorrt.engines import recorded_proofs
+    from mimiq.export.tensorrt.proof import proof_rows
+    from mimiq.runtime.bundle import Bundle
+    from mimiq.runtime.page import page
+
+    with working():
+        opened = Bundle(bundle)
+        out = output.out or Path(f"{bundle.resolve().name.removesuffix('.mimiq')}.html")
+        preflight.require_new(out, output.force, ".html")
+        engines = {name: list(proof_rows(proof)) for name, proof in recorded_proofs(opened).items()}
+        images = _named(opened, calibration) if calibration else None
+        images = images or _cached(opened, cache_dir or default_cache_dir())
+        place_text(page(opened, engines, _sheet(images) if images else None), out)
+    if json:
+        print_json({"path": str(out), "images_shown": images is not None})
+        return
+    show(f"Report: {shown(out)}")
+
+
+def _named(bundle: Bundle, path: Path) -> CalibrationSet:
+    from mimiq.calibrate import CalibrationSet
+
+    if _is_real(bundle):
+        raise BadInput(
+            f"{bundle.path} was calibrated on real images, which are never shown.",
+            "Leave out --calibration.",
+        )
+    found = CalibrationSet.open(path)
+    if found.content_hash != _wanted(bundle):
+        raise BadInput(
+            f"{bundle.path} was not calibrated on {path}: the images differ.",
+            "Give the set that it was calibrated on, or leave out --calibration.",
+        )
+    return found
+
+
+def _cached(bundle: Bundle, cache: Path) -> CalibrationSet | None:
+    """The bundle's calibration set, if it is still among the finished stages."""
+    from mimiq.calibrate import CalibrationSet
+
+    for folder in sorted(cache.glob("calibration-*/set")):
+        try:
+            found = CalibrationSet.open(folder)
+        except BadInput:
+            continue
+        if found.content_hash == _wanted(bundle):
+            return found
+    return None
+
+
+def _wanted(bundle: Bundle) -> str | None:
+    """The hash of the images that may be shown: real ones may not."""
+    found: str | None = (bundle.manifest.get("calibration") or {}).get("content_sha256")
+    return None if _is_real(bundle) else found
+
+
+def _is_real(bundle: Bundle) -> bool:
+    return (bundle.manifest.get("calibration") or {}).get("kind") == "folder"
+
+
+def _sheet(images: CalibrationSet) -> bytes:
+
+    sheet = images.contact_sheet(limit=8 * _ROWS)
+    buffer = io.BytesIO()
+    sheet.save(buffer, "JPEG", quality=_QUALITY)
+    return buffer.getvalue()

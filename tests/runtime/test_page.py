@@ -1,0 +1,133 @@
+"""The page: whole, well-formed, inert, and with the report's own numbers."""
+
+from __future__ import annotations
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from runtime_models import MakeBundle, manifest_entries, write_linear_classifier
+from test_report import COMPARISON, report
+
+from mimiq.errors import BadInput
+from mimiq.runtime.bundle import Bundle, write_bundle
+from mimiq.runtime.page import page
+
+VOID = {"meta", "img", "br", "link"}
+
+
+class Reader(HTMLParser):
+    """Collects tags, attributes and text; fails where tags are not nested."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str | None]] = []
+        self.words: list[str] = []
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += attrs
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] not in ("style", "title"):
+            self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return "\n".join(self.words)
+
+
+def bundle_with(folder: Path, data: dict[str, Any], **changes: Any) -> Bundle:
+    model = write_linear_classifier(folder / "linear.onnx")
+    manifest = manifest_entries() | changes
+    return write_bundle(folder / "a.mimiq", {"model.onnx": model}, manifest, report=data)
+
+
+def test_it_shows_what_was_measured(tmp_path: Path) -> None:
+    tuning = {
+        "steps": 100,
+        "initial_loss": 0.5,
+        "best_loss": 0.25,
+        "best_step": 50,
+        "history": [[0, 0.5], [50, 0.25], [100, 0.3]],
+    }
+    data = report() | {"tuning": tuning}
+    read = Reader(
+        page(bundle_with(tmp_path, data), {"engines/rtx.plan": [("Linears", "49 × int8")]})
+    )
+    low, high = COMPARISON.drop_interval
+    assert "78.80 %" in read.text
+    assert f"−0.60 [{-high:+.2f}, {-low:+.2f}]".replace("-", "−") in read.text
+    assert "1.50×" in read.text
+    assert "3.8× smaller than 23.00 MB" in read.text
+    assert "49 × int8" in read.text
+    assert "0.2500 at step 50" in read.text
+    assert read.tags.count("svg") == 3
+
+
+def test_without_measurements_it_has_the_rest(make_bundle: MakeBundle) -> None:
+    read = Reader(page(make_bundle()))
+    assert "How it was made" in read.text
+    assert "svg" not in read.tags
+    assert "No TensorRT engine has been built." in read.text
+
+
+def test_untrained_weights_are_called_so(tmp_path: Path) -> None:
+    model = manifest_entries()["model"] | {"untrained": True}
+    read = Reader(page(bundle_with(tmp_path, report(), model=model)))
+    assert "UNTRAINED" in read.text
+
+
+def test_what_was_raised_is_listed(tmp_path: Path) -> None:
+    raised = {
+        "note": "Raised for --max-drop 1: blocks.0.mlp.fc2.",
+        "units": [{"name": "blocks.0.mlp.fc2", "now": "w4a8", "raised": "w8a8", "gain": 0.1}],
+    }
+    read = Reader(page(bundle_with(tmp_path, report(), raised=raised)))
+    assert "w4a8 → w8a8" in read.text
+
+
+def test_nothing_of_a_bundle_runs_or_loads(tmp_path: Path) -> None:
+    hostile = "</style><script src='http://there/x.js'>alert(1)</script><img src=x onerror=y>&\"'"
+    model = manifest_entries()["model"] | {"name": hostile, "architecture": hostile}
+    data = report(notes=[hostile], dataset=hostile)
+    text = page(
+        bundle_with(tmp_path, data, model=model), {hostile: [(hostile, hostile)]}, sheet=b"jpeg"
+    )
+    read = Reader(text)
+    assert hostile in read.text
+    assert not {"script", "link", "iframe", "object"} & set(read.tags)
+    assert read.tags.count("img") == 1
+    names = {name for name, _ in read.attributes}
+    assert not any(name.startswith("on") for name in names)
+    sources = [value for name, value in read.attributes if name in ("src", "href")]
+    assert sources == ["data:image/jpeg;base64,anBlZw=="]
+    assert "default-src 'none'" in text
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        {"accuracy": {"count": 3}},
+        {"accuracy": "none"},
+        {"latency": [{"engine": "fp32"}]},
+        {"size": {"bytes": "many", "reference_bytes": 3}},
+        {"tuning": {"steps": 3, "history": []}},
+    ],
+)
+def test_a_broken_report_is_named(tmp_path: Path, broken: dict[str, Any]) -> None:
+    bundle = bundle_with(tmp_path, json.loads(json.dumps(report())) | broken)
+    with pytest.raises(BadInput, match=re.escape(str(bundle.path))):
+        page(bundle)
