@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from compiled import Compile, Compiled
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Two processes of two threads each would wait for each other. Read when torch is loaded.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -23,8 +28,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True, scope="session")
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Nothing is read from the user's cache, and nothing left in it."""
-    cache = tmp_path_factory.mktemp("cache")
+    """Nothing is read from the user's cache, and nothing left in it; shared by the processes."""
+    base = tmp_path_factory.getbasetemp()
+    cache = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "cache"
+    cache.mkdir(exist_ok=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MIMIQ_CACHE", str(cache))
         patch.delenv("MIMIQ_DEBUG", raising=False)

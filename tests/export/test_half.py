@@ -12,13 +12,13 @@ import onnx
 import onnx_ir as ir
 import pytest
 import torch
-from export_networks import DEIT_T, PRECISIONS, Exported, simulate
+from export_networks import PRECISIONS, Exported
 from graphs import graph
 from onnx import helper
 from test_torch_onnx import distance, run
 
 from mimiq.errors import UnsupportedModel
-from mimiq.export import check, export_onnx, require, summarize, to_fp16
+from mimiq.export import check, require, summarize, to_fp16
 from mimiq.export.attention import find_attentions
 from mimiq.export.graph import load, nodes_of
 from mimiq.export.linears import find_linears
@@ -225,22 +225,6 @@ def test_packed_int4_is_unpacked_at_every_inference(exported: Export, tmp_path: 
 
     options = BuildOptions(compute_capabilities=("8.6",), batches=(1, 2, 2))
     assert read_plan(build_engine(path, RTX, options).plan).unpacks >= 8
-
-
-@needs_rtx
-@pytest.mark.slow
-@pytest.mark.skipif(not DEIT_T.exists(), reason="../shared/weights is absent")
-def test_deit_tiny_is_int8_throughout(tmp_path: Path) -> None:
-    from mimiq.models import load_model
-
-    model = load_model("deit_t", weights=DEIT_T)
-    images = torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(0))
-    module = simulate(model.module, PRECISIONS["w4a8"], images)
-    plain = export_onnx(module, 224, tmp_path / "deit.onnx")
-    built = build(to_fp16(plain, tmp_path / "half.onnx"))
-    assert built.linears() == {"int8": 49}
-    assert built.fused_attentions() == {"int8": 12}
-    assert built.unpacks == 0
 
 
 def build(path: Path) -> PlanSummary:
