@@ -6,6 +6,7 @@ import copy
 
 import pytest
 import torch
+from networks import as_loaded
 from timm.models.vision_transformer import VisionTransformer
 
 from mimiq.calibrate.sensitivity import (
@@ -21,8 +22,6 @@ from mimiq.calibrate.sensitivity import (
 from mimiq.errors import BadInput
 from mimiq.fake_quant import Quantizer, quant_layers
 from mimiq.models import LoadedModel, quantizable_layers
-from mimiq.models.checkpoint import sha256_state
-from mimiq.models.vit import ViTFamily
 from mimiq.precision import (
     FLOAT,
     FP32,
@@ -36,7 +35,6 @@ from mimiq.precision import (
     weight_only,
 )
 from mimiq.quantization import RangeRecipe, quantize
-from mimiq.runtime.preprocessing import Preprocessing
 
 
 def memory_bytes(module: torch.nn.Module) -> int:
@@ -65,17 +63,7 @@ def small(outlier: float) -> LoadedModel:
             if isinstance(layer, torch.nn.Linear):
                 layer.weight.normal_(0, 0.15)
         network.get_submodule(BROKEN).weight[:, 5] *= outlier
-    family = ViTFamily()
-    return LoadedModel(
-        name="small",
-        architecture="small",
-        module=family.rewrite(network),
-        family=family,
-        preprocessing=Preprocessing(image_size=32, crop_pct=1.0, mean=(0.5,) * 3, std=(0.5,) * 3),
-        num_classes=10,
-        weights_hash=sha256_state(network.state_dict()),
-        untrained=True,
-    )
+    return as_loaded(network)
 
 
 @pytest.fixture(scope="module")

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from networks import as_loaded
 
-from mimiq.models.checkpoint import sha256_state
 from mimiq.models.loading import LoadedModel
-from mimiq.models.vit import ViTFamily
-from mimiq.runtime.preprocessing import Preprocessing
 
 
 @pytest.fixture(scope="session")
@@ -29,17 +27,7 @@ def small_vit() -> LoadedModel:
         for layer in network.modules():
             if isinstance(layer, torch.nn.Linear):
                 layer.weight.normal_(0, 0.08)
-    family = ViTFamily()
-    return LoadedModel(
-        name="small",
-        architecture="small",
-        module=family.rewrite(network),
-        family=family,
-        preprocessing=Preprocessing(image_size=32, crop_pct=1.0, mean=(0.5,) * 3, std=(0.5,) * 3),
-        num_classes=10,
-        weights_hash=sha256_state(network.state_dict()),
-        untrained=True,
-    )
+    return as_loaded(network)
 
 
 @pytest.fixture(scope="session")
