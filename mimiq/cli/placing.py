@@ -10,6 +10,7 @@ from pathlib import Path
 from uuid import uuid4
 
 from mimiq import disk
+from mimiq.errors import BadInput
 
 
 def place_folder(out: Path, fill: Callable[[Path], object]) -> None:
@@ -21,16 +22,17 @@ def place_folder(out: Path, fill: Callable[[Path], object]) -> None:
 
     Raises:
         EnvironmentLacks: when the disk is full.
+        BadInput: when ``out`` cannot be written for another reason.
     """
     out = out.absolute()
     aside, old = _beside(out, "tmp"), _beside(out, "old")
     try:
-        with disk.writing(out):
+        with _writing(out):
             aside.mkdir(parents=True)
             fill(aside)
-        if out.exists():
-            os.rename(out, old)
-        os.rename(aside, out)
+            if out.exists():
+                os.rename(out, old)
+            os.rename(aside, out)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
         if old.exists() and not out.exists():
@@ -43,6 +45,7 @@ def place_file(source: Path, out: Path) -> None:
 
     Raises:
         EnvironmentLacks: when the disk is full.
+        BadInput: when ``out`` cannot be written for another reason.
     """
     with _aside(out) as aside:
         shutil.copyfile(source, aside)
@@ -53,6 +56,7 @@ def place_text(text: str, out: Path) -> None:
 
     Raises:
         EnvironmentLacks: when the disk is full.
+        BadInput: when ``out`` cannot be written for another reason.
     """
     with _aside(out) as aside:
         aside.write_text(text, encoding="utf-8")
@@ -64,12 +68,24 @@ def _aside(out: Path) -> Iterator[Path]:
     out = out.absolute()
     aside = _beside(out, "tmp")
     try:
-        with disk.writing(out):
+        with _writing(out):
             out.parent.mkdir(parents=True, exist_ok=True)
             yield aside
-        os.replace(aside, out)
+            os.replace(aside, out)
     finally:
         aside.unlink(missing_ok=True)
+
+
+@contextmanager
+def _writing(out: Path) -> Iterator[None]:
+    """Errors that name ``out``, and not the name aside."""
+    try:
+        with disk.writing(out):
+            yield
+    except OSError as error:
+        raise BadInput(
+            f"{out} cannot be written: {error.strerror or error}.", "Choose another place with -o."
+        ) from error
 
 
 def _beside(out: Path, suffix: str) -> Path:

@@ -90,3 +90,11 @@ def test_only_a_page_is_replaced(tmp_path: Path, cache: Path) -> None:
     call(made, "-o", tmp_path / "notes.txt", "--force", exit_code=BadInput.exit_code)
     assert (tmp_path / "notes.txt").read_text() == "mine"
     assert "is not a bundle" in call(tmp_path / "cache", exit_code=BadInput.exit_code).stderr
+
+
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="there is no /proc")
+def test_a_place_that_takes_no_files_is_named(tmp_path: Path, cache: Path) -> None:
+    """Of all that can be asked beforehand the folder looks writable to root."""
+    answer = call(bundle(tmp_path, {}), "-o", "/proc/page.html", exit_code=BadInput.exit_code)
+    assert "/proc" in answer.stderr
+    assert "cannot be written" in answer.stderr
