@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import io
 import os
 import re
@@ -14,6 +13,7 @@ from typing import IO
 import numpy as np
 import numpy.typing as npt
 
+from mimiq import disk
 from mimiq.errors import BadInput, EnvironmentLacks, MimiqError
 
 ByteArray = npt.NDArray[np.uint8]
@@ -35,7 +35,7 @@ def shard_indices(folder: Path) -> list[int]:
 
 def storage_error(path: Path, error: OSError) -> MimiqError:
     """What an operating-system error while writing ``path`` means to the user."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if disk.is_full(error):
         return EnvironmentLacks(
             f"The disk that holds {path.parent} is full.",
             "Free some space and run the same command again: what is saved is not made twice.",

@@ -19,17 +19,15 @@ class Bar:
     Attributes:
         name: at its left.
         value: its length.
-        low, high: of a whisker at its end, or None.
         label: at its right.
-        accent: whether it is one to look at, not one to compare with.
+        low, high: of a whisker at its end.
     """
 
     name: str
     value: float
     label: str
-    low: float | None = None
-    high: float | None = None
-    accent: bool = True
+    low: float
+    high: float
 
 
 @dataclass(frozen=True)
@@ -67,7 +65,7 @@ def bars(rows: Sequence[Bar], mark: float, title: str) -> Element:
     """
     height, top = 30.0, 6.0
     bottom = top + height * len(rows)
-    reach = [0.0, mark, *(max(row.value, row.high or 0.0) for row in rows)]
+    reach = [0.0, mark, *(max(row.value, row.high) for row in rows)]
     axis = _Axis.over(reach, _LEFT, _WIDTH - _RIGHT)
     drawing = _drawing(bottom + 24, title)
     _grid(drawing, axis, top, bottom)
@@ -83,14 +81,15 @@ def bars(rows: Sequence[Bar], mark: float, title: str) -> Element:
                 width=axis.at(row.value) - axis.at(0),
                 height=16.0,
                 rx=2.0,
-                class_="bar accent" if row.accent else "bar",
+                class_="bar",
             ),
         )
-        end = row.value
-        if row.low is not None and row.high is not None:
-            append(drawing, *_whisker(axis, row.low, row.high, middle))
-            end = max(end, row.high)
-        append(drawing, _text(axis.at(end) + 8, middle + 4, row.label, kind="strong"))
+        end = axis.at(max(row.value, row.high))
+        append(
+            drawing,
+            *_whisker(axis, row.low, row.high, middle),
+            _text(end + 8, middle + 4, row.label, kind="strong"),
+        )
     append(drawing, _line(axis.at(mark), top, axis.at(mark), bottom, "mark"))
     return drawing
 

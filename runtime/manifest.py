@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
@@ -11,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from mimiq import disk
 from mimiq.errors import BadInput, EnvironmentLacks
 from mimiq.version import __version__
 
@@ -158,7 +158,7 @@ def disk_errors(place: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if disk.is_full(error):
             raise EnvironmentLacks(
                 f"The disk is full: {place} could not be written.",
                 "Free some space, or choose another place.",

@@ -13,7 +13,9 @@ def element(tag: str, *children: Child, **attributes: object) -> Element:
     made = Element(
         tag,
         {
-            name.rstrip("_").replace("_", "-"): f"{value:g}" if _is_float(value) else str(value)
+            name.rstrip("_").replace("_", "-"): f"{value:g}"
+            if isinstance(value, float)
+            else str(value)
             for name, value in attributes.items()
             if value is not None
         },
@@ -50,7 +52,3 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[Child]]) -> Element:
 def to_html(root: Element) -> str:
     """The document as text, with its doctype."""
     return "<!doctype html>\n" + tostring(root, encoding="unicode", method="html") + "\n"
-
-
-def _is_float(value: object) -> bool:
-    return isinstance(value, float)

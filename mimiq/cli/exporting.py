@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -92,14 +92,15 @@ def export(
             graph = Path(folder) / "model.onnx"
             pixels = model.preprocessing.image_size
             graph = export_onnx(quantized.module, pixels, graph, metadata=metadata)
-            packed = _int4_bytes(graph)
+            summary, carried = summarize(graph), False
             if target != "ort":
+                packed = _int4_bytes(summary)
                 graph = to_fp16(graph, Path(folder) / "half.onnx")
-            carried = _int4_bytes(graph) < packed
+                summary = summarize(graph)
+                carried = _int4_bytes(summary) < packed
             stage.status(f"checking the rules of {target}")
             slow = _grouped(require(graph, target))
             place_file(graph, out)
-    summary = summarize(out)
     if say.json:
         print_json({"path": str(out), "graph": summary, "slow": slow, "int4_as_int8": carried})
         return
@@ -111,10 +112,8 @@ def export(
     )
 
 
-def _int4_bytes(graph: Path) -> int:
-    from mimiq.export import summarize
-
-    found: int = summarize(graph)["weight_bytes"].get("int4", 0)
+def _int4_bytes(summary: Mapping[str, Any]) -> int:
+    found: int = summary["weight_bytes"].get("int4", 0)
     return found
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -57,8 +58,10 @@ def report(
         out = output.out or Path(f"{bundle.resolve().name.removesuffix('.mimiq')}.html")
         preflight.require_new(out, output.force, ".html")
         engines = {name: list(proof_rows(proof)) for name, proof in recorded_proofs(opened).items()}
-        images = _named(opened, calibration) if calibration else None
-        images = images or _cached(opened, cache_dir or default_cache_dir())
+        if calibration is not None:
+            images: CalibrationSet | None = _named(opened, calibration)
+        else:
+            images = _cached(opened, cache_dir or default_cache_dir())
         place_text(page(opened, engines, _sheet(images) if images else None), out)
     if json:
         print_json({"path": str(out), "images_shown": images is not None})
@@ -75,7 +78,7 @@ def _named(bundle: Bundle, path: Path) -> CalibrationSet:
             "Leave out --calibration.",
         )
     found = CalibrationSet.open(path)
-    if found.content_hash != _wanted(bundle):
+    if found.content_hash != _calibration(bundle).get("content_sha256"):
         raise BadInput(
             f"{bundle.path} was not calibrated on {path}: the images differ.",
             "Give the set that it was calibrated on, or leave out --calibration.",
@@ -86,29 +89,30 @@ def _named(bundle: Bundle, path: Path) -> CalibrationSet:
 def _cached(bundle: Bundle, cache: Path) -> CalibrationSet | None:
     """The bundle's calibration set, if it is still among the finished stages."""
     from mimiq.calibrate import CalibrationSet
+    from mimiq.calibrate.manifest import read_manifest
 
+    wanted = _calibration(bundle).get("content_sha256")
+    if wanted is None or _is_real(bundle):
+        return None
     for folder in sorted(cache.glob("calibration-*/set")):
         try:
-            found = CalibrationSet.open(folder)
+            if (read_manifest(folder) or {}).get("content_sha256") == wanted:
+                return CalibrationSet.open(folder)
         except BadInput:
-            continue
-        if found.content_hash == _wanted(bundle):
-            return found
+            continue  # damaged: another stage's, or no loss but the pictures
     return None
 
 
-def _wanted(bundle: Bundle) -> str | None:
-    """The hash of the images that may be shown: real ones may not."""
-    found: str | None = (bundle.manifest.get("calibration") or {}).get("content_sha256")
-    return None if _is_real(bundle) else found
+def _calibration(bundle: Bundle) -> Mapping[str, Any]:
+    """The manifest of the set that the bundle was calibrated on, as the bundle has it."""
+    return bundle.manifest.get("calibration") or {}
 
 
 def _is_real(bundle: Bundle) -> bool:
-    return (bundle.manifest.get("calibration") or {}).get("kind") == "folder"
+    return _calibration(bundle).get("kind") == "folder"
 
 
 def _sheet(images: CalibrationSet) -> bytes:
-
     sheet = images.contact_sheet(limit=8 * _ROWS)
     buffer = io.BytesIO()
     sheet.save(buffer, "JPEG", quality=_QUALITY)
