@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from functools import reduce
 from typing import Any
 
 import torch
@@ -227,10 +228,20 @@ def weight_axis(granularity: Granularity) -> tuple[int, int]:
 class QuantLinear(nn.Module):
     """A Linear whose weight, and perhaps input, pass through quantisers.
 
-    ``input_quantizer`` is an identity for floating-point activations.
+    A few input columns may be *outliers*, computed in floating point beside the integers, as
+    Dettmers et al. (LLM.int8(), NeurIPS 2022, section 3.2) do, but for columns that are known
+    beforehand. The integer weights are zero there, so that it does not matter how far the input
+    saturates.
+
+    Attributes:
+        input_quantizer: an identity for floating-point activations.
+        outliers: indices of the outlier columns, ascending.
+        outlier_weight: fp32 (len(outliers), out), their weights; None where there are none.
     """
 
-    def __init__(self, linear: nn.Linear, weight_quantizer: nn.Module) -> None:
+    def __init__(
+        self, linear: nn.Linear, weight_quantizer: nn.Module, outliers: tuple[int, ...] = ()
+    ) -> None:
         super().__init__()
         self.in_features = linear.in_features
         self.out_features = linear.out_features
@@ -238,10 +249,41 @@ class QuantLinear(nn.Module):
         self.bias = linear.bias
         self.input_quantizer: nn.Module = nn.Identity()
         self.weight_quantizer = weight_quantizer
+        self.outliers = outliers
+        self.outlier_weight: nn.Parameter | None = None
+        if outliers:
+            columns = list(outliers)
+            self.outlier_weight = nn.Parameter(
+                linear.weight.detach()[:, columns].T.clone(), linear.weight.requires_grad
+            )
+            self.weight = nn.Parameter(without_columns(linear.weight.detach(), outliers), False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        weight = self.weight_quantizer(self.weight)
-        return nn.functional.linear(self.input_quantizer(x), weight, self.bias)
+        weight = self.weight
+        if self.outliers and weight.requires_grad:
+            weight = without_columns(weight, self.outliers)  # training must not fill them
+        out = nn.functional.linear(
+            self.input_quantizer(x), self.weight_quantizer(weight), self.bias
+        )
+        return out if self.outlier_weight is None else out + self.outlier_product(x)
+
+    def outlier_product(self, x: torch.Tensor) -> torch.Tensor:
+        """What the outlier columns of ``x`` (…, in) add to the output (…, out).
+
+        One product a column: TensorRT fuses these with what surrounds them, where a small matrix
+        product would be a kernel of its own.
+        """
+        assert self.outlier_weight is not None
+        products = [
+            x[..., column : column + 1] * row
+            for column, row in zip(self.outliers, self.outlier_weight, strict=True)
+        ]
+        return reduce(torch.add, products)
+
+
+def without_columns(weight: torch.Tensor, columns: tuple[int, ...]) -> torch.Tensor:
+    """A copy of ``weight`` (out, in) with these columns zero."""
+    return weight.index_fill(1, torch.tensor(columns, device=weight.device), 0.0)
 
 
 class QuantConv2d(nn.Module):

@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 
 from mimiq.errors import BadInput
-from mimiq.fake_quant import Grid, QuantConv2d, Quantizer, QuantLinear
+from mimiq.fake_quant import Grid, QuantConv2d, Quantizer, QuantLinear, quant_layers
 from mimiq.models import LoadedModel
 from mimiq.precision import Precision
 from mimiq.quantization import QuantizedModel
@@ -32,6 +32,11 @@ def save_quantized(quantized: QuantizedModel, folder: Path) -> None:
             name: {"grid": astuple(part.grid), "axis": part.axis, "block_size": part.block_size}
             for name, part in quantized.module.named_modules()
             if isinstance(part, Quantizer)
+        },
+        "outliers": {
+            name: list(layer.outliers)
+            for name, layer in quant_layers(quantized.module).items()
+            if isinstance(layer, QuantLinear) and layer.outliers
         },
     }
     (folder / QUANTIZERS).write_text(json.dumps(description, indent=1))
@@ -63,7 +68,7 @@ def load_quantized(model: LoadedModel, folder: Path) -> QuantizedModel:
         parent, _, point = name.rpartition(".")
         layer = module.get_submodule(parent)
         if point in ("weight_quantizer", "input_quantizer"):
-            _swap(module, parent, layer)
+            _swap(module, parent, layer, tuple(description.get("outliers", {}).get(parent, ())))
         scale = values[f"{name}.log_scale"].exp()
         grid = Grid(*quantizer["grid"])
         module.set_submodule(
@@ -74,8 +79,8 @@ def load_quantized(model: LoadedModel, folder: Path) -> QuantizedModel:
     return QuantizedModel(module, model, Precision.from_json(description["precision"]))
 
 
-def _swap(module: nn.Module, name: str, layer: nn.Module) -> None:
+def _swap(module: nn.Module, name: str, layer: nn.Module, outliers: tuple[int, ...]) -> None:
     if isinstance(layer, nn.Linear):
-        module.set_submodule(name, QuantLinear(layer, nn.Identity()))
+        module.set_submodule(name, QuantLinear(layer, nn.Identity(), outliers))
     elif isinstance(layer, nn.Conv2d):
         module.set_submodule(name, QuantConv2d(layer, nn.Identity()))
