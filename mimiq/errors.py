@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from mimiq.version import DISTRIBUTION
+
 
 class MimiqError(Exception):
     """A problem that the user can act on.
@@ -58,9 +60,14 @@ class CheckFailed(MimiqError):
     exit_code = 7
 
 
+def pip_install(extra: str, *flags: str) -> str:
+    """The command that installs mimiq with one of its extras; ``flags`` are pip's."""
+    return " ".join(("pip install", *flags, f"'{DISTRIBUTION}[{extra}]'"))
+
+
 def missing_extra(library: str, extra: str) -> EnvironmentLacks:
     """The error for an optional library that is asked for and absent."""
     return EnvironmentLacks(
         f"{library} is not installed, and this step needs it.",
-        f"Install it with: pip install 'mimiq[{extra}]'",
+        f"Install it with: {pip_install(extra)}",
     )

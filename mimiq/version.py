@@ -2,4 +2,6 @@
 
 from importlib.metadata import version
 
-__version__ = version("mimiq")
+DISTRIBUTION = "mimiq-vit"  # on the package index; "mimiq" is another project there
+
+__version__ = version(DISTRIBUTION)

@@ -14,6 +14,8 @@ from importlib import import_module, metadata
 from pathlib import Path
 from typing import Any
 
+from mimiq.version import __version__
+
 # Those that decide which integer kernels a runtime can choose.
 _INSTRUCTION_SETS = (
     "avx2",
@@ -58,13 +60,19 @@ def describe_software(*names: str) -> dict[str, str]:
     Args:
         names: distributions; without any, those that every installation has.
     """
-    versions = {"python": platform.python_version()}
-    for name in names or _DEFAULT_SOFTWARE:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return versions
+    found = {name: installed_version(name) for name in names or _DEFAULT_SOFTWARE}
+    installed = {name: version for name, version in found.items() if version is not None}
+    return {"python": platform.python_version(), **installed}
+
+
+def installed_version(name: str) -> str | None:
+    """The version of an installed distribution, or of ``mimiq`` itself; None where it is absent."""
+    if name == "mimiq":  # the distribution of that name is another project
+        return __version__
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def usable_cores() -> int:

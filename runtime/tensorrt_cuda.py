@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from mimiq.errors import BadInput, EnvironmentLacks
+from mimiq.errors import BadInput, EnvironmentLacks, pip_install
 
 _MISSING = "cuda-python is not installed, and TensorRT sessions reach the GPU through it."
 _INSTALL = "Install it with: pip install 'cuda-python>=12.6' (the extras rtx and trt bring it)"
@@ -214,7 +214,7 @@ class PyCudaAllocator:
         except ImportError as error:
             raise EnvironmentLacks(
                 "PyCUDA is not installed, and it was asked for as the allocator.",
-                "Install it with: pip install 'mimiq[pycuda]'",
+                f"Install it with: {pip_install('pycuda')}",
             ) from error
         try:
             driver.init()

@@ -69,7 +69,7 @@ def slim(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     if built.returncode:
         pytest.skip(f"pip cannot build the wheel here: {built.stderr.strip()[-300:]}")
-    (wheel,) = (folder / "wheels").glob("mimiq-*.whl")
+    (wheel,) = (folder / "wheels").glob("mimiq_vit-*.whl")
     venv.create(folder / "environment", with_pip=True)
     python = folder / "environment" / ("Scripts" if os.name == "nt" else "bin") / "python"
     installed = _run(python, "-m", "pip", "install", "--quiet", wheel)
@@ -114,5 +114,5 @@ def test_the_command_line_names_the_missing_extra(slim: Path, tmp_path: Path) ->
     assert answer.returncode == 0, answer.stderr
     answer = _run(command, "synthesize", "digits", "-o", tmp_path / "images", cwd=tmp_path)
     assert answer.returncode == 6
-    assert "mimiq[compile]" in answer.stderr
+    assert "mimiq-vit[compile]" in answer.stderr
     assert "Traceback" not in answer.stderr

@@ -12,7 +12,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mimiq.errors import BadInput, EnvironmentLacks, UnsupportedTarget, missing_extra
+from mimiq.errors import (
+    BadInput,
+    EnvironmentLacks,
+    UnsupportedTarget,
+    missing_extra,
+    pip_install,
+)
 from mimiq.export.tensorrt.build import BuildOptions, BuiltEngine, build_engine
 from mimiq.export.tensorrt.inspector import read_inspector
 from mimiq.export.tensorrt.plan import read_plan
@@ -99,7 +105,7 @@ def build_for_bundle(
     if product is None:
         raise EnvironmentLacks(
             "Neither TensorRT-RTX nor TensorRT can build on this host.",
-            "Install the former with: pip install 'mimiq[rtx]'. It needs no GPU to build.",
+            f"Install the former with: {pip_install('rtx')}. It needs no GPU to build.",
         )
     if source is None:
         source = HALF_MODEL if HALF_MODEL in bundle.manifest["files"] else MODEL

@@ -7,7 +7,7 @@ import importlib.util
 from dataclasses import dataclass
 from typing import Any
 
-from mimiq.errors import BadInput, EnvironmentLacks, missing_extra
+from mimiq.errors import BadInput, EnvironmentLacks, missing_extra, pip_install
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Product:
         except (ImportError, OSError, RuntimeError) as error:
             raise EnvironmentLacks(
                 f"{self.title} is installed, but does not load: {error}",
-                f"Install it again with: pip install --force-reinstall 'mimiq[{self.name}]'",
+                f"Install it again with: {pip_install(self.name, '--force-reinstall')}",
             ) from error
         if _numbers(str(library.__version__)) < self.oldest:
             raise EnvironmentLacks(

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from mimiq.errors import BadInput
+from mimiq.errors import BadInput, pip_install
 from mimiq.export.triton.config import check_config, config_text
 from mimiq.export.triton.plan import PackOptions, Plan, config_of, plan_for
 from mimiq.runtime.bundle import LABELS, Bundle
@@ -113,7 +113,7 @@ def pack(
     if not validated:
         notes.append(
             "config.pbtxt was not read back by Triton's schema: that needs tritonclient, "
-            "pip install 'mimiq[serve]'."
+            f"{pip_install('serve')}."
         )
     return Packed(folder, version, record, validated, tuple(notes))
 

@@ -21,12 +21,13 @@ from mimiq.cli.measuring import evaluate_command
 from mimiq.cli.reporting import report
 from mimiq.cli.sensitivity import sensitivity
 from mimiq.cli.serving import check, pack
+from mimiq.version import __version__
 
 _CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
 @click.group(cls=Group, context_settings=_CONTEXT)
-@click.version_option(package_name="mimiq")
+@click.version_option(__version__)
 def main() -> None:
     """Compile a trained vision transformer into a small, checked INT8 or INT4 engine.
 

@@ -9,7 +9,6 @@ import shutil
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +18,10 @@ from mimiq.cli import options
 from mimiq.cli.failures import Command
 from mimiq.cli.output import print_json, show, table, working
 from mimiq.cli.preflight import missing_libraries
-from mimiq.errors import MimiqError
-from mimiq.runtime.hardware import cuda_driver_present, describe_hardware
+from mimiq.errors import MimiqError, pip_install
+from mimiq.runtime.hardware import cuda_driver_present, describe_hardware, installed_version
 
-_DISTRIBUTIONS = (
+_SOFTWARE = (
     "mimiq",
     "numpy",
     "pillow",
@@ -92,7 +91,7 @@ def examine(cache_dir: Path | None = None) -> dict[str, Any]:
     return {
         "python": sys.version.split()[0],
         "executable": sys.executable,
-        "software": {name: _version(name) for name in _DISTRIBUTIONS},
+        "software": {name: installed_version(name) for name in _SOFTWARE},
         "hardware": describe_hardware(),
         "integer_kernels": asdict(integer_kernels()),
         "backends": [asdict(ability) for ability in backends],
@@ -151,7 +150,7 @@ def _ability(name: str, title: str, why_not: Callable[[], str | None]) -> Abilit
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
     extra = re.search(r"extra '(\w+)'", reason)
     if extra is not None:
-        step = f"pip install 'mimiq[{extra[1]}]'"
+        step = pip_install(extra[1])
     elif reason == _NO_ONNX_RUNTIME:
         step = "pip install onnxruntime-gpu (or onnxruntime)"
     if name == "trt" and not cuda_driver_present():
@@ -197,13 +196,6 @@ def _products() -> Iterable[Any]:
     from mimiq.export.tensorrt.product import PRODUCTS
 
     return PRODUCTS
-
-
-def _version(distribution: str) -> str | None:
-    try:
-        return metadata.version(distribution)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def _size(path: Path) -> int:

@@ -13,7 +13,7 @@ from mimiq.cli.failures import Command
 from mimiq.cli.output import print_json, show, shown, size, table, working
 from mimiq.cli.parameters import PATH
 from mimiq.cli.preflight import missing_libraries
-from mimiq.errors import BadInput, missing_extra
+from mimiq.errors import BadInput, missing_extra, pip_install
 
 if TYPE_CHECKING:
     from mimiq.export.tensorrt.proof import Proof
@@ -117,7 +117,7 @@ def _show_bundle(
     if bundle.untrained:
         show("UNTRAINED: random weights, good for latency alone.")
     if graphs is None:
-        show("", "The graphs are not shown: pip install 'mimiq[compile]' brings what reads them.")
+        show("", f"The graphs are not shown: {pip_install('compile')} brings what reads them.")
     for name, summary in (graphs or {}).items():
         show("", graph_table(name, summary))
     for name, proof in proofs.items():

@@ -6,7 +6,7 @@ import importlib.util
 import os
 from pathlib import Path
 
-from mimiq.errors import BadInput, EnvironmentLacks
+from mimiq.errors import BadInput, EnvironmentLacks, pip_install
 
 COMPILE_LIBRARIES = ("torch", "timm", "onnx", "onnx_ir", "onnxscript", "safetensors")
 
@@ -22,7 +22,7 @@ def require_compile_extra() -> None:
     if missing:
         raise EnvironmentLacks(
             f"Compiling needs libraries that are not installed: {', '.join(missing)}.",
-            "Install them with: pip install 'mimiq[compile]'",
+            f"Install them with: {pip_install('compile')}",
         )
 
 

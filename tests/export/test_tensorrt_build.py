@@ -316,7 +316,7 @@ def test_products_that_are_absent(tmp_path: Path) -> None:
         pytest.skip("TensorRT is installed here")
     with pytest.raises(EnvironmentLacks, match="TensorRT is not installed") as caught:
         build_engine(write(tmp_path, transformer(Spec())), TRT, BuildOptions())
-    assert "mimiq[trt]" in caught.value.next_step
+    assert "mimiq-vit[trt]" in caught.value.next_step
 
 
 def test_damaged_engines_are_read_without_a_crash(tmp_path: Path) -> None:

@@ -289,7 +289,7 @@ class TestDoctor:
         answer = CliRunner().invoke(main, ["doctor"])
         assert answer.exit_code == 0
         assert "Not installed: timm" in answer.stdout
-        assert "pip install 'mimiq[compile]'" in answer.stdout
+        assert "pip install 'mimiq-vit[compile]'" in answer.stdout
 
     def test_a_broken_library_does_not_hide_the_rest(self, monkeypatch: pytest.MonkeyPatch) -> None:
         def broken() -> str | None:
@@ -319,7 +319,7 @@ def test_without_the_extra_the_line_that_installs_it_is_named(
         answer = CliRunner().invoke(main, arguments)
         assert answer.exit_code == EnvironmentLacks.exit_code
         assert "torch, timm" in answer.stderr
-        assert "pip install 'mimiq[compile]'" in answer.stderr
+        assert "pip install 'mimiq-vit[compile]'" in answer.stderr
 
 
 def test_progress_may_be_silenced(tmp_path: Path) -> None:

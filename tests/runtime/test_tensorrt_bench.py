@@ -100,7 +100,7 @@ def test_no_verdict_where_no_fp16_engine_can_be_built(
 ) -> None:
     @contextmanager
     def half(bundle: Any, session: Any) -> Iterator[None]:
-        raise EnvironmentLacks("onnx-ir is not installed.", "pip install 'mimiq[compile]'")
+        raise EnvironmentLacks("onnx-ir is not installed.", "pip install 'mimiq-vit[compile]'")
         yield
 
     monkeypatch.setattr(benching, "half_session", half)

@@ -106,7 +106,7 @@ def test_without_pycuda(runtime: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pycuda", None)
     with pytest.raises(EnvironmentLacks, match="PyCUDA is not installed") as caught:
         make_allocator("pycuda", Cuda())
-    assert "mimiq[pycuda]" in caught.value.next_step
+    assert "mimiq-vit[pycuda]" in caught.value.next_step
 
 
 def test_allocators(runtime: Any) -> None:
