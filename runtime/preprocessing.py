@@ -24,6 +24,10 @@ _RESAMPLING = {
     "lanczos": Image.Resampling.LANCZOS,
 }
 
+CROP_MODES = ("center", "squash", "border")
+
+_MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # Pillow's, by the number of channels
+
 _MAX_PIXELS = 2**28  # after resizing: 800 MB
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -32,90 +36,158 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How an image file becomes network input: resize the short side, crop the centre, normalise.
+    """How an image file becomes network input: resize, crop the centre, normalise.
 
     Attributes:
-        image_size: height and width of the (square) network input, in pixels.
-        crop_pct: the crop's share of the resized short side.
+        image_size: side of the square network input in pixels, or its height and width.
+        crop_pct: the crop's share of the resized image.
         interpolation: ``nearest``, ``bilinear``, ``bicubic`` or ``lanczos``.
-        mean, std: per RGB channel, in units of the pixel range [0, 1].
+        mean, std: per channel, in units of the pixel range [0, 1]; their number is that of the
+            network's channels: 3 for RGB, 1 for greyscale, 4 for RGBA.
+        crop_mode: what is resized to ``image_size / crop_pct``. ``center``: the side of the image
+            that is shorter beside the input, the rest is cut off. ``squash``: both sides, whatever
+            the image's own proportions. ``border``: the longer side, the rest is filled with
+            ``mean``. As timm has them.
     """
 
-    image_size: int = 224
+    image_size: int | tuple[int, int] = 224
     crop_pct: float = 0.9
     interpolation: str = "bicubic"
-    mean: tuple[float, float, float] = IMAGENET_MEAN
-    std: tuple[float, float, float] = IMAGENET_STD
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+    crop_mode: str = "center"
 
     def __post_init__(self) -> None:
-        if self.interpolation not in _RESAMPLING:
-            raise BadInput(
-                f"Interpolation {self.interpolation!r} is unknown.",
-                f"Choose one of {', '.join(_RESAMPLING)}.",
-            )
-        if not 0 < self.crop_pct <= 1 or self.image_size < 1 or min(self.std) <= 0:
+        if isinstance(self.image_size, tuple) and self.image_size[0] == self.image_size[1]:
+            object.__setattr__(self, "image_size", self.image_size[0])
+        for value, known, what in (
+            (self.interpolation, _RESAMPLING, "Interpolation"),
+            (self.crop_mode, CROP_MODES, "Crop mode"),
+        ):
+            if value not in known:
+                raise BadInput(
+                    f"{what} {value!r} is unknown.", f"Choose one of {', '.join(known)}."
+                )
+        channels = len(self.mean)
+        if (
+            not 0 < self.crop_pct <= 1
+            or min(self.height, self.width) < 1
+            or not channels
+            or len(self.std) != channels
+            or min(self.std) <= 0
+        ):
             raise BadInput(
                 f"Preprocessing {self} is out of range.",
-                "The crop lies in (0, 1], the image size and every std are positive.",
+                "The crop lies in (0, 1], the image size and every std are positive, and each "
+                "channel has one mean and one std.",
             )
 
+    @property
+    def height(self) -> int:
+        """Of the network input, in pixels."""
+        return self.image_size if isinstance(self.image_size, int) else self.image_size[0]
+
+    @property
+    def width(self) -> int:
+        """Of the network input, in pixels."""
+        return self.image_size if isinstance(self.image_size, int) else self.image_size[1]
+
+    @property
+    def channels(self) -> int:
+        """Of the network input: 3 for RGB."""
+        return len(self.mean)
+
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        data = asdict(self)
+        # A manifest without it means "center", as all had before there was a choice.
+        if self.crop_mode == "center":
+            del data["crop_mode"]
+        return data
 
     @staticmethod
     def from_json(data: dict[str, Any]) -> Preprocessing:
+        size = data["image_size"]
         return Preprocessing(
-            image_size=data["image_size"],
+            image_size=size if isinstance(size, int) else (int(size[0]), int(size[1])),
             crop_pct=data["crop_pct"],
             interpolation=data["interpolation"],
             mean=tuple(data["mean"]),
             std=tuple(data["std"]),
+            crop_mode=data.get("crop_mode", "center"),
         )
 
     def crop(self, image: Image.Image) -> ByteArray:
-        """Resize and crop one image: uint8 array (image_size, image_size, 3), RGB.
+        """Resize and crop one image: uint8 array (height, width, channels).
 
         Raises:
-            BadInput: the image is so long and thin that resizing it would exhaust the memory.
+            BadInput: the image is so long and thin that resizing it would exhaust the memory, or
+                the network takes a number of channels that no image file has.
         """
-        image = image.convert("RGB")
-        short = math.floor(self.image_size / self.crop_pct)
-        width, height = image.size
-        # torchvision's Resize: the long side is truncated, not rounded.
-        if width <= height:
-            size = (short, int(short * height / width))
-        else:
-            size = (int(short * width / height), short)
-        if size[0] * size[1] > _MAX_PIXELS:
+        if self.channels not in _MODES:
             raise BadInput(
-                f"An image of {width}×{height} pixels is too long and thin: its short side "
-                f"resized to {short}, it would have {size[0]}×{size[1]}.",
+                f"The network takes {self.channels} channels, which no image file has.",
+                "Give it arrays instead of image files.",
+            )
+        image = image.convert(_MODES[self.channels])
+        width, height = self._resized(image.width, image.height)
+        if width * height > _MAX_PIXELS:
+            raise BadInput(
+                f"An image of {image.width}×{image.height} pixels is too long and thin: resized "
+                f"for the network, it would have {width}×{height}.",
                 "Leave it out, or crop it.",
             )
-        if size != image.size:
-            image = image.resize(size, _RESAMPLING[self.interpolation])
-        left = round((image.width - self.image_size) / 2.0)
-        top = round((image.height - self.image_size) / 2.0)
-        box = (left, top, left + self.image_size, top + self.image_size)
-        return np.asarray(image.crop(box))
+        if (width, height) != image.size:
+            image = image.resize((width, height), _RESAMPLING[self.interpolation])
+        if self.crop_mode == "border":
+            image = self._bordered(image)
+        left = round((image.width - self.width) / 2.0)
+        top = round((image.height - self.height) / 2.0)
+        box = (left, top, left + self.width, top + self.height)
+        pixels = np.asarray(image.crop(box))
+        return pixels if self.channels > 1 else pixels[..., None]
+
+    def _resized(self, width: int, height: int) -> tuple[int, int]:
+        """Width and height after resizing."""
+        tall = math.floor(self.height / self.crop_pct)
+        wide = math.floor(self.width / self.crop_pct)
+        if self.crop_mode == "squash":
+            return wide, tall
+        if self.crop_mode == "center" and tall == wide:
+            # torchvision's Resize: the long side is truncated, not rounded.
+            if width <= height:
+                return wide, int(wide * height / width)
+            return int(tall * width / height), tall
+        ratios = (height / tall, width / wide)
+        ratio = min(ratios) if self.crop_mode == "center" else max(ratios)
+        # timm rounds to the even neighbour, down to 0 for a thread of pixels.
+        return max(1, round(width / ratio)), max(1, round(height / ratio))
+
+    def _bordered(self, image: Image.Image) -> Image.Image:
+        """The image with ``mean`` around it where it is smaller than the network's input."""
+        size = (max(image.width, self.width), max(image.height, self.height))
+        left, above = (size[0] - image.width) // 2, (size[1] - image.height) // 2
+        fill = tuple(round(255 * value) for value in self.mean)
+        bordered = Image.new(image.mode, size, fill if self.channels > 1 else fill[0])
+        bordered.paste(image, (left, above))
+        return bordered
 
     def normalize(self, pixels: ByteArray) -> FloatArray:
-        """uint8 (B, H, W, 3) in [0, 255] to float32 (B, 3, H, W), normalised."""
+        """uint8 (B, H, W, C) in [0, 255] to float32 (B, C, H, W), normalised."""
         # A pixel has 256 values: a table a channel gives the same floats as the arithmetic on the
         # whole batch, four times as fast.
         values = np.arange(256, dtype=np.float32) / np.float32(255)
-        mean = np.asarray(self.mean, np.float32).reshape(3, 1)
-        std = np.asarray(self.std, np.float32).reshape(3, 1)
+        mean = np.asarray(self.mean, np.float32).reshape(-1, 1)
+        std = np.asarray(self.std, np.float32).reshape(-1, 1)
         table = (values - mean) / std
-        batch, height, width, _ = pixels.shape
-        normalized = np.empty((batch, 3, height, width), np.float32)
-        for channel in range(3):
+        batch, height, width, channels = pixels.shape
+        normalized = np.empty((batch, channels, height, width), np.float32)
+        for channel in range(channels):
             # "clip" lets numpy write straight into its output; no pixel needs clipping.
             np.take(table[channel], pixels[..., channel], out=normalized[:, channel], mode="clip")
         return normalized
 
     def load(self, paths: Sequence[str | Path]) -> FloatArray:
-        """Image files to float32 (B, 3, image_size, image_size).
+        """Image files to float32 (B, channels, height, width).
 
         Raises:
             BadInput: naming the first file that cannot be read as an image.
