@@ -37,12 +37,12 @@ from typing import Any
 import torch
 
 from mimiq.cache import Cache, default_cache_dir
+from mimiq.cli.terminal_progress import shown_progress
 from mimiq.devices import describe_device, pick_device
 from mimiq.job import Job
 from mimiq.models import load_model
 from mimiq.pipeline import compile_model
 from mimiq.precision import Precision, from_bits, weight_only
-from mimiq.progress import Progress
 from mimiq.quantization import RangeRecipe
 from mimiq.recipes import NAMES, Recipe, recipe_for
 from mimiq.runtime.accuracy import Comparison
@@ -136,7 +136,7 @@ def measure(arguments: argparse.Namespace, row: str, variant: str, seed: int) ->
             batches=(),
         )
         started = time.monotonic()
-        bundle = compile_model(job, Cache(arguments.cache), Progress())
+        bundle = compile_model(job, Cache(arguments.cache), shown_progress())
         report: Mapping[str, Any] = bundle.report or {}
         return {
             "recipe": job.recipe.to_json(),

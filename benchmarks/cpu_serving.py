@@ -30,6 +30,7 @@ import numpy as np
 from cpu_serving_peers import OPENVINO, OPENVINO_FP32, Plain, static_quantization
 
 from mimiq.calibrate import CalibrationSet
+from mimiq.cli.terminal_progress import shown_progress
 from mimiq.errors import MimiqError
 from mimiq.export import export_onnx
 from mimiq.models import load_model
@@ -104,12 +105,13 @@ def run(arguments: argparse.Namespace, scratch: Path) -> dict[str, Any]:
         "latency": {},
     }
     for threads in arguments.threads:
-        rows = measure(
-            {name: make(threads) for name, make in engines.items()},
-            arguments.batches,
-            budget_s=arguments.budget,
-            progress=lambda text, n=threads: print(f"{n} threads: {text}", file=sys.stderr),
-        )
+        with shown_progress().stage(f"{threads} threads") as stage:
+            rows = measure(
+                {name: make(threads) for name, make in engines.items()},
+                arguments.batches,
+                budget_s=arguments.budget,
+                stage=stage,
+            )
         result["latency"][str(threads)] = [row.to_json() for row in rows]
     result["load_after"] = os.getloadavg()
     if arguments.eval is not None:

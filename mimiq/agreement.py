@@ -32,12 +32,13 @@ def agreement_notes(
     if found.agreement >= MIN_AGREEMENT:
         return []
     with progress.stage("agreement", len(images)) as stage:
+        stage.update(text="simulation against itself, nudged")
         floor = compare(
             simulated(quantized, nudge=1e-6),
             simulated(quantized),
             images,
             quantized.model.preprocessing,
-            progress=lambda done, _: stage.update(done, "simulation against itself, nudged"),
+            stage=stage,
         )
     # Both counts are small and random: neither alone would do as a limit.
     allowed = (1 - MIN_AGREEMENT) * found.count + 2 * (floor.count - floor.agreeing)

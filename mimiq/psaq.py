@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from mimiq.calibrate.dataset import CalibrationSet
 from mimiq.models import LoadedModel, observe_attention
-from mimiq.progress import Progress
+from mimiq.progress import SILENT, Progress
 from mimiq.recipes_synthesis import SynthesisRecipe
 from mimiq.synthesis_driver import Batch, Objective, Teacher, make_set
 from mimiq.total_variation import total_variation
@@ -99,7 +99,7 @@ def synthesize_psaq(
     seed: int,
     out: Path,
     device: str = "auto",
-    progress: Progress | bool = True,
+    progress: Progress = SILENT,
 ) -> CalibrationSet:
     """A calibration set by PSAQ-ViT; resumable as :func:`mimiq.synthesis.synthesize` is.
 

@@ -20,7 +20,7 @@ from mimiq.augment import augment
 from mimiq.calibrate.dataset import CalibrationSet
 from mimiq.models import LoadedModel
 from mimiq.procedural import scenes
-from mimiq.progress import Progress
+from mimiq.progress import SILENT, Progress
 from mimiq.recipes_synthesis import SYNTHESIS_RECIPES, SynthesisRecipe
 from mimiq.runtime.preprocessing import Preprocessing
 from mimiq.similarity import inter_head_loss
@@ -42,7 +42,7 @@ def synthesize(
     seed: int,
     out: Path,
     device: str = "auto",
-    progress: Progress | bool = True,
+    progress: Progress = SILENT,
 ) -> CalibrationSet:
     """Synthesise a calibration set for ``model``.
 
@@ -55,7 +55,7 @@ def synthesize(
         seed: fixes the set on one machine.
         out: folder of the set.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
-        progress: where to report; True for the terminal, False for nowhere.
+        progress: told how far it is.
 
     Raises:
         BadInput: the folder holds another set, or device or recipe make no sense.

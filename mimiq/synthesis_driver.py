@@ -112,7 +112,7 @@ def make_set(
     seed: int,
     out: Path,
     device: str,
-    progress: Progress | bool,
+    progress: Progress,
 ) -> CalibrationSet:
     """Make a calibration set batch by batch, or what is missing of one.
 
@@ -124,7 +124,7 @@ def make_set(
         seed: of all randomness; every batch has a stream of its own.
         out: the set's folder.
         device: as for :func:`mimiq.devices.pick_device`.
-        progress: where to report; True for the terminal, False for nowhere.
+        progress: told how far it is.
 
     Raises:
         BadInput: the folder holds something else, the device is unknown, or the plan is empty.
@@ -137,13 +137,12 @@ def make_set(
     sizes = _batch_sizes(plan)
     missing = [index for index in range(len(sizes)) if not writer.has(index)]
     if missing:
-        report = progress if isinstance(progress, Progress) else Progress(quiet=not progress)
         if len(missing) < len(sizes):
-            report.note(
+            progress.note(
                 f"images: going on, {len(sizes) - len(missing)} of {len(sizes)} batches done"
             )
         objective = objective_for(make_teacher(model, where, dtype))
-        with report.stage("synthesize", len(missing) * plan.iterations) as stage:
+        with progress.stage("synthesize", len(missing) * plan.iterations) as stage:
             for done, index in enumerate(missing):
                 batch = draw_batch(model, sizes[index], seed, index, where)
                 try:

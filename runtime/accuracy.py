@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mimiq.errors import BadInput, CheckFailed
+from mimiq.progress import SILENT_STAGE, Stage
 from mimiq.runtime.datasets import LabelArray, LabelledImages
 from mimiq.runtime.intervals import Interval, paired_difference, wilson
 from mimiq.runtime.preprocessing import FloatArray, Preprocessing
@@ -141,6 +142,7 @@ def evaluate(
     preprocessing: Preprocessing,
     *,
     batch_size: int = 32,
+    stage: Stage = SILENT_STAGE,
     progress: ProgressCallback | None = None,
 ) -> Accuracy:
     """Classify every image once.
@@ -150,14 +152,15 @@ def evaluate(
         dataset: what to classify.
         preprocessing: the model's own.
         batch_size: images at a time.
-        progress: called with (images done, images in all) after each batch.
+        stage: told the images that are done after each batch.
+        progress: the same as a function of (images done, images in all).
 
     Raises:
         BadInput: the dataset is empty, an image is unreadable, or the class counts differ.
         CheckFailed: a logit is not a finite number.
     """
     correct = correct_top5 = count = 0
-    for images, labels in _counted(dataset, preprocessing, batch_size, progress):
+    for images, labels in _counted(dataset, preprocessing, batch_size, stage, progress):
         ranks = label_ranks(_logits(model, images, dataset.num_classes, count), labels)
         correct += int((ranks == 0).sum())
         correct_top5 += int((ranks < 5).sum())
@@ -172,13 +175,14 @@ def compare(
     preprocessing: Preprocessing,
     *,
     batch_size: int = 32,
+    stage: Stage = SILENT_STAGE,
     progress: ProgressCallback | None = None,
 ) -> Comparison:
     """Classify every image with both, each read once. Arguments and errors as :func:`evaluate`."""
     ours, theirs = [0, 0], [0, 0]
     count = agreeing = only_model = only_reference = 0
     spread = _Spread()
-    for images, labels in _counted(dataset, preprocessing, batch_size, progress):
+    for images, labels in _counted(dataset, preprocessing, batch_size, stage, progress):
         logits = _logits(model, images, dataset.num_classes, count)
         expected = _logits(reference, images, dataset.num_classes, count)
         ranks, expected_ranks = label_ranks(logits, labels), label_ranks(expected, labels)
@@ -249,6 +253,7 @@ def _counted(
     dataset: LabelledImages,
     preprocessing: Preprocessing,
     batch_size: int,
+    stage: Stage,
     progress: ProgressCallback | None,
 ) -> Iterator[tuple[FloatArray, LabelArray]]:
     if len(dataset) == 0:
@@ -257,6 +262,7 @@ def _counted(
     for images, labels in dataset.batches(preprocessing, batch_size):
         yield images, labels
         done += len(labels)
+        stage.update(done, total=len(dataset))
         if progress is not None:
             progress(done, len(dataset))
 

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from mimiq.errors import CheckFailed
-from mimiq.runtime.accuracy import Comparison, ProgressCallback, compare
+from mimiq.progress import SILENT_STAGE, Stage
+from mimiq.runtime.accuracy import Comparison, compare
 from mimiq.runtime.bundle import Bundle
 from mimiq.runtime.datasets import InMemoryImages, LabelledImages
 from mimiq.runtime.load import Ask, LoadRow, put_under_load
@@ -123,8 +124,7 @@ def check_server(
     dataset_name: str = "labelled images",
     *,
     backend: str = "auto",
-    progress: ProgressCallback | None = None,
-    status: Callable[[str], None] | None = None,
+    stage: Stage = SILENT_STAGE,
 ) -> CheckResult:
     """Compare a served model with a bundle: what it says of itself, what it answers, how fast.
 
@@ -134,8 +134,7 @@ def check_server(
         dataset: labelled images; None compares on 64 generated ones, of which the bundle is sure.
         dataset_name: for the report.
         backend: what runs the local bundle.
-        progress: of the comparison.
-        status: told each level of load as it begins.
+        stage: told the images that are compared, then each level of load as it begins.
 
     Returns:
         What was found; ``require()`` turns failures into an error.
@@ -164,7 +163,7 @@ def check_server(
                 dataset or probes,
                 bundle.preprocessing,
                 batch_size=comparison_batch(wanted, served),
-                progress=progress,
+                stage=stage,
             )
         result.logit_distance = result.comparison.mean_logit_difference / reference.deviation
     _judge(result, endpoint, bundle, wanted)
@@ -173,7 +172,7 @@ def check_server(
             lambda: _asker(wanted, bundle, probes),
             wanted.load,
             wanted.seconds,
-            status,
+            stage=stage,
             timeout_s=wanted.timeout_s,
         )
         _judge_load(result, wanted)

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from mimiq.errors import BadInput
+from mimiq.progress import SILENT_STAGE, Stage
 from mimiq.runtime.preprocessing import FloatArray
 from mimiq.runtime.session import Session
 
@@ -98,6 +99,7 @@ def measure(
     batches: Sequence[int] = (1, 8, 32),
     *,
     budget_s: float = 20.0,
+    stage: Stage = SILENT_STAGE,
     progress: Callable[[str], None] | None = None,
 ) -> list[LatencyRow]:
     """Measure engines against the first of them.
@@ -109,7 +111,8 @@ def measure(
         batches: batch sizes.
         budget_s: seconds to spend on each batch size, warm-up apart; less when all times settle
             early. A slow engine gets six rounds at least.
-        progress: called with a line of text as each batch size begins.
+        stage: told each batch size as it begins.
+        progress: the same as a function of a line of text.
 
     Returns:
         One row an engine and batch size, by batch size first.
@@ -135,6 +138,7 @@ def measure(
                 runners[name], backends[name] = session_runner(engine), engine.backend
         rows: list[LatencyRow] = []
         for batch in batches:
+            stage.update(text=f"latency at batch {batch}")
             if progress is not None:
                 progress(f"latency at batch {batch}")
             rows += _measure_batch(runners, backends, batch, budget_s)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from mimiq.errors import BadInput, EnvironmentLacks
+from mimiq.progress import SILENT_STAGE, Stage
 
 MAX_CLIENTS = 256
 _MAX_REQUESTS = 100_000  # of one client
@@ -50,8 +51,8 @@ def put_under_load(
     connect: Callable[[], tuple[Ask, Callable[[], None]]],
     clients: Sequence[int],
     seconds: float,
-    progress: Callable[[str], None] | None = None,
     *,
+    stage: Stage = SILENT_STAGE,
     timeout_s: float = 60.0,
 ) -> list[LoadRow]:
     """Measure a server with so many clients at a time, one level after the other.
@@ -60,7 +61,7 @@ def put_under_load(
         connect: called in each client's own thread: what asks, and what closes its connection.
         clients: levels, each from 1 to 256.
         seconds: to spend on each level; every client asks once at least, and once to warm up.
-        progress: called with a line of text as each level begins.
+        stage: told each level as it begins.
         timeout_s: of one request. The first client that is warm waits four times as long for
             the last.
 
@@ -76,8 +77,7 @@ def put_under_load(
         )
     rows = []
     for count in clients:
-        if progress is not None:
-            progress(f"{count} client{'s' if count > 1 else ''}")
+        stage.update(text=f"{count} client{'s' if count > 1 else ''}")
         rows.append(_level(connect, count, seconds, _FIRST_REQUESTS * timeout_s))
     return rows
 

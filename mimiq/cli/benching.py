@@ -73,7 +73,7 @@ def bench(
     time on the GPU itself, with and without copies and CUDA graphs, in turns with the same network
     in FP16 or with --against, and whether low precision helped.
     """
-    from mimiq.progress import Progress
+    from mimiq.cli.terminal_progress import shown_progress
     from mimiq.runtime.bundle import Bundle
     from mimiq.runtime.latency import Engine, measure
     from mimiq.runtime.report import build_report, render
@@ -86,9 +86,9 @@ def bench(
             raise BadInput(f"--against {against} does not exist.", "Check the path.")
         engines[_name(against, bundle)] = Engine(against, backend, threads)
     engines[_name(bundle, against)] = Engine(bundle, backend, threads)
-    with working(), Progress(say.quiet).stage("latency") as stage:
+    with working(), shown_progress(say.quiet).stage("latency") as stage:
         before = gpu_state()
-        rows = measure(engines, batches, budget_s=seconds, progress=stage.status)
+        rows = measure(engines, batches, budget_s=seconds, stage=stage)
         device = measure_device(engines, opened, against, batches, seconds, stage)
         states = {"before": before, "after": gpu_state()}
     report: dict[str, Any] = build_report(
@@ -160,7 +160,7 @@ def measure_device(
             return DeviceTimes({})
         missing = None
         if against is None:
-            stage.status("building the network in FP16")
+            stage.update(text="building the network in FP16")
             try:
                 twin, half = stack.enter_context(half_session(bundle, *sessions.values()))
                 sessions, proofs = {"FP16": twin, **sessions}, {"FP16": half, **proofs}
@@ -214,7 +214,7 @@ def device_rows(
         runners = {name: device_runner(s, **counted) for name, s in sessions.items()}
         found[how] = []
         for batch in batches:
-            stage.status(f"{how} at batch {batch}")
+            stage.update(text=f"{how} at batch {batch}")
             rounds = interleave(runners, batch, seconds)
             reference = rounds[next(iter(rounds))]
             for name, own in rounds.items():

@@ -69,12 +69,12 @@ def compile_command(
     limits = values.budget_of(budget)
 
     from mimiq.cache import Cache, default_cache_dir
-    from mimiq.progress import Progress
+    from mimiq.cli.terminal_progress import shown_progress
 
-    progress = Progress(say.quiet)
+    progress = shown_progress(say.quiet)
     with working():
         with progress.stage("load") as stage:
-            stage.status(choice.model)
+            stage.update(text=choice.model)
             job = _measured(_job(choice, precision, images, tuning, output), measurement)
         cache = Cache(cache_dir or default_cache_dir(), progress.note)
         if limits is not None:

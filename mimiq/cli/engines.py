@@ -77,8 +77,8 @@ def build(
     say: choices.Say,
 ) -> None:
     """Build a TensorRT engine into BUNDLE, and prove its precision layer by layer."""
+    from mimiq.cli.terminal_progress import shown_progress
     from mimiq.export.tensorrt.build import BuildOptions
-    from mimiq.progress import Progress
     from mimiq.runtime.bundle import Bundle
 
     if engine.target == "ort":
@@ -94,8 +94,8 @@ def build(
         timing_cache=timing_cache,
         allow_fallback=engine.allow_fallback,
     )
-    with working(), Progress(say.quiet).stage("engine") as stage:
-        stage.status("building and proving")
+    with working(), shown_progress(say.quiet).stage("engine") as stage:
+        stage.update(text="building and proving")
         built = _built(Bundle(bundle), engine.target, wanted, engine.fp8)
     if say.json:
         print_json(engine_json(built))
@@ -126,7 +126,7 @@ def add_engine(
     wanted = BuildOptions(allow_fallback=choice.allow_fallback)
     try:
         with progress.stage("engine") as stage:
-            stage.status(product.title)
+            stage.update(text=product.title)
             return _built(bundle, product, wanted, choice.fp8)
     except (UnsupportedTarget, BuildFailed) as error:
         raise _without_engine(error, bundle, product.name) from error

@@ -67,10 +67,10 @@ def export(
     """Write MODEL as a Q/DQ ONNX graph, and check it against a target's rules."""
     preflight.require_compile_extra()
     values.check_precision(precision)
+    from mimiq.cli.terminal_progress import shown_progress
     from mimiq.export import export_onnx, require, summarize, to_fp16
-    from mimiq.progress import Progress
 
-    progress = Progress(say.quiet)
+    progress = shown_progress(say.quiet)
     with working():
         if source is None:
             job = prepared(choice, precision, images, tuning, output, ".onnx", ".onnx")
@@ -88,7 +88,7 @@ def export(
             out = output.out or values.default_out(choice.model, label, ".onnx")
             preflight.require_new(out, output.force, ".onnx")
         with progress.stage("export") as stage, tempfile.TemporaryDirectory() as folder:
-            stage.status("Q/DQ graph")
+            stage.update(text="Q/DQ graph")
             graph = Path(folder) / "model.onnx"
             pixels = model.preprocessing.image_size
             graph = export_onnx(quantized.module, pixels, graph, metadata=metadata)
@@ -98,7 +98,7 @@ def export(
                 graph = to_fp16(graph, Path(folder) / "half.onnx")
                 summary = summarize(graph)
                 carried = _int4_bytes(summary) < packed
-            stage.status(f"checking the rules of {target}")
+            stage.update(text=f"checking the rules of {target}")
             slow = _grouped(require(graph, target))
             place_file(graph, out)
     if say.json:

@@ -47,9 +47,9 @@ def synthesize(
     Every finished batch is kept: the same command goes on with an interrupted set.
     """
     preflight.require_compile_extra()
-    from mimiq.progress import Progress
+    from mimiq.cli.terminal_progress import shown_progress
 
-    progress = Progress(say.quiet)
+    progress = shown_progress(say.quiet)
     with working():
         with progress.stage("load"):
             model = values.load(choice)
@@ -106,10 +106,10 @@ def distill(
     """Quantise MODEL and tune it on its calibration images; mimiq export takes the result."""
     preflight.require_compile_extra()
     values.check_precision(precision)
-    from mimiq.progress import Progress
+    from mimiq.cli.terminal_progress import shown_progress
     from mimiq.state import save_quantized
 
-    progress = Progress(say.quiet)
+    progress = shown_progress(say.quiet)
     with working():
         job = prepared(choice, precision, images, tuning, output, ".tuned", TUNED)
         quantized, calibration, report = tuned(job, cache_dir, progress)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +15,7 @@ from mimiq.cli.parameters import PATH
 from mimiq.errors import BadInput, CheckFailed, MimiqError
 
 if TYPE_CHECKING:
-    from mimiq.progress import Progress
+    from mimiq.progress import Progress, Stage
     from mimiq.runtime.accuracy import Accuracy, Comparison
     from mimiq.runtime.bundle import Bundle
     from mimiq.runtime.datasets import LabelledImages
@@ -68,31 +67,26 @@ def evaluate_command(
     IMAGES is a folder of class folders, or one with a val.txt of 'file index' lines. The bundle of
     the embedded model is measured on its own held-out images if none are given.
     """
-    from mimiq.progress import Progress
+    from mimiq.cli.terminal_progress import shown_progress
     from mimiq.runtime.accuracy import evaluate
     from mimiq.runtime.bundle import Bundle
 
     opened = Bundle(bundle)
     dataset, name = _dataset(opened, images, eval_limit)
-    progress = Progress(say.quiet)
+    progress = shown_progress(say.quiet)
     comparison: Comparison | None = None
     parting: Parting | None = None
     with working(), _opened(opened, backend) as session:
         backend_name = session.backend
         with progress.stage("accuracy", len(dataset)) as stage:
-
-            def advance(done: int, _: int) -> None:
-                stage.update(done, backend_name)
-
+            stage.update(text=backend_name)
             pipeline = opened.preprocessing
             if against is None:
-                accuracy = evaluate(
-                    session, dataset, pipeline, batch_size=batch_size, progress=advance
-                )
+                accuracy = evaluate(session, dataset, pipeline, batch_size=batch_size, stage=stage)
             else:
                 with _opened(opened, against) as other:
                     pair = _Pair(opened, session, other, progress)
-                    comparison = pair.compared(dataset, batch_size, advance)
+                    comparison = pair.compared(dataset, batch_size, stage)
                 accuracy = comparison.accuracy
                 if comparison.agreement < min_agreement:
                     parting = pair.parting()
@@ -136,9 +130,7 @@ class _Pair:
         self._backends = ours.backend, theirs.backend
         self._seen = Disagreements(ours, theirs)
 
-    def compared(
-        self, dataset: LabelledImages, batch_size: int, advance: Callable[[int, int], None]
-    ) -> Comparison:
+    def compared(self, dataset: LabelledImages, batch_size: int, stage: Stage) -> Comparison:
         """Both on every image.
 
         Raises:
@@ -149,7 +141,7 @@ class _Pair:
         seen, pipeline = self._seen, self._bundle.preprocessing
         try:
             return compare(
-                seen.ours, seen.theirs, dataset, pipeline, batch_size=batch_size, progress=advance
+                seen.ours, seen.theirs, dataset, pipeline, batch_size=batch_size, stage=stage
             )
         except CheckFailed as error:
             raise CheckFailed(f"{error.problem} {self.parting().words}", error.next_step) from error
@@ -160,7 +152,7 @@ class _Pair:
 
         try:
             with self._progress.stage("parting") as stage:
-                stage.status("tensor by tensor")
+                stage.update(text="tensor by tensor")
                 found = diverge(self._bundle, *self._backends, self._seen.images)
         except MimiqError as error:
             words = f"Where they part was not found: {error.problem} {error.next_step}"

@@ -63,15 +63,15 @@ def sensitivity(
         values.calibration_of(calibration)
 
     from mimiq.cache import Cache, default_cache_dir
+    from mimiq.cli.terminal_progress import shown_progress
     from mimiq.image_sets import calibration_set
-    from mimiq.progress import Progress
     from mimiq.raising import ranking
 
-    progress = Progress(say.quiet)
+    progress = shown_progress(say.quiet)
     cache = Cache(cache_dir or default_cache_dir(), progress.note)
     with working():
         with progress.stage("load") as stage:
-            stage.status(choice.model)
+            stage.update(text=choice.model)
             job = _job(choice, precision, images, calibration)
         found = ranking(job, calibration_set(job, cache, progress), cache, progress)
     if say.json:

@@ -240,7 +240,7 @@ def check(
     Its description is held against the manifest, its answers against those of the bundle on this
     host. The exit code is 7 when the deployed model is not the compiled one, or misses a limit.
     """
-    from mimiq.progress import Progress
+    from mimiq.cli.terminal_progress import shown_progress
     from mimiq.runtime.bundle import Bundle
     from mimiq.runtime.check import Wanted, check_server
 
@@ -260,16 +260,8 @@ def check(
         p99_ms=p99_ms,
         timeout_s=timeout_s,
     )
-    with working(), Progress(say.quiet).stage("check") as stage:
-        result = check_server(
-            opened,
-            wanted,
-            dataset,
-            name,
-            backend=backend,
-            progress=lambda done, total: stage.status(f"{done} of {total} images"),
-            status=stage.status,
-        )
+    with working(), shown_progress(say.quiet).stage("check") as stage:
+        result = check_server(opened, wanted, dataset, name, backend=backend, stage=stage)
     if say.json:
         print_json({"url": url, "bundle": str(bundle), **result.to_json()})
     else:

@@ -145,7 +145,7 @@ def test_what_a_budget_is_estimated_on_is_kept_from_the_fit(
     monkeypatch.setattr(mimiq.raising, "ranking", lambda *_: None)
     monkeypatch.setattr(mimiq.raising, "choose", lambda *_, **__: Raising(int8(), ()))
     budget = Budget(max_drop=points)
-    raised = mimiq.raising.within_budget(job, budget, Cache(tmp_path), Progress(quiet=True))
+    raised = mimiq.raising.within_budget(job, budget, Cache(tmp_path), Progress())
     assert raised.estimated is estimated
 
 

@@ -260,7 +260,7 @@ class TestBuilding:
 
         monkeypatch.setattr(engines, "require_precision", lost)
         with pytest.raises(UnsupportedTarget) as caught:
-            add_engine(Bundle(bundle), EngineChoice("rtx", False), Progress(quiet=True))
+            add_engine(Bundle(bundle), EngineChoice("rtx", False), Progress())
         assert "is complete but for this engine" in caught.value.next_step
         assert "mimiq build" in caught.value.next_step
 

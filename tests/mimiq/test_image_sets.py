@@ -27,7 +27,7 @@ def paint(folder: Path, shade: int) -> None:
 
 def shades(small_vit: LoadedModel, folder: Path, cache: Path) -> list[int]:
     job = Job(small_vit, int8(), recipe_for("tiny", int8()), Path("unused"), folder)
-    images = calibration_set(job, Cache(cache), Progress(quiet=True)).images()
+    images = calibration_set(job, Cache(cache), Progress()).images()
     return sorted(int(image.min()) for image in images)
 
 

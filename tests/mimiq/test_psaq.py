@@ -143,12 +143,10 @@ def test_total_variation_approaches_its_target(model: LoadedModel) -> None:
 
 def test_a_set_with_the_effort_of_another_recipe(model: LoadedModel, tmp_path: Path) -> None:
     other = SynthesisRecipe("other", images=5, iterations=3, batch_size=2)
-    made = synthesize_psaq(model, other, seed=0, out=tmp_path / "set", device="cpu", progress=False)
+    made = synthesize_psaq(model, other, seed=0, out=tmp_path / "set", device="cpu")
     assert len(made) == 5
     assert made.manifest["kind"] == "psaq"
     assert made.manifest["recipe"]["name"] == "psaq-other"
     assert made.manifest["recipe"]["iterations"] == 3
-    again = synthesize_psaq(
-        model, other, seed=0, out=tmp_path / "again", device="cpu", progress=False
-    )
+    again = synthesize_psaq(model, other, seed=0, out=tmp_path / "again", device="cpu")
     assert np.array_equal(made.images(), again.images())

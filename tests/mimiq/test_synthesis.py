@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+from watched import WatchedProgress
 
 from mimiq import synthesis, synthesis_driver
 from mimiq.augment import Augmentation
@@ -34,7 +35,7 @@ def model(small_vit: LoadedModel) -> LoadedModel:
 
 
 def make(model: LoadedModel, out: Path, recipe: SynthesisRecipe = RECIPE, seed: int = 0):
-    return synthesize(model, recipe, seed=seed, out=out, device="cpu", progress=False)
+    return synthesize(model, recipe, seed=seed, out=out, device="cpu")
 
 
 def interrupt_after(monkeypatch: pytest.MonkeyPatch, batches: int) -> None:
@@ -148,27 +149,16 @@ def test_too_little_gpu_memory_says_what_to_do(
 
 
 def test_progress_names_rate_and_losses(
-    model: LoadedModel,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    model: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("COLUMNS", "160")
     monkeypatch.setattr(synthesis_driver, "_SECONDS_BETWEEN_REPORTS", 0)
-    reported = []
-    original = synthesis_driver.Stage.update
-
-    def update(self, done: int, text: str = "") -> None:
-        reported.append((done, text))
-        original(self, done, text)
-
-    monkeypatch.setattr(synthesis_driver.Stage, "update", update)
-    synthesize(model, RECIPE, seed=0, out=tmp_path / "set", device="cpu")
-    captured = capsys.readouterr()
-    assert "synthesize" in captured.err
-    assert not captured.out
-    assert reported[-1][0] == 3 * RECIPE.iterations
-    assert any("steps/s" in text and "label" in text for _, text in reported)
+    progress = WatchedProgress()
+    synthesize(model, RECIPE, seed=0, out=tmp_path / "set", device="cpu", progress=progress)
+    stage = progress.stages["synthesize"]
+    assert stage.updates[-1][0] == stage.total == 3 * RECIPE.iterations
+    assert all(
+        "steps/s" in (text or "") and "label" in (text or "") for _, text, _ in stage.updates
+    )
 
 
 def run(model: LoadedModel, recipe: SynthesisRecipe, dtype: torch.dtype | None = None) -> Batch:
@@ -371,7 +361,7 @@ def test_learning_rate_is_a_cosine(model: LoadedModel, monkeypatch: pytest.Monke
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_on_cuda(model: LoadedModel, tmp_path: Path) -> None:
-    made = synthesize(model, RECIPE, seed=0, out=tmp_path / "set", device="cuda", progress=False)
+    made = synthesize(model, RECIPE, seed=0, out=tmp_path / "set", device="cuda")
     on_cpu = make(model, tmp_path / "cpu")
     assert np.array_equal(made.labels, on_cpu.labels)
     difference = np.abs(made.images().astype(int) - on_cpu.images().astype(int))

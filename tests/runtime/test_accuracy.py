@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from runtime_models import CLASSES, MakeModel
+from watched import WatchedStage
 
 from mimiq.errors import BadInput, CheckFailed
 from mimiq.runtime.accuracy import Accuracy, Comparison, compare, evaluate
@@ -83,7 +84,7 @@ def test_sessions_and_functions_alike(make_model: MakeModel, preprocessing: Prep
     pixels = generator.integers(0, 256, (50, 8, 8, 3), dtype=np.uint8)
     labels = generator.integers(0, CLASSES, 50)
     dataset = InMemoryImages(pixels, labels, CLASSES)
-    seen: list[tuple[int, int]] = []
+    seen = WatchedStage()
     with OnnxRuntimeSession(make_model()) as session:
         found = compare(
             session,
@@ -91,13 +92,13 @@ def test_sessions_and_functions_alike(make_model: MakeModel, preprocessing: Prep
             dataset,
             preprocessing,
             batch_size=20,
-            progress=lambda done, total: seen.append((done, total)),
+            stage=seen,
         )
         logits = session.run(preprocessing.normalize(pixels))
     assert found.agreement == 1
     assert found.max_logit_difference == 0
     assert found.accuracy.correct == (logits.argmax(1) == labels).sum()
-    assert seen == [(20, 50), (40, 50), (50, 50)]
+    assert seen.updates == [(20, None, 50), (40, None, 50), (50, None, 50)]
 
 
 def test_what_cannot_be_scored() -> None:

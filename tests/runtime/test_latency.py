@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from runtime_models import MakeBundle, MakeModel
+from watched import WatchedStage
 
 from mimiq.errors import BadInput, EnvironmentLacks
 from mimiq.runtime.latency import (
@@ -93,16 +94,16 @@ def test_engines_in_processes_of_their_own(make_model: MakeModel) -> None:
 
 
 def test_bundles_and_open_sessions(make_bundle: MakeBundle, make_model: MakeModel) -> None:
-    bundle, lines = make_bundle(), []
+    bundle, seen = make_bundle(), WatchedStage()
     with OnnxRuntimeSession(make_model("other.onnx"), spinning=False) as session:
         rows = measure(
             {"bundle": Engine(bundle.path, "ort"), "open": session},
             batches=(2,),
             budget_s=0.2,
-            progress=lines.append,
+            stage=seen,
         )
     assert [row.engine for row in rows] == ["bundle", "open"]
-    assert lines == ["latency at batch 2"]
+    assert seen.updates == [(None, "latency at batch 2", None)]
 
 
 def test_errors_cross_the_process_boundary(tmp_path: Path, make_model: MakeModel) -> None:
