@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +96,10 @@ class Preprocessing:
     def channels(self) -> int:
         """Of the network input: 3 for RGB."""
         return len(self.mean)
+
+    def with_size(self, image_size: tuple[int, int]) -> Preprocessing:
+        """The same for an input of another height and width."""
+        return replace(self, image_size=image_size)
 
     def to_json(self) -> dict[str, Any]:
         data = asdict(self)

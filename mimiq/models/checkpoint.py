@@ -1,21 +1,35 @@
-"""Reading a state dict from a file without ever executing what the file holds."""
+"""Every tensor of a weights file, whatever its format, without executing what the file holds."""
 
 from __future__ import annotations
 
 import hashlib
-import pickle
-from collections.abc import Mapping
+import json
+import zipfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
 from mimiq.errors import BadInput
+from mimiq.models.pickles import Opaque, read_pickle
 
-# Where training scripts put the weights inside a .pth, best first.
-_NESTED = ("model_ema", "state_dict_ema", "model", "state_dict", "module")
-_WRAPPER_PREFIXES = ("module.", "_orig_mod.", "model.")
+Tensors = dict[str, torch.Tensor]
+
+CONTAINER = "/"  # ends the name of a mapping inside the file, as in ``model_ema/module.norm.bias``
+_DEPTH = 4  # of mappings in one another
+# A file's first bytes, and what it is; none of these holds a state dict that can be read here.
+_FOREIGN = (
+    (b"\x89HDF", "an HDF5 file, as Keras writes them", "Convert it to safetensors first."),
+    (b"GGUF", "a GGUF file", "Give the network's original checkpoint."),
+    (b"version https://git-lfs", "a Git LFS pointer, not the file", "Fetch it: git lfs pull."),
+    (b"<", "a web page, not a checkpoint", "Download the file itself."),
+    (b"\x08", "an ONNX graph or another protocol buffer", "Give the network's checkpoint."),
+    (b"\x1f\x8b", "a gzip archive", "Unpack it, and give the file inside."),
+    (b"ustar", "a tar archive", "Unpack it, and give the file inside."),
+)
 
 
 def sha256_state(state: Mapping[str, torch.Tensor]) -> str:
@@ -28,36 +42,61 @@ def sha256_state(state: Mapping[str, torch.Tensor]) -> str:
     return digest.hexdigest()
 
 
-def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
-    """The state dict in a ``.safetensors`` or ``.pth``/``.pt``/``.bin`` file, in fp32.
+def read_tensors(path: Path) -> Tensors:
+    """All tensors of a file, by name; those in a mapping inside it as ``mapping/name``.
+
+    Reads safetensors, one file or an index of shards (``*.index.json``), PyTorch's own format and
+    ``.npz``, each known by its content and not by its suffix.
 
     Raises:
-        BadInput: when the file is absent, truncated, needs code to load, or holds no state dict.
+        BadInput: the file is absent, truncated, of another format, or holds no tensors.
     """
     if not path.is_file():
         found = "is no file" if path.exists() else "does not exist"
         raise BadInput(f"Weights file {path} {found}.", "Check the path given to --weights.")
-    raw = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
-    state = _find_state_dict(raw)
-    if not state:
+    with path.open("rb") as file:
+        head = file.read(512)
+    if head[8:9] == b"{" or path.suffix == ".safetensors":
+        return _read_safetensors(path)
+    if path.suffix == ".json" or head[:1] == b"{":
+        return _read_shards(path)
+    for magic, what, next_step in _FOREIGN:
+        if head.startswith(magic) or (magic == b"ustar" and head[257:262] == magic):
+            raise BadInput(f"{path} is {what}.", next_step)
+    if head[:2] == b"PK" and zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+        if any(name.endswith(".npy") for name in names):
+            return _read_npz(path)
+        if any(name.endswith("/constants.pkl") for name in names):
+            raise BadInput(
+                f"{path} is a TorchScript program, which is code.",
+                "Load it where it was made and save its weights: "
+                "torch.save(torch.jit.load(...).state_dict(), 'weights.pth').",
+            )
+        if not any(name.endswith("data.pkl") for name in names):
+            raise BadInput(f"{path} is a zip archive without a checkpoint.", "Unpack it first.")
+    raw = read_pickle(path)
+    tensors = dict(_flattened(raw, "", _DEPTH))
+    if tensors:
+        return tensors
+    if isinstance(raw, Opaque) or _holds_opaque(raw):
         raise BadInput(
-            f"{path} holds no state dict (looked at the top level and under {', '.join(_NESTED)}).",
-            "Save the network with torch.save(model.state_dict(), …) or as safetensors.",
+            f"{path} cannot be loaded as plain tensors: it holds the network as a Python object.",
+            "mimiq never executes what a file holds. Load it where it was made, and save "
+            "model.state_dict().",
         )
-    for prefix in _WRAPPER_PREFIXES:
-        if all(name.startswith(prefix) for name in state):
-            state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
-    return {
-        name: tensor.float() if tensor.is_floating_point() else tensor
-        for name, tensor in state.items()
-    }
+    raise BadInput(
+        f"{path} holds no state dict: there is no tensor in it.",
+        "Save the network with torch.save(model.state_dict(), …) or as safetensors.",
+    )
 
 
 def load_into(module: nn.Module, state: Mapping[str, torch.Tensor], path: Path, name: str) -> None:
-    """Copy ``state`` into ``module``, every key accounted for.
+    """Copy ``state`` into ``module``, every key accounted for; fp16, bf16 and fp64 become fp32.
 
     Raises:
-        BadInput: naming the first missing, unexpected, misshapen or non-finite parameter.
+        BadInput: naming the first missing, unexpected, misshapen, integer or non-finite parameter.
     """
     expected = module.state_dict()
     missing = [key for key in expected if key not in state]
@@ -76,17 +115,28 @@ def load_into(module: nn.Module, state: Mapping[str, torch.Tensor], path: Path, 
                 f"{name} expects {tuple(expected[key].shape)}.",
                 "Name the right architecture, or pass --image-size / --num-classes.",
             )
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            raise BadInput(f"{path}: {key} holds NaN or infinity.", "Use another checkpoint.")
-    module.load_state_dict(dict(state))
+        _check_values(key, tensor, path)
+    module.load_state_dict({key: tensor.float() for key, tensor in state.items()})
 
 
-def _read_safetensors(path: Path) -> dict[str, Any]:
+def _check_values(key: str, tensor: torch.Tensor, path: Path) -> None:
+    # Float8 counts as floating point, and without its scales it is as wrong as an integer.
+    if tensor.is_quantized or not tensor.is_floating_point() or tensor.element_size() == 1:
+        kind = str(tensor.dtype).removeprefix("torch.")
+        raise BadInput(
+            f"{path}: {key} holds {kind} values, as a network that is already quantised has.",
+            "Give the checkpoint in floating point that it was made from.",
+        )
+    if not bool(torch.isfinite(tensor).all()):
+        raise BadInput(f"{path}: {key} holds NaN or infinity.", "Use another checkpoint.")
+
+
+def _read_safetensors(path: Path) -> Tensors:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
-        tensors: dict[str, Any] = load_file(path)
+        tensors: Tensors = load_file(path)
     except (SafetensorError, ValueError, OSError) as error:
         raise BadInput(
             f"{path} is not a readable safetensors file: {error}", "Download or copy it again."
@@ -94,27 +144,54 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
     return tensors
 
 
-def _read_pickle(path: Path) -> Any:
+def _read_shards(path: Path) -> Tensors:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    # PyTorch's own words advise to load it all the same, and to run what it holds.
-    except pickle.UnpicklingError as error:
+        files = sorted(set(json.loads(path.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (OSError, UnicodeDecodeError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise BadInput(
-            f"{path} cannot be loaded as plain tensors.",
-            "It is truncated, or holds Python objects, which mimiq never executes: "
-            "save model.state_dict() alone.",
+            f"{path} is no index of shards: it has no weight_map.",
+            "Give the index that lies beside the shards, *.index.json, or one weights file.",
         ) from error
-    except (RuntimeError, EOFError, ValueError, OSError, KeyError) as error:
-        raise BadInput(
-            f"{path} is not a readable PyTorch checkpoint.",
-            "It may be truncated: download or copy it again.",
-        ) from error
+    tensors: Tensors = {}
+    for name in files:
+        if Path(name).name != name:
+            raise BadInput(f"{path} names a shard outside its folder: {name}.", "Check the index.")
+        if not (path.parent / name).is_file():
+            raise BadInput(
+                f"{path} names {name}, which is not beside it.",
+                f"Copy all {len(files)} shards into {path.parent}.",
+            )
+        tensors |= read_tensors(path.parent / name)
+    return tensors
 
 
-def _find_state_dict(raw: Any) -> dict[str, torch.Tensor]:
-    if not isinstance(raw, Mapping):
-        return {}
-    for key in _NESTED:
-        if isinstance(raw.get(key), Mapping):
-            return _find_state_dict(raw[key])
-    return {str(key): value for key, value in raw.items() if isinstance(value, torch.Tensor)}
+def _read_npz(path: Path) -> Tensors:
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+    except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
+        raise BadInput(
+            f"{path} is not a readable .npz file: {error}", "Download or copy it again."
+        ) from error
+    return {name: torch.from_numpy(array) for name, array in arrays.items() if _numeric(array)}
+
+
+def _flattened(raw: Any, prefix: str, depth: int) -> Iterator[tuple[str, torch.Tensor]]:
+    if isinstance(raw, torch.Tensor):
+        yield prefix.removesuffix(CONTAINER), raw.detach()
+    elif isinstance(raw, np.ndarray) and _numeric(raw):
+        yield prefix.removesuffix(CONTAINER), torch.from_numpy(raw)
+    elif isinstance(raw, Mapping) and depth:
+        for key, value in raw.items():
+            yield from _flattened(value, f"{prefix}{key}{CONTAINER}", depth - 1)
+    elif isinstance(raw, list | tuple) and not isinstance(raw, Opaque) and depth:
+        for index, value in enumerate(raw):
+            yield from _flattened(value, f"{prefix}{index}{CONTAINER}", depth - 1)
+
+
+def _numeric(array: Any) -> bool:
+    return isinstance(array, np.ndarray) and array.dtype.kind in "fiub"
+
+
+def _holds_opaque(raw: Any) -> bool:
+    return isinstance(raw, Mapping) and any(isinstance(value, Opaque) for value in raw.values())

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
-import logging
-import math
+import hashlib
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,10 @@ from torch import nn
 from mimiq.errors import BadInput, UnsupportedModel
 from mimiq.models import checkpoint
 from mimiq.models.family import Family
+from mimiq.models.sources import folders, timm, torchvision
+from mimiq.models.sources.original import Original, Output, Request
 from mimiq.models.vit import ViTFamily
-from mimiq.runtime.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
+from mimiq.runtime.preprocessing import Preprocessing
 
 EMBEDDED = "digits"
 
@@ -43,15 +44,19 @@ class LoadedModel:
 
     Attributes:
         name: as the user wrote it.
-        architecture: timm's name, or ``digits``.
+        architecture: timm's name, ``digits``, or the library's and its type.
         module: the network with explicit attention, eval mode, frozen, fp32, on the CPU.
-            Maps (B, 3, S, S) normalised images to (B, num_classes) logits.
+            Maps normalised images (B, channels, height, width) to logits (B, num_classes), or to
+            embeddings (B, embedding_dim).
         family: where its parts are.
         preprocessing: from image file to network input.
-        num_classes: width of the logits.
-        weights_hash: SHA-256 of the state dict.
+        num_classes: width of the logits; 0 for an embedding.
+        weights_hash: SHA-256 of the state dict, and of what else makes the function.
         labels: class names, where known.
         untrained: random weights, good for latency alone.
+        output: whether the network answers with ``logits`` or with an ``embedding``.
+        embedding_dim: width of the embedding; 0 for logits.
+        notes: what was decided while loading, sentences for the user.
     """
 
     name: str
@@ -63,10 +68,13 @@ class LoadedModel:
     weights_hash: str
     labels: tuple[str, ...] | None = None
     untrained: bool = False
+    output: Output = "logits"
+    embedding_dim: int = 0
+    notes: tuple[str, ...] = ()
 
     def describe(self) -> dict[str, Any]:
         """The manifest's entry."""
-        return {
+        entry = {
             "name": self.name,
             "architecture": self.architecture,
             "family": self.family.name,
@@ -75,6 +83,9 @@ class LoadedModel:
             "weights_sha256": self.weights_hash,
             "untrained": self.untrained,
         }
+        if self.output == "embedding":
+            entry |= {"output": self.output, "embedding_dim": self.embedding_dim}
+        return entry | ({"notes": list(self.notes)} if self.notes else {})
 
 
 def load_model(
@@ -83,79 +94,157 @@ def load_model(
     weights: Path | None = None,
     untrained: bool = False,
     num_classes: int | None = None,
-    image_size: int | None = None,
+    image_size: int | tuple[int, int] | None = None,
     crop_pct: float | None = None,
-    mean: tuple[float, float, float] | None = None,
-    std: tuple[float, float, float] | None = None,
+    mean: tuple[float, ...] | None = None,
+    std: tuple[float, ...] | None = None,
     labels: tuple[str, ...] | None = None,
+    crop_mode: str | None = None,
+    interpolation: str | None = None,
+    ema: bool | None = None,
+    model_kwargs: Mapping[str, Any] | None = None,
 ) -> LoadedModel:
     """Load a trained ViT.
 
     Args:
-        name: a short name (:data:`SHORT_NAMES`), ``digits``, or any timm ViT/DeiT name.
-        weights: a ``.safetensors`` or ``.pth`` file; without it, timm downloads its own.
+        name: a short name (:data:`SHORT_NAMES`), ``digits``, any timm ViT or DeiT name,
+            torchvision's ``vit_b_16`` and the like, a folder that transformers or timm saved, or a
+            repository on Hugging Face's hub (``google/vit-base-patch16-224``).
+        weights: a file: safetensors, its shards by their index, PyTorch's own format, or JAX's
+            ``.npz``; its layout may be timm's, transformers', torchvision's or CLIP's. Without it,
+            the source's own weights, downloaded where they are not at hand.
         untrained: random weights instead (seed 0), for latency work only.
-        num_classes, image_size: override what the checkpoint's head and position embedding say;
-            a contradiction is an error.
-        crop_pct, mean, std: override the preprocessing that belongs to the timm name.
+        num_classes: overrides what the classifier says; a contradiction is an error.
+        image_size: side of the input, or its height and width; where the weights have another, the
+            position embedding is resized.
+        crop_pct, mean, std, crop_mode, interpolation: override the source's preprocessing.
         labels: class names in order.
+        ema: where a file holds both, take the averaged weights (True) or the others (False).
+        model_kwargs: arguments of timm's constructor, for what weights cannot say: ``num_heads``,
+            ``global_pool``, …
 
     Raises:
         BadInput: unknown name, unreadable or foreign checkpoint, contradiction, or neither network
             nor file.
-        UnsupportedModel: the network is of no family described here.
+        UnsupportedModel: the network is of no family described here, or has one output.
     """
     if untrained and weights is not None:
         raise BadInput("--untrained and --weights exclude each other.", "Give one of them.")
+    request = Request(
+        name,
+        weights=weights,
+        untrained=untrained,
+        num_classes=num_classes,
+        image_size=(image_size, image_size) if isinstance(image_size, int) else image_size,
+        ema=ema,
+        model_kwargs=dict(model_kwargs or {}),
+    )
+    given: dict[str, Any] = {
+        "crop_pct": crop_pct,
+        "mean": mean,
+        "std": std,
+        "crop_mode": crop_mode,
+        "interpolation": interpolation,
+    }
+    changed = {key: value for key, value in given.items() if value is not None}
     if name == EMBEDDED:
-        from mimiq.models.digits import create_digits, digits_labels, digits_preprocessing
-
-        original, architecture = create_digits(), EMBEDDED
-        preprocessing = digits_preprocessing()
-        labels = labels or digits_labels()
-        if weights is not None:
-            checkpoint.load_into(original, checkpoint.read_state_dict(weights), weights, name)
-        own = (crop_pct, mean, std) == (None, None, None)
-        if untrained or num_classes not in (None, 10) or image_size not in (None, 32) or not own:
-            raise BadInput(
-                "The embedded model is trained, has 10 classes and takes 32×32 images as they are.",
-                "Leave out --untrained, --num-classes, --image-size, --crop-pct, --mean and --std.",
-            )
+        original = _embedded(request, bool(changed))
     else:
-        architecture = SHORT_NAMES.get(name, name)
-        _check_known(name, architecture)
-        state = checkpoint.read_state_dict(weights) if weights is not None else None
-        shape = _shape_of(state, num_classes, image_size, weights) if state is not None else {}
-        if state is None:
-            shape = _given(num_classes=num_classes, img_size=image_size)
-        pretrained = state is None and not untrained
-        if pretrained and _is_doubtful(architecture):
-            _family_of(_create(name, architecture, False, shape), architecture)  # ere it downloads
-        original = _create(name, architecture, pretrained, shape)
-        if state is not None:
-            assert weights is not None
-            checkpoint.load_into(original, state, weights, name)
-        preprocessing = _preprocessing(original, shape.get("img_size"), crop_pct, mean, std)
-
-    family = _family_of(original, architecture)
-    _check_patches(original, name, preprocessing.image_size)
-    classes = int(getattr(original, "num_classes", 0))
-    if labels is not None and len(labels) != classes:
+        original = _original(request)
+        original = replace(original, preprocessing=replace(original.preprocessing, **changed))
+    _check_patches(original.module, name, original.preprocessing)
+    family = _family_of(original.module, original.architecture)
+    rewritten = family.rewrite(original.module)
+    width = _check_answer(rewritten, original, name)
+    embedding = original.output == "embedding"
+    labels = labels or original.labels
+    if labels is not None and embedding:
         raise BadInput(
-            f"{len(labels)} labels were given, but {name} has {classes} classes.",
+            f"{name} has no classifier: it answers with an embedding of {width} numbers.",
+            "Leave --labels out.",
+        )
+    if labels is not None and len(labels) != width:
+        raise BadInput(
+            f"{len(labels)} labels were given, but {name} has {width} classes.",
             "Give one label a line, in class order.",
         )
     return LoadedModel(
         name=name,
-        architecture=architecture,
-        module=family.rewrite(original),
+        architecture=original.architecture,
+        module=rewritten,
         family=family,
-        preprocessing=preprocessing,
-        num_classes=classes,
-        weights_hash=checkpoint.sha256_state(original.state_dict()),
+        preprocessing=original.preprocessing,
+        num_classes=0 if embedding else width,
+        weights_hash=_hash(original),
         labels=labels,
         untrained=untrained,
+        output=original.output,
+        embedding_dim=width if embedding else 0,
+        notes=original.notes,
     )
+
+
+def _embedded(request: Request, changed: bool) -> Original:
+    from mimiq.models.digits import create_digits, digits_labels, digits_preprocessing
+    from mimiq.models.sources import explain, layouts
+
+    odd_size = request.image_size not in (None, (32, 32))
+    odd = request.untrained or request.num_classes not in (None, 10) or odd_size
+    if odd or changed or request.model_kwargs:
+        raise BadInput(
+            "The embedded model is trained, has 10 classes and takes 32×32 images as they are.",
+            "Leave out --untrained, --num-classes, --image-size, --model-kwargs and the options "
+            "of preprocessing.",
+        )
+    module = create_digits()
+    notes: tuple[str, ...] = ()
+    if request.weights is not None:
+        found = layouts.read_network(request.weights, module, request.ema, request.name)
+        error = explain.misfit(found.state, module.state_dict(), request.weights, request.name)
+        if error is not None:
+            raise error
+        checkpoint.load_into(module, found.state, request.weights, request.name)
+        notes = found.notes
+    return Original(module, EMBEDDED, digits_preprocessing(), digits_labels(), notes=notes)
+
+
+def _original(request: Request) -> Original:
+    """The network from the source that its name tells."""
+    name = request.name.removeprefix("local-dir:")
+    path = Path(name)
+    if path.is_dir():
+        return folders.load(request, path)
+    if path.is_file():
+        if (path.parent / folders.CONFIG).is_file():
+            return folders.load(request, path.parent, path)
+        raise BadInput(
+            f"{name} is a file, and weights alone do not say which network they are of.",
+            f"Name its architecture: deit_s --weights {name}",
+        )
+    hub = name.removeprefix("hf-hub:").removeprefix("hf_hub:")
+    architecture = SHORT_NAMES.get(name, hub.removeprefix("timm/"))
+    if architecture in torchvision.ARCHITECTURES:
+        return _from_torchvision(request, architecture)
+    if timm.is_known(architecture):
+        doubtful = request.weights is None and not request.untrained
+        if doubtful and _is_doubtful(architecture):
+            # Refused before anything is downloaded.
+            _family_of(timm.build(request.name, architecture, {}, meta=True), architecture)
+        return timm.load(request, architecture, weights=request.weights)
+    if re.fullmatch(r"[\w.-]+/[\w.@-]+", hub) and not name.startswith((".", "/")):
+        return folders.load(request, folders.download(hub))
+    if "/" in name or "\\" in name:
+        raise BadInput(f"Folder {name} does not exist.", "Check the path.")
+    timm.check_known(name, architecture, (*SHORT_NAMES, *torchvision.ARCHITECTURES, EMBEDDED))
+    raise AssertionError(name)  # check_known raises for every name that is not timm's
+
+
+def _from_torchvision(request: Request, name: str) -> Original:
+    if request.weights is None and not request.untrained:
+        request = replace(request, weights=torchvision.download(name))
+    original = timm.load(request, torchvision.ARCHITECTURES[name], weights=request.weights)
+    preprocessing = torchvision.preprocessing(original.preprocessing)
+    return replace(original, preprocessing=preprocessing)
 
 
 def _family_of(module: nn.Module, architecture: str) -> Family:
@@ -176,100 +265,45 @@ def _is_doubtful(architecture: str) -> bool:
     return module.rpartition(".")[2] not in ("vision_transformer", "deit")
 
 
-def _check_patches(module: nn.Module, name: str, image_size: int) -> None:
+def _check_patches(module: nn.Module, name: str, preprocessing: Preprocessing) -> None:
     patches = getattr(getattr(module, "patch_embed", None), "patch_size", None)
-    for patch in patches or ():
-        if image_size % patch:
+    sides = (preprocessing.height, preprocessing.width)
+    for side, patch in zip(sides, patches or (), strict=False):
+        if side % patch:
             raise BadInput(
-                f"Images of {image_size} pixels do not divide into the patches of {name}, "
+                f"Images of {side} pixels do not divide into the patches of {name}, "
                 f"{patch} pixels each.",
                 f"Give an --image-size that is a multiple of {patch}.",
             )
 
 
-def _given(**values: Any) -> dict[str, Any]:
-    return {key: value for key, value in values.items() if value is not None}
+@torch.inference_mode()
+def _check_answer(module: nn.Module, original: Original, name: str) -> int:
+    """How many numbers the network answers with for an image.
+
+    Raises:
+        UnsupportedModel: they are no vector, or only one.
+    """
+    size = original.preprocessing
+    answer = module(torch.zeros(1, size.channels, size.height, size.width))
+    if not isinstance(answer, torch.Tensor) or answer.ndim != 2:
+        shape = tuple(answer.shape) if isinstance(answer, torch.Tensor) else type(answer).__name__
+        raise UnsupportedModel(
+            f"{name} answers an image with {shape}, not with one vector.",
+            "Choose a network that pools its tokens: --model-kwargs global_pool=token.",
+        )
+    if answer.shape[1] == 1:
+        raise UnsupportedModel(
+            f"{name} has one output. Accuracy, agreement and divergence compare classes, and would "
+            "say that nothing is lost whatever happens to it.",
+            "Give a network with two outputs or more: the Linear (w, b) of a sigmoid becomes one "
+            "of two classes, (0, 0) and (w, b), with the same probabilities.",
+        )
+    return int(answer.shape[1])
 
 
-def _check_known(name: str, architecture: str) -> None:
-    import timm
-
-    if timm.is_model(architecture.split(".")[0]):
-        return
-    known = [*SHORT_NAMES, EMBEDDED, *timm.list_models("*vit*"), *timm.list_models("deit*")]
-    close = difflib.get_close_matches(name, known, n=3)
-    hint = f"Did you mean {' or '.join(close)}?" if close else "Run: mimiq models"
-    raise BadInput(f"Model {name!r} is unknown.", hint)
-
-
-def _create(name: str, architecture: str, pretrained: bool, shape: Mapping[str, Any]) -> nn.Module:
-    import timm
-
-    # timm and its hub client warn about retries at length; our error says what is needed.
-    logging.getLogger("timm").setLevel(logging.ERROR)
-    logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)
-    try:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            module: nn.Module = timm.create_model(architecture, pretrained=pretrained, **shape)
-    except Exception as error:
-        if not pretrained:
-            raise UnsupportedModel(
-                f"{architecture} cannot be created with {dict(shape)}: {error}",
-                "Choose a ViT or DeiT from timm, e.g. deit_s.",
-            ) from error
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise BadInput(
-            f"The pretrained weights of {name} could not be downloaded: {reason}",
-            "Connect to the network, or give a checkpoint with --weights FILE "
-            "(--untrained serves for latency alone).",
-        ) from error
-    return module.eval()
-
-
-def _shape_of(
-    state: Mapping[str, torch.Tensor],
-    num_classes: int | None,
-    image_size: int | None,
-    weights: Path | None,
-) -> dict[str, Any]:
-    """Class count and image size as the checkpoint has them; flags may only agree."""
-    shape: dict[str, Any] = {}
-    head = state.get("head.weight")
-    if head is not None and head.ndim == 2:
-        shape["num_classes"] = int(head.shape[0])
-    patch, position = state.get("patch_embed.proj.weight"), state.get("pos_embed")
-    if patch is not None and position is not None and patch.ndim == 4 and position.ndim == 3:
-        # Prefix tokens are fewer than a row of patches, so the square root's floor is the grid.
-        grid = math.isqrt(int(position.shape[1]))
-        shape["img_size"] = grid * int(patch.shape[-1])
-    for flag, given, key in (
-        ("--num-classes", num_classes, "num_classes"),
-        ("--image-size", image_size, "img_size"),
-    ):
-        if given is not None and key in shape and shape[key] != given:
-            raise BadInput(
-                f"{weights} was trained with {key.replace('_', ' ')} {shape[key]}, "
-                f"but {flag} says {given}.",
-                f"Leave {flag} out: it follows the checkpoint.",
-            )
-        if given is not None:
-            shape[key] = given
-    return shape
-
-
-def _preprocessing(
-    module: nn.Module,
-    image_size: int | None,
-    crop_pct: float | None,
-    mean: tuple[float, float, float] | None,
-    std: tuple[float, float, float] | None,
-) -> Preprocessing:
-    config: dict[str, Any] = dict(getattr(module, "pretrained_cfg", None) or {})
-    return Preprocessing(
-        image_size=image_size or int(config.get("input_size", (3, 224, 224))[-1]),
-        crop_pct=crop_pct or float(config.get("crop_pct") or 0.9),
-        interpolation=str(config.get("interpolation") or "bicubic"),
-        mean=mean or tuple(config.get("mean", IMAGENET_MEAN)),
-        std=std or tuple(config.get("std", IMAGENET_STD)),
-    )
+def _hash(original: Original) -> str:
+    weights = checkpoint.sha256_state(original.module.state_dict())
+    if not original.structure:
+        return weights
+    return hashlib.sha256(f"{weights};{original.structure}".encode()).hexdigest()

@@ -35,11 +35,11 @@ def create_digits() -> nn.Module:
     Raises:
         BadInput: when the installed weights file is absent or damaged.
     """
-    from mimiq.models.checkpoint import load_into, read_state_dict
+    from mimiq.models.checkpoint import load_into, read_tensors
 
     path = FOLDER / WEIGHTS_FILE
     module = build_digits(seed=0)
-    load_into(module, read_state_dict(path), path, "digits")
+    load_into(module, read_tensors(path), path, "digits")
     return module.eval()
 
 

@@ -1,0 +1,115 @@
+"""Tensors out of a pickle of ``torch.save``, whatever stands beside them; nothing is executed.
+
+PyTorch's restricted unpickler calls only what it is told is safe. Configurations, paths and numbers
+are let through as what they are; every other class or function that a file names is replaced by
+:class:`Opaque`, which keeps nothing and calls nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import datetime
+import pathlib
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from mimiq.errors import BadInput
+
+_Globals = list[Callable[..., Any] | tuple[Callable[..., Any], str]]
+
+
+class Opaque(list[Any]):
+    """Stands for an object whose class is not known to be harmless."""
+
+    def __new__(cls, *_: object, **__: object) -> Opaque:
+        return list.__new__(cls)
+
+    def __init__(self, *_: object, **__: object) -> None:
+        super().__init__()
+
+    def __setstate__(self, _state: object) -> None:
+        """What the object would hold is left out."""
+
+    def __hash__(self) -> int:  # type: ignore[override]  # may be a key of a mapping
+        return id(self)
+
+
+class OpaqueMapping:
+    """As :class:`Opaque`, for subclasses of dict: the unpickler fills nothing but plain ones."""
+
+    def __new__(cls, *_: object, **__: object) -> Any:
+        return collections.OrderedDict()
+
+
+def read_pickle(path: Path) -> Any:
+    """What a ``.pth``, ``.pt``, ``.bin`` or ``.ckpt`` holds, unknown objects as :class:`Opaque`.
+
+    Raises:
+        BadInput: the file is truncated, no pickle of PyTorch's, or needs code to be read.
+    """
+    unknown = _unknown_globals(path)
+    error: Exception | None = None
+    for stand_in in (Opaque, OpaqueMapping):
+        replaced: _Globals = [(stand_in, name) for name in unknown]
+        try:
+            with torch.serialization.safe_globals([*_harmless(), *replaced]):
+                return torch.load(path, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError as caught:
+            error = caught
+        except (RuntimeError, EOFError, ValueError, OSError, KeyError, TypeError) as caught:
+            raise BadInput(
+                f"{path} is not a readable PyTorch checkpoint.",
+                "It may be truncated: download or copy it again.",
+            ) from caught
+    # PyTorch's own words advise to load it all the same, and to run what it holds.
+    named = f" It names {', '.join(sorted(unknown)[:3])}." if unknown else ""
+    raise BadInput(
+        f"{path} cannot be loaded as plain tensors.{named}",
+        "It is truncated, or holds Python objects, which mimiq never executes: "
+        "save model.state_dict() alone.",
+    ) from error
+
+
+def _harmless() -> _Globals:
+    """Values that training scripts write beside the weights. None of them runs anything."""
+    from numpy.dtypes import __all__ as dtype_names
+
+    found: _Globals = [
+        argparse.Namespace,
+        collections.deque,
+        collections.defaultdict,
+        datetime.date,
+        datetime.datetime,
+        datetime.timedelta,
+        np.dtype,
+        np.ndarray,
+        *(getattr(np.dtypes, name) for name in dtype_names),
+    ]
+    # Paths of either system, in a form that every system can hold.
+    for module in ("pathlib", "pathlib._local"):
+        for name in ("PosixPath", "PurePosixPath", "WindowsPath", "PureWindowsPath"):
+            path = pathlib.PureWindowsPath if "Windows" in name else pathlib.PurePosixPath
+            found.append((path, f"{module}.{name}"))
+    multiarray = np._core.multiarray  # type: ignore[attr-defined]
+    for module in ("numpy.core.multiarray", "numpy._core.multiarray"):
+        found.append((multiarray.scalar, f"{module}.scalar"))
+        found.append((multiarray._reconstruct, f"{module}._reconstruct"))
+    for kind in (int, float, str, bool, list, dict, tuple, frozenset, slice):
+        found.append((kind, f"builtins.{kind.__name__}"))
+    return found
+
+
+def _unknown_globals(path: Path) -> list[str]:
+    """Names of the classes and functions that neither PyTorch nor we know to be harmless."""
+    try:
+        with torch.serialization.safe_globals(_harmless()):
+            return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
+    # Older than zip archives, or damaged: loading it says which.
+    except (ValueError, RuntimeError, EOFError, OSError, pickle.UnpicklingError, KeyError):
+        return []

@@ -1,0 +1,137 @@
+"""A state dict and the network it belongs to: what its names and shapes say of the structure."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import nn
+
+from mimiq.errors import BadInput
+from mimiq.models.checkpoint import Tensors
+from mimiq.models.prefixes import Found
+from mimiq.models.sources import positions
+from mimiq.models.sources.heads import with_head
+from mimiq.models.sources.original import Request
+
+
+def fitted(
+    found: Found, base: Any, request: Request, path: Path
+) -> tuple[Tensors, dict[str, Any], tuple[str, ...]]:
+    """The state in timm's names, and the arguments that it says itself."""
+    if any("pre_logits" in key for key in found.state):
+        found = replace(
+            found, notes=(*found.notes, "The file's pre_logits layer is left out, as timm does.")
+        )
+    state, notes = with_head(filtered(found.state, None, base), found, path)
+    sized: dict[str, Any] = {}
+    head = state.get("head.weight")
+    if head is not None and head.ndim == 2:
+        sized["num_classes"] = int(head.shape[0])
+    elif hasattr(base, "head") and not any(key.startswith("head") for key in state):
+        sized["num_classes"] = 0
+        notes += ("The file has no classifier: the network answers with an embedding.",)
+    classes = sized.get("num_classes", request.num_classes)
+    if request.num_classes is not None and classes != request.num_classes:
+        trained = f"num classes {classes}" if classes else "no classifier"
+        raise BadInput(
+            f"{path} was trained with {trained}, but --num-classes says {request.num_classes}.",
+            "Leave --num-classes out: it follows the checkpoint.",
+        )
+    if request.num_classes is not None:
+        sized["num_classes"] = request.num_classes
+    plain = type(getattr(base, "fc_norm", None)) is nn.Identity
+    if "fc_norm.weight" in state and plain and "fc_norm" not in request.model_kwargs:
+        sized["global_pool"] = "avg"
+        notes += ("The file has fc_norm: patches are averaged, as in a fine-tuned MAE.",)
+    pool = request.model_kwargs.get("global_pool")
+    if pool == "avg" and "norm.weight" in state and "fc_norm.weight" not in state:
+        sized["fc_norm"] = False
+    patch = state.get("patch_embed.proj.weight")
+    if patch is None or patch.ndim != 4 or not hasattr(base, "patch_embed"):
+        if request.image_size is not None:
+            sized["img_size"] = as_argument(request.image_size)
+        return state, sized, found.notes + notes
+    pixels = (int(patch.shape[-2]), int(patch.shape[-1]))
+    own = getattr(base.patch_embed, "patch_size", pixels)
+    if patch.shape[1] != channels_of(base):
+        sized["in_chans"] = int(patch.shape[1])
+    if pixels != tuple(own) and "patch_size" not in request.model_kwargs:
+        sized["patch_size"] = pixels[0] if pixels[0] == pixels[1] else pixels
+        notes += (f"Patches have {pixels[0]}×{pixels[1]} pixels, as in the file.",)
+    size, said = _image_size(state, base, request, pixels, path)
+    if size is not None:
+        sized["img_size"] = as_argument(size)
+    return state, sized, found.notes + notes + said
+
+
+def _image_size(
+    state: Tensors, base: Any, request: Request, patch: tuple[int, int], path: Path
+) -> tuple[tuple[int, int] | None, tuple[str, ...]]:
+    position = state.get("pos_embed")
+    if position is None or position.ndim != 3 or getattr(base, "pos_embed", None) is None:
+        return request.image_size, ()
+    covered = not getattr(base, "no_embed_class", False)
+    prefix = sum(
+        state[key].shape[1] for key in ("cls_token", "dist_token", "reg_token") if key in state
+    )
+    patches = position[0, prefix if covered else 0 :]
+    default = tuple(getattr(base.patch_embed, "img_size", None) or (224, 224))
+    native = (default[0] // patch[0], default[1] // patch[1])
+    wanted = request.image_size
+    grid = None if wanted is None else (wanted[0] // patch[0], wanted[1] // patch[1])
+    trained = positions.grid_of(patches, native, grid, patch, str(path))
+    if grid is None or wanted is None:
+        return (trained[0] * patch[0], trained[1] * patch[1]), ()
+    if trained == grid:
+        return wanted, ()
+    state["pos_embed"] = positions.resized(position, trained, grid, len(position[0]) - len(patches))
+    return wanted, (
+        f"The position embedding was resized from {trained[0]}×{trained[1]} patches to "
+        f"{grid[0]}×{grid[1]}, as timm does.",
+    )
+
+
+def filtered(state: Mapping[str, torch.Tensor], module: Any, shapes: Any = None) -> Tensors:
+    """timm's own translation of older and foreign names.
+
+    Args:
+        state: as it was found.
+        module: the network to fit; None leaves sizes as they are.
+        shapes: in the place of ``module`` then: the network whose names are wanted.
+    """
+    network = module if module is not None else shapes
+    translate = getattr(sys.modules[type(network).__module__], "checkpoint_filter_fn", None)
+    if translate is None:
+        return dict(state)
+    weight = state.get("patch_embed.proj.weight")
+    if module is None and weight is not None and weight.ndim == 4:
+        projection = SimpleNamespace(weight=weight)
+        network = SimpleNamespace(
+            pos_embed=None, patch_embed=SimpleNamespace(proj=projection), head=shapes.head
+        )
+    arguments = {}
+    if "adapt_layer_scale" in inspect.signature(translate).parameters:
+        arguments["adapt_layer_scale"] = True
+    translated: Tensors = translate(dict(state), network, **arguments)
+    return translated
+
+
+def channels_of(module: Any) -> int:
+    weight = getattr(getattr(getattr(module, "patch_embed", None), "proj", None), "weight", None)
+    return int(weight.shape[1]) if weight is not None and weight.ndim == 4 else 3
+
+
+def built_size(module: Any) -> tuple[int, int] | None:
+    size = getattr(getattr(module, "patch_embed", None), "img_size", None)
+    return None if size is None else (int(size[0]), int(size[1]))
+
+
+def as_argument(size: tuple[int, int]) -> int | tuple[int, int]:
+    return size[0] if size[0] == size[1] else size

@@ -1,0 +1,116 @@
+"""Classifiers that stand beside a network in a file, or that timm's ViT does not have."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from timm.models.vision_transformer import VisionTransformer
+from torch import nn
+
+from mimiq.errors import BadInput
+from mimiq.models.checkpoint import CONTAINER, Tensors
+from mimiq.models.prefixes import Found
+
+_CLASSIFIER = re.compile(
+    r"(\d+|head|heads|classifier|fc|linear|cls|cls_head|cls_classifier|classification_head|"
+    r"mlp_head|visual\.head\.proj)((?:\.\w+)*)\.weight$"
+)
+
+
+class ClassAndPatches(VisionTransformer):
+    """A ViT whose classifier sees the class token and the mean of the patches, as DINOv2's.
+
+    The Linear over both is written as the sum of two over one each: ``head`` and ``head_patches``.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.head_patches = nn.Linear(self.embed_dim, self.num_classes)
+
+    def forward_head(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
+        """Tokens (B, T, C) to logits (B, classes)."""
+        patches = x[:, self.num_prefix_tokens :].mean(dim=1)
+        if pre_logits:
+            return torch.cat((x[:, 0], patches), dim=1)
+        logits: torch.Tensor = self.head(x[:, 0]) + self.head_patches(patches)
+        return logits
+
+
+class TanhPooled(VisionTransformer):
+    """A ViT whose answer is its pooler's, tanh(W·class token + b), as Hugging Face's ViTModel."""
+
+    def forward_head(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
+        """Tokens (B, T, C) to the embedding (B, C)."""
+        return x[:, 0] if pre_logits else torch.tanh(self.head(x[:, 0]))
+
+
+def with_head(
+    state: Mapping[str, torch.Tensor], found: Found, path: Path
+) -> tuple[Tensors, tuple[str, ...]]:
+    """The state with the classifier that stands outside the network, where it has none itself.
+
+    Args:
+        state: the network, in timm's names.
+        found: where it was found, and what lies beside it.
+
+    Raises:
+        BadInput: a layer stands behind the network that is not its one Linear.
+    """
+    result, width = dict(state), _width(state)
+    own = result.get("head.weight")
+    if own is not None and own.ndim == 2 and "head.bias" not in result:
+        result["head.bias"] = torch.zeros(len(own))
+    beside = found.beside
+    layers = {
+        name: tensor
+        for name, tensor in beside.items()
+        if tensor.ndim == 2 and _is_classifier(name, found.prefix)
+    }
+    if own is None and len(layers) == 1:
+        ((name, weight),) = layers.items()
+        if weight.shape[1] == width:
+            bias = beside.get(f"{name.removesuffix('.weight')}.bias", torch.zeros(len(weight)))
+            result |= {"head.weight": weight, "head.bias": bias}
+            rest = [key for key in beside if not key.startswith(name.removesuffix("weight"))]
+            return result, (
+                f"The classifier is {name.removesuffix('.weight')!r}, which stands beside the "
+                "network.",
+                *_left_out(rest),
+            )
+    behind = width if own is None else int(own.shape[0])
+    for name, tensor in layers.items():
+        if tensor.shape[1] == behind or len(layers) > 1:
+            raise BadInput(
+                f"{path} has {len(layers)} Linear layer{'s' * (len(layers) > 1)} behind the "
+                f"network ({', '.join(layers)}), and its own classifier is "
+                f"{'missing' if own is None else 'not the last'}.",
+                "Save a network whose only classifier is one Linear; give the network without "
+                f"{name} to compile what comes before.",
+            )
+    return result, _left_out(list(beside))
+
+
+def _is_classifier(name: str, prefix: str) -> bool:
+    """Whether the name is a Linear's of a classifier, beside the network or beside its parents."""
+    parts = prefix.rpartition(CONTAINER)[2].split(".")[:-1]
+    parents = [".".join([*parts[:depth], ""]) for depth in range(len(parts))]
+    return any(
+        name.startswith(parent) and _CLASSIFIER.fullmatch(name.removeprefix(parent)) is not None
+        for parent in parents
+    )
+
+
+def _left_out(names: list[str]) -> tuple[str, ...]:
+    if not names:
+        return ()
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return (f"Left out of the file, beside the network: {', '.join(names[:3])}{more}.",)
+
+
+def _width(state: Mapping[str, torch.Tensor]) -> int | None:
+    norm = state.get("blocks.0.norm1.weight")
+    return None if norm is None else int(norm.shape[0])

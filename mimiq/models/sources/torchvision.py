@@ -1,0 +1,91 @@
+"""torchvision's ``vit_*``: its names for parameters, and how it prepares images."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mimiq.errors import BadInput
+from mimiq.models.checkpoint import Tensors
+from mimiq.models.prefixes import Found
+from mimiq.runtime.preprocessing import Preprocessing
+
+# timm's architecture of the same shape.
+ARCHITECTURES = {
+    "vit_b_16": "vit_base_patch16_224",
+    "vit_b_32": "vit_base_patch32_224",
+    "vit_l_16": "vit_large_patch16_224",
+    "vit_l_32": "vit_large_patch32_224",
+    "vit_h_14": "vit_huge_patch14_224",
+}
+
+_NAMES = (
+    (r"conv_proj\.", "patch_embed.proj."),
+    (r"class_token$", "cls_token"),
+    (r"encoder\.pos_embedding$", "pos_embed"),
+    (r"encoder\.ln\.", "norm."),
+    # A head that was put in the place of the original is a Linear or a Sequential of one.
+    (r"heads\.(?:head\.|0\.)?(weight|bias)$", r"head.\1"),
+    (r"heads\.", "head."),
+    (r"encoder\.layers\.encoder_layer_(\d+)\.ln_(\d)\.", r"blocks.\1.norm\2."),
+    (r"encoder\.layers\.encoder_layer_(\d+)\.self_attention\.in_proj_", r"blocks.\1.attn.qkv."),
+    (r"encoder\.layers\.encoder_layer_(\d+)\.self_attention\.out_proj\.", r"blocks.\1.attn.proj."),
+    # Before torchvision 0.12 the MLP's layers were linear_1 and linear_2.
+    (r"encoder\.layers\.encoder_layer_(\d+)\.mlp\.(?:0|linear_1)\.", r"blocks.\1.mlp.fc1."),
+    (r"encoder\.layers\.encoder_layer_(\d+)\.mlp\.(?:3|linear_2)\.", r"blocks.\1.mlp.fc2."),
+)
+
+
+def to_timm(found: Found) -> Found:
+    """The same network in timm's names."""
+    state: Tensors = {}
+    for name, tensor in found.state.items():
+        for pattern, replacement in _NAMES:
+            if re.match(pattern, name):
+                name = re.sub(pattern, replacement, name)
+                break
+        state[name] = tensor
+    return replace(found, state=state)
+
+
+def preprocessing(base: Preprocessing) -> Preprocessing:
+    """As torchvision's own weights of this size: at 224 pixels those of ``IMAGENET1K_V1``, with a
+    resized side of 256; above, those of ``IMAGENET1K_SWAG_E2E_V1``, without a margin.
+
+    Args:
+        base: with the input's size and channels.
+    """
+    if base.channels != 3:
+        return base
+    if base.image_size == 224:
+        return Preprocessing(224, 224 / 256, "bilinear")
+    return Preprocessing(base.image_size, 1.0, "bicubic")
+
+
+def download(name: str) -> Path:
+    """torchvision's own weights, from its cache where they are there.
+
+    Raises:
+        BadInput: they could not be downloaded.
+    """
+    try:
+        from torchvision.models import get_model_weights
+
+        weights: Any = next(iter(get_model_weights(name)))
+        folder = Path(torch.hub.get_dir()) / "checkpoints"
+        path = folder / str(weights.url).rpartition("/")[2]
+        if not path.is_file():
+            folder.mkdir(parents=True, exist_ok=True)
+            torch.hub.download_url_to_file(weights.url, str(path), progress=False)
+    except Exception as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise BadInput(
+            f"torchvision's weights of {name} could not be downloaded: {reason}",
+            "Connect to the network, or give a checkpoint with --weights FILE "
+            "(--untrained serves for latency alone).",
+        ) from error
+    return path
