@@ -13,6 +13,7 @@ from mimiq.export.attention import Attention
 from mimiq.export.findings import Finding, Subject, is_half, name_of
 from mimiq.export.graph import QUANTIZE, consumers, nodes_of, producer
 from mimiq.export.narrowing import narrowed, narrowing
+from mimiq.export.outlier_columns import find_outliers
 
 MAX_SEQUENCE = 512
 HEAD_SIZES = (16, 32, 64)
@@ -80,6 +81,26 @@ def attention_clipped(subject: Subject) -> Iterator[Finding]:
                 "slow",
                 "Its Clip keeps the INT8 products of attention out of the fused kernel.",
                 "Use 8 bits for attention and its projection where latency counts.",
+            )
+
+
+def attention_read_in_float(subject: Subject) -> Iterator[Finding]:
+    """Outlier columns of the projection, which read the heads before they are quantised. Measured.
+
+    Both products then run in INT8, but apart, through memory: the fused kernel writes integers.
+    """
+    heads = {attention.heads: attention for attention in subject.attentions}
+    for outliers in find_outliers(subject.model):
+        node = producer(outliers.x)
+        while node is not None and node.op_type in _MOVEMENT:
+            node = producer(node.inputs[0])
+        if node in heads and all(heads[node].quantized.values()):
+            yield Finding(
+                "attention-read-in-float",
+                outliers.name,
+                "slow",
+                "Its outlier columns keep the INT8 products of attention out of the fused kernel.",
+                "Leave this layer without outlier columns where latency counts.",
             )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 from onnx_ir.passes import common
 
+from mimiq import files
 from mimiq.errors import BadInput, UnsupportedModel
 
 DOMAIN = "mimiq"  # of the one custom operator, which no lowered graph holds any more
@@ -54,6 +54,7 @@ def save(model: ir.Model, path: str | Path) -> Path:
 
     Raises:
         BadInput: when it cannot be written, or exceeds the 2 GB of one protobuf file.
+        EnvironmentLacks: when the disk is full.
     """
     path = Path(path)
     size = sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value)
@@ -62,14 +63,8 @@ def save(model: ir.Model, path: str | Path) -> Path:
             f"{path.name} would be {size / 2**30:.1f} GiB, and one ONNX file holds less than 2.",
             "Quantise the weights (--int8 or --int4), or choose a smaller model.",
         )
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with files.writing(path), files.replacing(path) as temporary:
         ir.save(model, temporary)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise BadInput(f"{path} cannot be written: {error}", "Choose another folder.") from error
-    finally:
-        temporary.unlink(missing_ok=True)
     return path
 
 

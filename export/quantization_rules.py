@@ -13,6 +13,7 @@ import onnx_ir as ir
 
 from mimiq.export.findings import Finding, Subject, is_half, name_of
 from mimiq.export.graph import DEQUANTIZE, QUANTIZE, array, int_attribute, producer
+from mimiq.export.outlier_columns import find_outliers
 
 _FP8 = frozenset({"FLOAT8E4M3FN", "FLOAT8E4M3FNUZ", "FLOAT8E5M2", "FLOAT8E5M2FNUZ"})
 _TENSORRT_INTEGERS = frozenset({"INT8", "INT4", "FLOAT8E4M3FN", "FLOAT4E2M1"})
@@ -239,6 +240,24 @@ def half_accumulation(subject: Subject) -> Iterator[Finding]:
                 f"are scaled, and half holds {_HALF_MAX:.0f}.",
                 "Convert with mimiq.export.to_fp16, which keeps such Linears in fp32.",
             )
+
+
+def outlier_overflow(subject: Subject) -> Iterator[Finding]:
+    """Products of outlier columns in half, which holds no number beyond 65504.
+
+    The bound takes no regard of signs, and no image need reach it; see :mod:`mimiq.export.bounds`.
+    """
+    for outliers in find_outliers(subject.model):
+        bound = outliers.largest_sum
+        if bound is None or bound <= _HALF_MAX or not is_half(outliers.products[0].outputs[0]):
+            continue
+        yield Finding(
+            "outlier-overflow",
+            outliers.name,
+            "overflows",
+            f"Its outlier columns can add up to {bound:.0f}, and half holds {_HALF_MAX:.0f}.",
+            "Convert with mimiq.export.to_fp16, which keeps such columns in fp32.",
+        )
 
 
 def int4_with_activations(subject: Subject) -> Iterator[Finding]:

@@ -28,10 +28,12 @@ _TENSORRT: tuple[Rule, ...] = (
     quantization.operand_types,
     quantization.half_quantized,
     quantization.half_accumulation,
+    quantization.outlier_overflow,
     quantization.int4_with_activations,
     attention.attention_incomplete,
     attention.attention_too_large,
     attention.attention_clipped,
+    attention.attention_read_in_float,
     attention.attention_operator,
     attention.fused_qkv,
 )

@@ -12,6 +12,7 @@ from mimiq.export.attention import find_attentions
 from mimiq.export.graph import load
 from mimiq.export.integer_form import find_integer_products
 from mimiq.export.linears import Linear, find_linears
+from mimiq.export.outlier_columns import find_outliers
 
 
 def summarize(model: str | Path | ir.Model) -> dict[str, Any]:
@@ -20,6 +21,7 @@ def summarize(model: str | Path | ir.Model) -> dict[str, Any]:
     Returns:
         ``layers``: how many Linears and convolutions there are of each kind, such as
         ``{"MatMul int4 per channel × int8": 48}`` (weight type, granularity, activation type).
+        ``outlier_columns``: how many columns of which Linear are computed in floating point.
         ``attention``: how many attentions have all, some or none of q, k, v and the softmax output
         quantised. ``weight_bytes``: bytes of stored weights by type, ``scale_bytes`` of their
         scales, ``initializer_bytes`` of everything stored. ``file_bytes``: the file's size, None
@@ -44,6 +46,7 @@ def summarize(model: str | Path | ir.Model) -> dict[str, Any]:
     initializers = graph.graph.initializers.values()
     return {
         "layers": dict(Counter([*map(describe, linears), *(each.label for each in products)])),
+        "outlier_columns": {each.name: len(each.columns) for each in find_outliers(graph)},
         "attention": _attention(graph),
         "weight_bytes": dict(weights),
         "scale_bytes": sum(value.const_value.nbytes for value in scales if value.const_value),

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import numpy as np
 import onnx_ir as ir
 
 from mimiq.export.graph import (
     add_initializer,
-    array,
     drop_if_unused,
     graph_of,
-    int_attribute,
     take_place,
 )
 from mimiq.export.linears import find_linears
+from mimiq.export.stored import dequantized
 
 
 class DequantizeConvWeights(ir.passes.InPlacePass):
@@ -28,16 +26,12 @@ class DequantizeConvWeights(ir.passes.InPlacePass):
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         modified = False
         for linear in find_linears(model):
-            weight, stored, scale = linear.weight, linear.stored, linear.scale
+            weight, stored = linear.weight, linear.stored
             if linear.node.op_type != "Conv" or linear.activation is not None or weight is None:
                 continue
-            integers = array(stored)
-            if stored is None or integers is None or scale is None or linear.block_size:
+            values = dequantized(weight)
+            if stored is None or values is None or linear.block_size:
                 continue
-            if scale.size > 1:
-                axis = int_attribute(weight, "axis", 1) % integers.ndim
-                scale = scale.reshape([-1 if dim == axis else 1 for dim in range(integers.ndim)])
-            values = (integers.astype(np.float32) * scale).astype(np.float32)
             floats = add_initializer(graph_of(weight), f"{stored.name}_float", values)
             weight.outputs[0].replace_all_uses_with(floats)
             drop_if_unused(weight)

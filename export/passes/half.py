@@ -20,6 +20,7 @@ from mimiq.export.graph import (
 )
 from mimiq.export.linears import find_linears
 from mimiq.export.narrowing import narrowing
+from mimiq.export.outlier_columns import find_outliers
 
 HALF, FLOAT = ir.DataType.FLOAT16, ir.DataType.FLOAT
 
@@ -45,7 +46,8 @@ class ToHalf(ir.passes.InPlacePass):
     scales; so do the product of a quantised activation with a quantised weight and its bias. Such a
     Linear builds as int8 × int8 → float: in half precision its integer sums, up to K·127², would
     pass 65504 before the scale brings them down. The products inside attention are half, as INT8
-    attention fuses only then. Weight-only layers are half with half scales.
+    attention fuses only then. Weight-only layers are half with half scales. So are products of
+    outlier columns where no image can take them past 65504; others stay fp32.
 
     The input ``images`` and the output ``logits`` stay float32.
 
@@ -152,6 +154,10 @@ def _float_nodes(model: ir.Model) -> set[ir.Node]:
     for linear in find_linears(model):
         if linear.activation is not None and linear.weight is not None:
             single |= {linear.node, linear.weight, *_bias(linear.node)}
+    for outliers in find_outliers(model):
+        bound = outliers.largest_sum
+        if bound is None or bound > _HALF_MAX:
+            single |= set(outliers.nodes)
     return single
 
 

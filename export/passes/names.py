@@ -10,6 +10,7 @@ import onnx_ir as ir
 from mimiq.export.attention import find_attentions
 from mimiq.export.graph import DEQUANTIZE, QUANTIZE, consumers, nodes_of
 from mimiq.export.narrowing import narrowing
+from mimiq.export.outlier_columns import find_outliers
 
 SCOPES = "pkg.torch.onnx.name_scopes"  # torch's exporter leaves the module path of a node here
 
@@ -27,8 +28,9 @@ class NameAfterModules(ir.passes.InPlacePass):
     The two products of an attention are ``….scores/MatMul`` and ``….heads/MatMul``, after the
     points of :class:`mimiq.models.attention.ExplicitAttention` they feed; what rounds to the coarse
     step of a grid of two is ``….input_quantizer.coarse/…``. A second node of one type in one module
-    gets ``_1``. A value is called like the node it comes from; graph inputs, graph
-    outputs and the network's parameters keep their names.
+    gets ``_1``. The weights of an outlier column are ``….fc2.outlier_weight.115``. A value is
+    called like the node it comes from; graph inputs, graph outputs and the network's parameters
+    keep their names.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
@@ -51,6 +53,10 @@ class NameAfterModules(ir.passes.InPlacePass):
         for node, path in paths.items():
             if path is not None:
                 _name_parameters(node, path)
+        for outliers in find_outliers(model):
+            path = paths[outliers.linear]
+            for product, column in zip(outliers.products, outliers.columns, strict=True):
+                _rename(product.inputs[1], f"{path}.outlier_weight.{column}")
         return ir.passes.PassResult(model, modified=True)
 
 
@@ -73,6 +79,12 @@ def _name_parameters(node: ir.Node, path: str) -> None:
         # The integers are the weight itself: blocks.0.mlp.fc1.weight.
         name = path.removesuffix("_quantizer") if role == "integers" else f"{path}.{role}"
         paths = {reader.name.rpartition("/")[0] for reader in consumers(value) if reader.name}
-        graph = value.graph
-        if len(paths) == 1 and graph is not None and name not in graph.initializers:
-            ir.convenience.rename_values(value, name)
+        if len(paths) == 1:
+            _rename(value, name)
+
+
+def _rename(value: ir.Value | None, name: str) -> None:
+    """Where the name is free."""
+    graph = None if value is None else value.graph
+    if value is not None and graph is not None and name not in graph.initializers:
+        ir.convenience.rename_values(value, name)

@@ -23,6 +23,7 @@ from mimiq.export.graph import (
     producer,
     replace,
 )
+from mimiq.export.outlier_columns import OutlierColumns, find_outliers
 
 
 class SplitJoinedProjections(ir.passes.InPlacePass):
@@ -35,8 +36,9 @@ class SplitJoinedProjections(ir.passes.InPlacePass):
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         modified = False
+        outliers = {found.linear: found for found in find_outliers(model)}
         for node in nodes_of(model, "MatMul"):
-            joined = _match(node)
+            joined = _match(node, outliers.get(node))
             if joined is not None:
                 _split(joined)
                 modified = True
@@ -45,7 +47,10 @@ class SplitJoinedProjections(ir.passes.InPlacePass):
 
 @dataclass(frozen=True)
 class _Joined:
-    """The nodes of one joined projection; ``parts`` are its Squeezes by their place among three."""
+    """The nodes of one joined projection; ``parts`` are its Squeezes by their place among three.
+
+    ``outliers`` are what multiplies its outlier columns, if it has any.
+    """
 
     product: ir.Node
     weight: ir.Node
@@ -53,15 +58,19 @@ class _Joined:
     bias_name: str
     shape: Array
     parts: dict[int, ir.Node]
+    outliers: tuple[ir.Node, ...]
 
 
-def _match(product: ir.Node) -> _Joined | None:
+def _match(product: ir.Node, outliers: OutlierColumns | None) -> _Joined | None:
     weight = producer(product.inputs[1], DEQUANTIZE)
     add = _only_reader(product, "Add")
     if weight is None or add is None or array(weight.inputs[0]) is None:
         return None
     bias = next((v for v in add.inputs if array(v) is not None), None)
-    reshape = _only_reader(add, "Reshape")
+    last = add if outliers is None else outliers.add
+    if outliers is not None and _only_reader(add, "Add") is not last:
+        return None
+    reshape = _only_reader(last, "Reshape")
     transpose = None if reshape is None else _only_reader(reshape, "Transpose")
     shape = None if reshape is None else array(reshape.inputs[1])
     if bias is None or transpose is None or shape is None:
@@ -87,7 +96,8 @@ def _match(product: ir.Node) -> _Joined | None:
         parts[place] = squeeze
     if sorted(parts) != [0, 1, 2]:
         return None
-    return _Joined(product, weight, values, bias.name or "bias", shape, parts)
+    products = () if outliers is None else outliers.products
+    return _Joined(product, weight, values, bias.name or "bias", shape, parts, products)
 
 
 def _has_blocks(weight: ir.Node) -> bool:
@@ -156,6 +166,8 @@ def _split(joined: _Joined) -> None:
         _name(value, f"{product.name}.{letter}")
         value = emit(squeeze, "Add", [value, bias], dtype=kind, shape=flat)
         _name(value, f"{product.name}.{letter}/bias")
+        for index, term in enumerate(joined.outliers):
+            value = _add_outliers(value, term, columns, squeeze, f"{product.name}.{letter}", index)
         value = emit(squeeze, "Reshape", [value, shape], dtype=kind, shape=split)
         _name(value, f"{product.name}.{letter}/heads")
         value = emit(
@@ -171,6 +183,22 @@ def _split(joined: _Joined) -> None:
         replace(squeeze, value)
         if piece is not None:
             drop_if_unused(piece)
+
+
+def _add_outliers(
+    value: ir.Value, term: ir.Node, columns: slice, before: ir.Node, name: str, index: int
+) -> ir.Value:
+    """``value`` and what some outlier columns of the joined projection add to this one."""
+    rows = array(term.inputs[1])
+    assert rows is not None
+    part = np.ascontiguousarray(rows[..., columns])
+    weight = add_initializer(graph_of(before), f"{name}/outlier_weight", part)
+    inputs, kind, shape = [term.inputs[0], weight], ir.DataType.FLOAT, value.shape
+    product = emit(before, term.op_type, inputs, dtype=kind, shape=shape, origin=term)
+    _name(product, f"{name}/outliers_{index}")
+    total = emit(before, "Add", [value, product], dtype=kind, shape=shape, origin=term)
+    _name(total, f"{name}/with_outliers_{index}")
+    return total
 
 
 def _name(value: ir.Value, name: str) -> None:

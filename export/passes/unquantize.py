@@ -9,24 +9,24 @@ from mimiq.errors import UnsupportedModel
 from mimiq.export.graph import (
     DEQUANTIZE,
     QUANTIZE,
-    Array,
     add_initializer,
     array,
     graph_of,
-    int_attribute,
     nodes_of,
     operand,
     producer,
     replace,
 )
 from mimiq.export.narrowing import narrowing
+from mimiq.export.outlier_columns import OutlierColumns, find_outliers
+from mimiq.export.stored import dequantized
 
 
 class Unquantize(ir.passes.InPlacePass):
     """Weights become the numbers that their integers stand for; Q/DQ of activations goes.
 
     What is left computes what the quantised graph does, but for the rounding and clipping of
-    activations: the network to hold its speed against.
+    activations: the network to hold its speed against. Outlier columns are columns again.
 
     Raises:
         UnsupportedModel: for integers that are computed otherwise than by QuantizeLinear.
@@ -40,24 +40,27 @@ class Unquantize(ir.passes.InPlacePass):
                 narrow = narrowing(quantizer)
                 replace(node, operand(narrow.clip if narrow else quantizer, 0))
                 continue
-            integers, scale = array(node.inputs[0]), array(node.inputs[1])
-            if integers is None or scale is None:
+            values = dequantized(node)
+            if values is None:
                 raise UnsupportedModel(
                     f"{node.name} reads neither a constant nor a QuantizeLinear.",
                     "Export the model with mimiq.",
                 )
             name = f"{operand(node, 0).name}_float"
-            values = integers.astype(np.float32) * _spread(node, scale, integers)
-            replace(node, add_initializer(graph_of(node), name, values.astype(np.float32)))
+            replace(node, add_initializer(graph_of(node), name, values))
+        for outliers in find_outliers(model):
+            _fold(outliers)
         return ir.passes.PassResult(model, modified=bool(found))
 
 
-def _spread(node: ir.Node, scale: Array, integers: Array) -> Array:
-    """The scale in a shape that broadcasts against its integers."""
-    if scale.size == 1:
-        return scale.reshape(())
-    axis = int_attribute(node, "axis", 1) % integers.ndim
-    block = int_attribute(node, "block_size", 0)
-    if block:
-        return np.repeat(scale, block, axis=axis)
-    return scale.reshape([-1 if dim == axis else 1 for dim in range(integers.ndim)])
+def _fold(outliers: OutlierColumns) -> None:
+    """The columns' weights take the place of the zeros among the Linear's own."""
+    weight = operand(outliers.linear, 1)
+    values = array(weight)
+    if values is None or outliers.linear.op_type != "MatMul":
+        return
+    values = values.copy()
+    np.add.at(values, list(outliers.columns), outliers.rows)
+    whole = add_initializer(graph_of(outliers.linear), weight.name or "weight", values)
+    outliers.linear.replace_input_with(1, whole)
+    replace(outliers.add, outliers.base)

@@ -6,13 +6,12 @@ Networks are strongly typed: every precision comes from the graph. TensorRT 11 k
 
 from __future__ import annotations
 
-import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from mimiq.errors import BadInput, BuildFailed, EnvironmentLacks, MimiqError
+from mimiq.errors import BadInput, EnvironmentLacks, MimiqError
 from mimiq.export.tensorrt.messages import (
     Message,
     builder_error,
@@ -23,6 +22,7 @@ from mimiq.export.tensorrt.messages import (
 )
 from mimiq.export.tensorrt.network import WantedProduct, wanted_products
 from mimiq.export.tensorrt.product import Product
+from mimiq.files import write_whole
 
 HardwareCompatibility = Literal["none", "ampere-plus", "same-compute-capability"]
 
@@ -147,7 +147,7 @@ def _build(
     if engine is None:
         raise _explained(path, library, network, product, messages)
     if cache is not None and options.timing_cache is not None:
-        _write(options.timing_cache, bytes(config.get_timing_cache().serialize()))
+        write_whole(options.timing_cache, bytes(config.get_timing_cache().serialize()))
     return bytes(engine), batches, wanted_products(library, network)
 
 
@@ -234,19 +234,6 @@ def _attach_timing_cache(config: Any, product: Product, options: BuildOptions) -
         cache = config.create_timing_cache(b"")
         config.set_timing_cache(cache, False)
     return cache
-
-
-def _write(path: Path, content: bytes) -> None:
-    temporary = path.with_name(path.name + ".part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise BuildFailed(
-            f"{path} cannot be written: {error}", "Check space and rights."
-        ) from error
 
 
 def _explained(

@@ -6,6 +6,7 @@ Read from the library's own network, so that a host needs no ONNX library to kno
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -20,6 +21,7 @@ class WantedProduct:
         node: the ONNX node.
         left, right: type that Q/DQ gives the operand (``int8``, ``int4``, ``fp8``), or None.
         constant: the right operand is a weight.
+        outlier_columns: how many inputs are multiplied in floating point beside it.
         tokens, head_size: in attention the sequence and the width of a head, where fixed: the
             sizes of q in q·kᵀ, whose output is square, and those of the output in softmax·v.
     """
@@ -30,6 +32,7 @@ class WantedProduct:
     constant: bool
     tokens: int | None
     head_size: int | None
+    outlier_columns: int = 0
 
     @property
     def is_low(self) -> bool:
@@ -54,6 +57,7 @@ def wanted_products(library: Any, network: Any) -> tuple[WantedProduct, ...]:
         for index in range(layer.num_outputs)
     }
     trace = _Trace(library, producers)
+    outliers = trace.outliers(layers)
     products = []
     for layer in layers:
         if layer.type != library.LayerType.MATRIX_MULTIPLY:
@@ -64,8 +68,10 @@ def wanted_products(library: Any, network: Any) -> tuple[WantedProduct, ...]:
         output = tuple(layer.get_output(0).shape)[-2:]
         sizes = tuple(left.shape)[-2:] if len(set(output)) == 1 else output
         tokens, head_size = (int(size) if size > 0 else None for size in sizes)
+        node = node_of(layer)
+        columns = outliers.get(node, 0)
         products.append(
-            WantedProduct(node_of(layer), left_type, right_type, constant, tokens, head_size)
+            WantedProduct(node, left_type, right_type, constant, tokens, head_size, columns)
         )
     return tuple(products)
 
@@ -81,6 +87,8 @@ class _Trace:
         kinds = library.LayerType
         self._passive = {getattr(kinds, name) for name in _PASSIVE}
         self._constant, self._dequantize = kinds.CONSTANT, kinds.DEQUANTIZE
+        self._elementwise, self._slice = kinds.ELEMENTWISE, kinds.SLICE
+        self._product = kinds.MATRIX_MULTIPLY
         self._producers = producers
 
     def origin(self, tensor: Any) -> tuple[str | None, bool]:
@@ -92,6 +100,44 @@ class _Trace:
         source = self._through(stored)
         constant = source is not None and source.type == self._constant
         return str(stored.dtype).rpartition(".")[2].lower(), constant
+
+    def outliers(self, layers: Sequence[Any]) -> dict[str, int]:
+        """How many products of one column and a constant are added to which Linear."""
+        found: dict[str, int] = {}
+        for layer in layers:
+            if layer.type != self._elementwise:
+                continue
+            linear, columns = self._linear(layer.get_input(0)), self._columns(layer.get_input(1))
+            if linear is not None and columns:
+                found[node_of(linear)] = columns
+        return found
+
+    def _linear(self, tensor: Any) -> Any:
+        """The Linear behind a tensor, past its bias and the ratios of its scales."""
+        layer = self._through(tensor)
+        while layer is not None and layer.type == self._elementwise:
+            if not self._is_constant(layer.get_input(1)):
+                return None
+            layer = self._through(layer.get_input(0))
+        is_linear = layer is not None and layer.type == self._product
+        return layer if is_linear and self.origin(layer.get_input(1))[1] else None
+
+    def _columns(self, tensor: Any) -> int:
+        """How many columns a sum of such products holds; 0 where it holds anything else."""
+        layer = self._through(tensor)
+        if layer is None or layer.type != self._elementwise:
+            return 0
+        first, second = layer.get_input(0), layer.get_input(1)
+        if not self._is_constant(second):
+            left, right = self._columns(first), self._columns(second)
+            return left + right if left and right else 0
+        column = self._through(first)
+        is_slice = column is not None and column.type == self._slice
+        return int(is_slice and column.get_output(0).shape[-1] == 1)
+
+    def _is_constant(self, tensor: Any) -> bool:
+        layer = self._through(tensor)
+        return layer is not None and layer.type == self._constant
 
     def _through(self, tensor: Any) -> Any:
         """The layer behind a tensor, past what only moves or casts it."""

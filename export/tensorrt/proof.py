@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from mimiq.errors import UnsupportedTarget
@@ -52,6 +52,7 @@ class Proof:
         unproven: nodes that the engine's text does not show.
         unfused: attention products that run apart, in low precision or not, and why.
         overflow: products whose int8 accumulators pass through half unscaled.
+        outlier_columns: how many inputs of which Linear are multiplied in floating point beside it.
     """
 
     summary: PlanSummary
@@ -59,6 +60,7 @@ class Proof:
     unproven: tuple[str, ...]
     unfused: tuple[str, ...]
     overflow: tuple[str, ...]
+    outlier_columns: Mapping[str, int] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         data = asdict(self)
@@ -73,6 +75,7 @@ class Proof:
             unproven=tuple(data["unproven"]),
             unfused=tuple(data["unfused"]),
             overflow=tuple(data["overflow"]),
+            outlier_columns=dict(data.get("outlier_columns", {})),  # younger than the others
         )
 
 
@@ -83,7 +86,10 @@ def judge(summary: PlanSummary, wanted: Iterable[WantedProduct]) -> Proof:
     fallbacks: list[Fallback] = []
     unproven: list[str] = []
     unfused: list[str] = []
+    outliers: dict[str, int] = {}
     for want in wanted:
+        if want.outlier_columns:
+            outliers[want.node] = want.outlier_columns
         product, attention = by_node.get(want.node), fused.get(want.node)
         if not want.constant and product is not None:
             unfused.append(f"{want.node} ({_attention_reason(want)})")
@@ -101,7 +107,9 @@ def judge(summary: PlanSummary, wanted: Iterable[WantedProduct]) -> Proof:
         elif not _keeps(want, product):
             fallbacks.append(Fallback(want.node, want.label, product.label, _reason(want, product)))
     overflow = [node for p in summary.products if p.unscaled_half for node in p.nodes]
-    return Proof(summary, tuple(fallbacks), tuple(unproven), tuple(unfused), tuple(overflow))
+    return Proof(
+        summary, tuple(fallbacks), tuple(unproven), tuple(unfused), tuple(overflow), outliers
+    )
 
 
 def _unknown(want: WantedProduct, got: MatrixProduct) -> bool:
@@ -185,6 +193,8 @@ def proof_rows(proof: Proof) -> Iterator[tuple[str, str]]:
         yield "layers", "unknown: this engine's text cannot be read on this host"
     else:
         yield "Linears", _counted(summary.linears())
+        if proof.outlier_columns:
+            yield "outlier columns", outlier_sentence(proof.outlier_columns)
         yield "convolutions", _labels(summary.of_role("convolution"))
         yield "fused attentions", _counted(summary.fused_attentions())
         yield "other products", _counted(summary.matmuls())
@@ -203,6 +213,15 @@ def proof_rows(proof: Proof) -> Iterator[tuple[str, str]]:
         later = " and later" if summary.forward_compatible else ""
         yield "compiled for", ", ".join(summary.targets) + later
     yield "engine", f"{summary.plan_bytes / 1e6:.1f} MB"
+
+
+def outlier_sentence(columns: Mapping[str, int]) -> str:
+    """``1 Linear computes 2 outlier columns in floating point``."""
+    linears, count = len(columns), sum(columns.values())
+    return (
+        f"{linears} Linear{'s compute' if linears > 1 else ' computes'} {count} outlier "
+        f"column{'s' if count > 1 else ''} in floating point"
+    )
 
 
 def _counted(counts: dict[str, int]) -> str:

@@ -10,13 +10,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
+from mimiq import files
 from mimiq.errors import BadInput, pip_install
 from mimiq.export.triton.config import check_config, config_text
 from mimiq.export.triton.plan import PackOptions, Plan, config_of, plan_for
 from mimiq.runtime.bundle import LABELS, Bundle
-from mimiq.runtime.manifest import disk_errors, file_entry, pretty_json
+from mimiq.runtime.manifest import file_entry, pretty_json
 from mimiq.runtime.packed import CPU_FILE, RECORD, PackedRecord, versions_of
 from mimiq.version import __version__
 
@@ -82,11 +82,11 @@ def pack(
     folder = Path(os.path.abspath(repository)) / name
     plan = plan_for(bundle, options or PackOptions())
     labels = _labels_text(bundle)
-    with disk_errors(folder):
+    with files.writing(folder):
         known = _known_versions(folder, plan, labels)
         version = max(known, default=0) + 1
         place = folder / str(version)
-        aside = folder / f".{version}.{uuid4().hex[:8]}.tmp"
+        aside = files.beside(place)
         text = config_text(config_of(plan, name, bundle, version, known))
         validated = check_config(text)
         made = False
@@ -204,12 +204,8 @@ def _digest(text: str | None) -> str | None:
 
 
 def _replace(path: Path, text: str) -> None:
-    aside = path.with_name(f".{path.name}.{uuid4().hex[:8]}.tmp")
-    try:
+    with files.replacing(path) as aside:
         aside.write_text(text, encoding="utf-8", newline="\n")
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 def _move(aside: Path, place: Path) -> None:

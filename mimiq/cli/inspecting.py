@@ -87,9 +87,13 @@ def _can_read_graphs() -> bool:
 
 def graph_table(name: str, summary: Mapping[str, Any]) -> Any:
     """One graph's layers, attention and bytes, for people."""
+    from mimiq.export.tensorrt.proof import outlier_sentence
+
     rows: list[tuple[object, object]] = [
         (f"{count} ×", layer) for layer, count in summary["layers"].items()
     ]
+    if summary["outlier_columns"]:
+        rows.append(("", outlier_sentence(summary["outlier_columns"])))
     rows += [(f"{count} ×", f"attention, {how}") for how, count in summary["attention"].items()]
     stored = [f"{kind} {size(count)}" for kind, count in summary["weight_bytes"].items()]
     rows.append(("", "weights: " + ", ".join([*stored, f"scales {size(summary['scale_bytes'])}"])))
