@@ -25,7 +25,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -39,6 +38,7 @@ import torch
 from mimiq.cache import Cache, default_cache_dir
 from mimiq.cli.terminal_progress import shown_progress
 from mimiq.devices import describe_device, pick_device
+from mimiq.files import write_whole
 from mimiq.job import Job
 from mimiq.models import load_model
 from mimiq.pipeline import compile_model
@@ -277,10 +277,7 @@ def _host(arguments: argparse.Namespace) -> dict[str, str]:
 
 
 def _write(path: Path, result: Mapping[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(result, indent=1) + "\n")
-    os.replace(temporary, path)
+    write_whole(path, json.dumps(result, indent=1) + "\n")
 
 
 def _arguments() -> argparse.Namespace:

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import re
 import sys
 import tempfile
@@ -39,6 +38,7 @@ from mimiq.export.tensorrt.engines import summarize
 from mimiq.export.tensorrt.product import PRODUCTS, Product
 from mimiq.export.tensorrt.proof import Proof, judge
 from mimiq.export.tensorrt.verdict import verdict
+from mimiq.files import write_whole
 from mimiq.runtime.accuracy import compare
 from mimiq.runtime.datasets import open_dataset
 from mimiq.runtime.hardware import cuda_driver_present, describe_hardware, describe_software
@@ -298,16 +298,13 @@ def _weights(name: str, weights: Path | None) -> Path | None:
 
 def _write(out: Path, result: dict[str, Any]) -> Path:
     slug = re.sub(r"[^a-z0-9]+", "-", str(result["device"]["name"]).lower()).strip("-")
-    out.mkdir(parents=True, exist_ok=True)
     prefix = "dry-run-" if result["dry_run"] else ""
     path = out / f"gpu-{prefix}{slug}.json"
     for target, text in (
         (path, json.dumps(result, indent=1, default=asdict) + "\n"),
         (path.with_suffix(".md"), markdown(result)),
     ):
-        temporary = target.with_name(f".{target.name}.tmp")
-        temporary.write_text(text)
-        os.replace(temporary, target)
+        write_whole(target, text)
     return path
 
 

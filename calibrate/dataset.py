@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from mimiq import files
 from mimiq.calibrate import storage
 from mimiq.calibrate.manifest import FORMAT, MANIFEST, read_manifest, refuse_other
 from mimiq.calibrate.storage import ByteArray, LabelArray
@@ -241,11 +242,9 @@ class CalibrationSetWriter:
             refuse_other(self.path, found, manifest)
             self._manifest = found
             return
-        try:
+        with files.writing(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise storage.storage_error(self.path, error) from error
-        storage.remove_partials(self.path)
+        files.remove_temporaries(self.path)
         if any(self.path.iterdir()):
             raise BadInput(
                 f"{self.path} exists and holds something else than a calibration set.",
@@ -294,7 +293,7 @@ class CalibrationSetWriter:
             self._manifest = {**self._manifest, "complete": False}
             self._save_manifest()
         data = storage.encode_shard(np.ascontiguousarray(images), labels.astype(np.int64))
-        storage.write_whole(storage.shard_path(self.path, batch_index), data)
+        files.write_whole(storage.shard_path(self.path, batch_index), data)
 
     def finish(self) -> CalibrationSet:
         """Check that all is there, write the hash and the contact sheet, and open the set.
@@ -313,14 +312,14 @@ class CalibrationSetWriter:
                 "content_sha256": finished._compute_hash(),
             }
             self._save_manifest()
-            storage.remove_partials(self.path)
+            files.remove_temporaries(self.path)
         return CalibrationSet.open(self.path)
 
     def discard(self) -> None:
         """Remove the set: for when its source turned out to be unusable."""
         for index in storage.shard_indices(self.path):
             storage.shard_path(self.path, index).unlink()
-        storage.remove_partials(self.path)
+        files.remove_temporaries(self.path)
         (self.path / CONTACT_SHEET).unlink(missing_ok=True)
         (self.path / MANIFEST).unlink(missing_ok=True)
         if not any(self.path.iterdir()):
@@ -328,13 +327,13 @@ class CalibrationSetWriter:
 
     def _save_manifest(self) -> None:
         text = json.dumps(self._manifest, indent=2, ensure_ascii=False) + "\n"
-        storage.write_whole(self.path / MANIFEST, text.encode())
+        files.write_whole(self.path / MANIFEST, text)
 
 
 def _write_png(image: Image.Image, path: Path) -> None:
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
-    storage.write_whole(path, buffer.getvalue())
+    files.write_whole(path, buffer.getvalue())
 
 
 def _open_shards(path: Path, manifest: Mapping[str, Any]) -> CalibrationSet:

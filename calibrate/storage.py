@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import re
 import zipfile
 import zlib
@@ -13,8 +12,7 @@ from typing import IO
 import numpy as np
 import numpy.typing as npt
 
-from mimiq import disk
-from mimiq.errors import BadInput, EnvironmentLacks, MimiqError
+from mimiq.errors import BadInput
 
 ByteArray = npt.NDArray[np.uint8]
 LabelArray = npt.NDArray[np.int64]
@@ -31,42 +29,6 @@ def shard_indices(folder: Path) -> list[int]:
     """The batch numbers that have a file, in order."""
     matches = (_SHARD.fullmatch(entry.name) for entry in folder.iterdir())
     return sorted(int(match[1]) for match in matches if match)
-
-
-def storage_error(path: Path, error: OSError) -> MimiqError:
-    """What an operating-system error while writing ``path`` means to the user."""
-    if disk.is_full(error):
-        return EnvironmentLacks(
-            f"The disk that holds {path.parent} is full.",
-            "Free some space and run the same command again: what is saved is not made twice.",
-        )
-    return BadInput(
-        f"{path} cannot be written: {error.strerror or error}.",
-        "Choose a folder that you may write to.",
-    )
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file so that an interruption leaves the old one, the new one or none.
-
-    Raises:
-        EnvironmentLacks: when the disk is full.
-        BadInput: when the file cannot be written for another reason.
-    """
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    try:
-        partial.write_bytes(data)
-        os.replace(partial, path)
-    except OSError as error:
-        raise storage_error(path, error) from error
-    finally:
-        partial.unlink(missing_ok=True)  # Ctrl-C included
-
-
-def remove_partials(folder: Path) -> None:
-    """Remove what a killed process was still writing."""
-    for partial in folder.glob("*.partial"):
-        partial.unlink(missing_ok=True)
 
 
 def encode_shard(images: ByteArray, labels: LabelArray) -> bytes:

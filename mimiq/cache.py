@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from mimiq import disk
 from mimiq.errors import EnvironmentLacks
+from mimiq.files import naming_full_disk
 from mimiq.version import __version__
 
 # Raised within a version when a stage's results change for the same inputs: older entries are
@@ -70,7 +70,7 @@ class Cache:
             with self._writing():
                 working.mkdir(parents=True, exist_ok=True)
                 (working / "inputs.json").write_text(json.dumps(inputs, indent=2, sort_keys=True))
-            with disk.writing(working):
+            with naming_full_disk(working):
                 make(working)
             os.replace(working, final)
         return final, False

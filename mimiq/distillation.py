@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 import math
-import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -20,7 +19,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from mimiq import fake_quant_kernels
+from mimiq import fake_quant_kernels, files
 from mimiq.devices import fast_dtype
 from mimiq.errors import BadInput
 from mimiq.fake_quant import Quantizer
@@ -253,10 +252,9 @@ class Distillation:
             "history": self.history,
             "seconds": self.seconds_before + seconds,
         }
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(".tmp")
-        torch.save(state, temporary)
-        os.replace(temporary, path)
+        files.remove_temporaries(path.parent)  # they are as large as the network, twice over
+        with files.replacing(path) as temporary:
+            torch.save(state, temporary)
 
     def load(self, path: Path) -> None:
         state = torch.load(path, map_location=self.device, weights_only=True)

@@ -5,17 +5,17 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 from mimiq.errors import BadInput
+from mimiq.files import make_folder_whole, replacing, writing
 from mimiq.runtime.manifest import (
     COMPILE_AGAIN,
     MANIFEST,
     check_name,
     complete_manifest,
-    disk_errors,
     file_entry,
     pretty_json,
     read_json,
@@ -156,31 +156,27 @@ def write_bundle(
     """
     out = Path(os.path.abspath(out))
     _check_target(out, overwrite)
-    folder = out.with_name(f".{out.name}.{uuid4().hex[:8]}.tmp")
-    with disk_errors(out):
-        try:
-            folder.mkdir(parents=True)
-            for name, source in files.items():
-                target = folder / check_name(name)
-                target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(source, target)
-            if labels is not None:
-                (folder / LABELS).write_text(_lines(labels), encoding="utf-8", newline="\n")
-            if report is not None:
-                (folder / REPORT).write_text(pretty_json(report), encoding="utf-8")
-            entries = {
-                path.relative_to(folder).as_posix(): file_entry(path)
-                for path in sorted(folder.rglob("*"))
-                if path.is_file()
-            }
-            full = complete_manifest(manifest) | {"files": entries}
-            (folder / MANIFEST).write_text(signed_manifest(full), encoding="utf-8")
-            # Read as a user would, while a mistake still leaves nothing behind.
-            Bundle(folder, verify=False)
-            _move(folder, out)
-        except BaseException:
-            shutil.rmtree(folder, ignore_errors=True)
-            raise
+
+    def fill(folder: Path) -> None:
+        for name, source in files.items():
+            target = folder / check_name(name)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, target)
+        if labels is not None:
+            (folder / LABELS).write_text(_lines(labels), encoding="utf-8", newline="\n")
+        if report is not None:
+            (folder / REPORT).write_text(pretty_json(report), encoding="utf-8")
+        entries = {
+            path.relative_to(folder).as_posix(): file_entry(path)
+            for path in sorted(folder.rglob("*"))
+            if path.is_file()
+        }
+        full = complete_manifest(manifest) | {"files": entries}
+        (folder / MANIFEST).write_text(signed_manifest(full), encoding="utf-8")
+        # Read as a user would, while a mistake still leaves nothing behind.
+        Bundle(folder, verify=False)
+
+    make_folder_whole(out, fill)
     return Bundle(out, verify=False)
 
 
@@ -208,29 +204,18 @@ def add_files(
     """
     folder = bundle.path
     manifest = {**bundle.manifest, **(updates or {}), "files": dict(bundle.manifest["files"])}
-    staged: dict[Path, Path] = {}
-
-    def stage(name: str) -> Path:
-        target = folder / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        staged[target] = target.with_name(f".{target.name}.{uuid4().hex[:8]}.tmp")
-        return staged[target]
-
-    with disk_errors(folder):
-        try:
-            for name, source in (files or {}).items():
-                shutil.copyfile(source, stage(check_name(name)))
-                manifest["files"][name] = file_entry(staged[folder / name])
-            if report is not None:
-                stage(REPORT).write_text(pretty_json(report), encoding="utf-8")
-                manifest["files"][REPORT] = file_entry(staged[folder / REPORT])
-            stage(MANIFEST).write_text(signed_manifest(manifest), encoding="utf-8")
-            # All that can run out of space is done; what remains are renames, the manifest last.
-            for target, temporary in staged.items():
-                os.replace(temporary, target)
-        finally:
-            for temporary in staged.values():
-                temporary.unlink(missing_ok=True)
+    with writing(folder), ExitStack() as stack:
+        # Entered first, so that it is renamed last; all that can run out of space comes before.
+        manifest_file = stack.enter_context(replacing(folder / MANIFEST))
+        for name, source in (files or {}).items():
+            staged = stack.enter_context(replacing(folder / check_name(name)))
+            shutil.copyfile(source, staged)
+            manifest["files"][name] = file_entry(staged)
+        if report is not None:
+            staged = stack.enter_context(replacing(folder / REPORT))
+            staged.write_text(pretty_json(report), encoding="utf-8")
+            manifest["files"][REPORT] = file_entry(staged)
+        manifest_file.write_text(signed_manifest(manifest), encoding="utf-8")
     return Bundle(folder, verify=False)
 
 
@@ -238,7 +223,7 @@ def _check_file(path: Path, entry: Any, verify: bool) -> None:
     if not path.is_file():
         raise BadInput(f"{path} is missing: the manifest lists it.", "Copy the whole bundle again.")
     if verify:
-        with disk_errors(path):
+        with writing(path):
             found = file_entry(path)
         if found != entry:
             raise BadInput(
@@ -258,21 +243,6 @@ def _check_target(out: Path, overwrite: bool) -> None:
         raise BadInput(
             f"{out} is not a bundle, so it will not be replaced.", "Choose another folder with -o."
         )
-
-
-def _move(folder: Path, out: Path) -> None:
-    """Rename into place; an existing bundle is put aside first, and back if that fails."""
-    if not out.exists():
-        os.rename(folder, out)
-        return
-    aside = out.with_name(f".{out.name}.{uuid4().hex[:8]}.old")
-    os.rename(out, aside)
-    try:
-        os.rename(folder, out)
-    except BaseException:
-        os.rename(aside, out)
-        raise
-    shutil.rmtree(aside, ignore_errors=True)
 
 
 def _lines(labels: Sequence[str]) -> str:

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from mimiq import disk
-from mimiq.errors import BadInput, EnvironmentLacks
+from mimiq.errors import BadInput
 from mimiq.version import __version__
 
 FORMAT = "mimiq-bundle/1"
@@ -144,26 +142,4 @@ def pretty_json(data: Mapping[str, Any]) -> str:
         raise BadInput(
             f"A manifest or report cannot be written as JSON: {error}.",
             "Use text, finite numbers, lists and dictionaries.",
-        ) from error
-
-
-@contextmanager
-def disk_errors(place: Path) -> Iterator[None]:
-    """Turn the operating system's refusals into one clear error.
-
-    Raises:
-        EnvironmentLacks: the disk, or the user's share of it, is full.
-        BadInput: a file or folder cannot be read or written.
-    """
-    try:
-        yield
-    except OSError as error:
-        if disk.is_full(error):
-            raise EnvironmentLacks(
-                f"The disk is full: {place} could not be written.",
-                "Free some space, or choose another place.",
-            ) from error
-        raise BadInput(
-            f"{error.filename or place} cannot be read or written: {error.strerror or error}.",
-            "Check the path and its permissions, or choose another place.",
         ) from error

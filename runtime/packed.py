@@ -21,7 +21,8 @@ import numpy as np
 import numpy.typing as npt
 
 from mimiq.errors import BadInput, UnsupportedTarget
-from mimiq.runtime.manifest import check_name, disk_errors, file_entry, read_json
+from mimiq.files import writing
+from mimiq.runtime.manifest import check_name, file_entry, read_json
 from mimiq.runtime.onnxruntime_graph import first_line, open_graph, runs_on_cpu
 
 RECORD = "mimiq.json"
@@ -229,7 +230,7 @@ def _checked(place: Path, entry: Mapping[str, Any]) -> Path:
         raise BadInput(f"{place / RECORD} lacks {error} of a file.", PACK_AGAIN) from error
     if not path.is_file():
         raise BadInput(f"{path} is missing.", PACK_AGAIN)
-    with disk_errors(path):
+    with writing(path):
         found = file_entry(path)
     if found != wanted:
         raise BadInput(

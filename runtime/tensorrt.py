@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import queue
 import weakref
 from collections import deque
@@ -14,6 +13,7 @@ from typing import Any, Self
 import numpy as np
 
 from mimiq.errors import BadInput, EnvironmentLacks
+from mimiq.files import replacing
 from mimiq.runtime.preprocessing import Preprocessing
 from mimiq.runtime.session import as_input
 from mimiq.runtime.tensorrt_arrays import DeviceArray, DeviceView, is_device_array, view
@@ -258,12 +258,8 @@ class TensorRTSession:
         with suppress(OSError):  # a folder that cannot be written to costs the next start a second
             if self._cache_file.is_file() and self._cache_file.read_bytes() == content:
                 return
-            temporary = self._cache_file.with_name(f".{self._cache_file.name}.{os.getpid()}.tmp")
-            try:
+            with replacing(self._cache_file) as temporary:
                 temporary.write_bytes(content)
-                os.replace(temporary, self._cache_file)
-            finally:
-                temporary.unlink(missing_ok=True)
 
     def close(self) -> None:
         """Free the engine and every array it gave out; a second call does nothing."""

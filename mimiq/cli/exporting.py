@@ -14,9 +14,9 @@ from mimiq.cli import choices, options, preflight, values
 from mimiq.cli.failures import Command
 from mimiq.cli.output import print_json, show, size, table, working
 from mimiq.cli.parameters import PATH
-from mimiq.cli.placing import place_file
 from mimiq.cli.preparing import ORIGIN, graph_metadata, prepared, tuned
 from mimiq.errors import BadInput
+from mimiq.files import copy_whole
 
 if TYPE_CHECKING:
     from mimiq.export.findings import Finding
@@ -100,7 +100,7 @@ def export(
                 carried = _int4_bytes(summary) < packed
             stage.update(text=f"checking the rules of {target}")
             slow = _grouped(require(graph, target))
-            place_file(graph, out)
+            copy_whole(graph, out)
     if say.json:
         print_json({"path": str(out), "graph": summary, "slow": slow, "int4_as_int8": carried})
         return

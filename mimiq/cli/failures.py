@@ -14,7 +14,7 @@ from typing import Any
 
 import click
 
-from mimiq import disk
+from mimiq import files
 from mimiq.errors import BadInput, EnvironmentLacks, MimiqError
 
 DEBUG = "MIMIQ_DEBUG"
@@ -101,8 +101,8 @@ def explained(error: Exception) -> MimiqError | None:
     """The error as one that the user can act on; None for what only a defect can have caused."""
     if isinstance(error, MimiqError):
         return error
-    if disk.is_full(error):
-        return disk.full(_filename(error))
+    if files.is_full(error):
+        return files.full(_filename(error))
     if isinstance(error, OSError) and error.errno in _ACCESS and error.filename is not None:
         return BadInput(
             f"{error.filename} cannot be read or written: {error.strerror}.",

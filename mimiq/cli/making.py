@@ -12,8 +12,8 @@ from mimiq.cli import choices, options, preflight, values
 from mimiq.cli.failures import Command
 from mimiq.cli.output import next_commands, print_json, show, table, working
 from mimiq.cli.parameters import PATH
-from mimiq.cli.placing import place_folder
 from mimiq.cli.preparing import ORIGIN, TUNED, graph_metadata, prepared, tuned
+from mimiq.files import make_folder_whole
 
 if TYPE_CHECKING:
     from mimiq.calibrate import CalibrationSet
@@ -119,7 +119,7 @@ def distill(
             save_quantized(quantized, folder)
             (folder / ORIGIN).write_text(json.dumps(origin, indent=1), encoding="utf-8")
 
-        place_folder(job.out, fill)
+        make_folder_whole(job.out, fill)
     if say.json:
         print_json({"path": str(job.out), "precision": job.precision.to_json(), **origin})
         return

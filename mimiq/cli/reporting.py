@@ -13,8 +13,8 @@ from mimiq.cli import choices, options, preflight
 from mimiq.cli.failures import Command
 from mimiq.cli.output import print_json, show, shown, working
 from mimiq.cli.parameters import PATH
-from mimiq.cli.placing import place_text
 from mimiq.errors import BadInput
+from mimiq.files import write_whole
 
 if TYPE_CHECKING:
     from mimiq.calibrate import CalibrationSet
@@ -62,7 +62,7 @@ def report(
             images: CalibrationSet | None = _named(opened, calibration)
         else:
             images = _cached(opened, cache_dir or default_cache_dir())
-        place_text(page(opened, engines, _sheet(images) if images else None), out)
+        write_whole(out, page(opened, engines, _sheet(images) if images else None))
     if json:
         print_json({"path": str(out), "images_shown": images is not None})
         return

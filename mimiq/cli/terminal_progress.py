@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import click
 from rich.console import Console
@@ -74,7 +75,7 @@ class _Bar(Stage):
     def update(
         self, done: int | None = None, text: str | None = None, *, total: int | None = None
     ) -> None:
-        words = {} if text is None else {"text": text}
+        words: dict[str, Any] = {} if text is None else {"text": text}
         self._bars.update(self._task, completed=done, total=total, **words)
 
 

@@ -58,7 +58,7 @@ def test_round_trip(tmp_path: Path) -> None:
     assert read.manifest["complete"] is True
     assert read.manifest["software"]["numpy"] == np.__version__
     read.verify()
-    assert not list((tmp_path / "set").glob("*.partial"))
+    assert not list((tmp_path / "set").glob(".*.tmp"))
 
 
 def test_unknown_labels_are_minus_one(tmp_path: Path) -> None:
@@ -235,7 +235,7 @@ def test_interruption_between_write_and_rename_leaves_nothing(
 def test_what_a_killed_process_left_is_ignored_and_removed(tmp_path: Path) -> None:
     path = tmp_path / "set"
     writer = CalibrationSetWriter(path, manifest(4))
-    left = path / "batch-00000.npz.4711.partial"
+    left = path / ".batch-00000.npz.4711.tmp"
     left.write_bytes(b"PK half a shard")
     writer = CalibrationSetWriter(path, manifest(4))
     assert not writer.has(0)
@@ -257,7 +257,7 @@ def test_full_disk_is_one_clear_error_and_no_half_file(
 
     with monkeypatch.context() as patch:
         patch.setattr(Path, "write_bytes", full)
-        with pytest.raises(EnvironmentLacks, match=r"disk that holds .*set is full") as error:
+        with pytest.raises(EnvironmentLacks, match=r"disk is full: .*batch-00001") as error:
             writer.write(1, pixels(4))
         assert "run the same command again" in error.value.next_step
         with pytest.raises(EnvironmentLacks, match="is full"):
@@ -271,10 +271,13 @@ def test_full_disk_is_one_clear_error_and_no_half_file(
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-def test_full_disk_as_the_kernel_reports_it(tmp_path: Path) -> None:
+def test_full_disk_as_the_kernel_reports_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     writer = CalibrationSetWriter(tmp_path / "set", manifest(4))
-    partial = tmp_path / "set" / f"batch-00000.npz.{os.getpid()}.partial"
-    partial.symlink_to("/dev/full")
+    temporary = tmp_path / "set" / ".batch-00000.npz.tmp"
+    temporary.symlink_to("/dev/full")
+    monkeypatch.setattr("mimiq.files.beside", lambda path: temporary)
     with pytest.raises(EnvironmentLacks, match="is full"):
         writer.write(0, pixels(4))
     assert [file.name for file in (tmp_path / "set").iterdir()] == ["manifest.json"]
