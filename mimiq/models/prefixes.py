@@ -37,12 +37,14 @@ class Found:
         beside: the other tensors of the same mapping, by their names there.
         prefix: what stood before every name; empty where nothing did.
         notes: what was decided on the way, sentences for the user.
+        projection: the head projects into a space of embeddings, and tells no classes apart.
     """
 
     state: Tensors
     beside: Tensors = field(default_factory=dict)
     prefix: str = ""
     notes: tuple[str, ...] = ()
+    projection: bool = False
 
 
 def unwrapped(tensors: Mapping[str, torch.Tensor], path: Path) -> Tensors:

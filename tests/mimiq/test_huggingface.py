@@ -7,12 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
-from mimiq.errors import BadInput, UnsupportedModel
 from mimiq.models import load_model
 
 transformers = pytest.importorskip("transformers")

@@ -29,7 +29,7 @@ def fitted(
         found = replace(
             found, notes=(*found.notes, "The file's pre_logits layer is left out, as timm does.")
         )
-    state, notes = with_head(filtered(found.state, None, base), found, path)
+    state, notes = with_head(renamed(found.state, base), found, path)
     sized: dict[str, Any] = {}
     head = state.get("head.weight")
     if head is not None and head.ndim == 2:
@@ -98,24 +98,23 @@ def _image_size(
     )
 
 
-def filtered(state: Mapping[str, torch.Tensor], module: Any, shapes: Any = None) -> Tensors:
-    """timm's own translation of older and foreign names.
+def renamed(state: Mapping[str, torch.Tensor], base: Any) -> Tensors:
+    """timm's own translation of older and foreign names, all sizes as they are.
 
     Args:
         state: as it was found.
-        module: the network to fit; None leaves sizes as they are.
-        shapes: in the place of ``module`` then: the network whose names are wanted.
+        base: a network of the architecture, perhaps of other sizes.
     """
-    network = module if module is not None else shapes
-    translate = getattr(sys.modules[type(network).__module__], "checkpoint_filter_fn", None)
+    translate = getattr(sys.modules[type(base).__module__], "checkpoint_filter_fn", None)
     if translate is None:
         return dict(state)
-    weight = state.get("patch_embed.proj.weight")
-    if module is None and weight is not None and weight.ndim == 4:
+    weight = state.get("patch_embed.proj.weight", state.get("visual.conv1.weight"))
+    network = base
+    if weight is not None and weight.ndim == 4:
+        # timm would resize to the network's sizes: this one has the file's.
         projection = SimpleNamespace(weight=weight)
-        network = SimpleNamespace(
-            pos_embed=None, patch_embed=SimpleNamespace(proj=projection), head=shapes.head
-        )
+        patches = SimpleNamespace(proj=projection)
+        network = SimpleNamespace(pos_embed=None, patch_embed=patches, head=base.head)
     arguments = {}
     if "adapt_layer_scale" in inspect.signature(translate).parameters:
         arguments["adapt_layer_scale"] = True

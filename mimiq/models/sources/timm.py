@@ -72,13 +72,14 @@ def load(
     if request.num_classes is not None:
         given["num_classes"] = request.num_classes
     notes: tuple[str, ...] = ()
+    projects = "clip" in architecture
     if weights is not None:
         base = build(request.name, architecture, kwargs | common, meta=True)
         found = layouts.read_network(weights, base, request.ema, request.name)
+        projects = projects or found.projection
         state, sized, notes = fitting.fitted(found, base, request, weights)
         kwargs = sized | kwargs
         module = build(request.name, architecture, given | kwargs | common)
-        state = fitting.filtered(state, module)
         error = explain.misfit(state, module.state_dict(), weights, request.name)
         if error is not None:
             raise error
@@ -97,7 +98,7 @@ def load(
         architecture,
         preprocessing_of(module, image_size=built_size(module)),
         labels=_labels(overlay, module),
-        output=_output(module, architecture, request),
+        output=_output(module, projects and request.num_classes is None),
         structure=_structure(request.model_kwargs, module),
         notes=notes,
     )
@@ -194,13 +195,12 @@ def _check_pretrained(request: Request, architecture: str) -> None:
         )
 
 
-def _output(module: Any, architecture: str, request: Request) -> Output:
+def _output(module: Any, may_project: bool) -> Output:
     if not getattr(module, "num_classes", 0):
         return "embedding"
     # CLIP's projection into the space that images and texts share has no bias: timm's is zero.
     bias = getattr(getattr(module, "head", None), "bias", None)
-    projection = "clip" in architecture and bias is not None and not bool(bias.any())
-    return "embedding" if projection and request.num_classes is None else "logits"
+    return "embedding" if may_project and bias is not None and not bool(bias.any()) else "logits"
 
 
 def _unsaid(module: Any, path: Path) -> str:

@@ -83,7 +83,8 @@ def clip(found: Found) -> Found:
         for name, tensor in translated.beside.items()
         if not name.startswith(("text_", "logit_"))
     }
-    return replace(translated, beside=beside)
+    projection = "head.weight" in state and "head.bias" not in state
+    return replace(translated, beside=beside, projection=projection)
 
 
 def _translated(found: Found, names: tuple[tuple[str, str], ...]) -> Found:
