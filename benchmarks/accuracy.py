@@ -1,10 +1,22 @@
 """What each precision and each part of the method costs or gains, on the exported graph.
 
-Every row is one compilation, measured as ``mimiq-compile --eval`` measures it: the graph under ONNX
-Runtime against the full-precision network on the same labelled images, which choose nothing.
+Every row is one compilation: the graph under ONNX Runtime against the full-precision network on the
+same labelled images, which choose nothing. Several networks are measured side by side, and the
+images of several folders pooled:
 
-    python benchmarks/accuracy.py --weights deit_tiny_patch16_224.safetensors --eval imagenet/val \\
+    python benchmarks/accuracy.py --network deit_t=deit_t:deit_tiny_patch16_224.safetensors \\
+        --network vit_t=vit_t:vit_tiny_patch16_224.safetensors \\
+        --network planted=deit_t:planted.safetensors --calibration planted=deit_t \\
+        --eval imagenet-sample --eval imagenet-val \\
         --rows w8a8,w4a8 --variants default,noise --seeds 0,1,2 --output results/accuracy.json
+
+Rows that the output file holds already are not measured again; stages come from the cache. Several
+processes, or hosts, measure rows of their own, each into a file of its own, and the files are
+joined:
+
+    python benchmarks/accuracy.py … --seeds 0 --output part0.json
+    python benchmarks/accuracy.py … --seeds 1 --output part1.json
+    python benchmarks/accuracy.py --merge part0.json part1.json --output results/accuracy.json
 
 The paper's method and its ablation, at a scale for a CPU:
 
@@ -18,269 +30,194 @@ What each part of ours gives, before distillation:
         --output results/parts_deit_t.json \\
         --variants default,no-rotation,no-refit,nearest-rounding,no-procedural,minmax-ranges
 
-Rows that the output file holds already are not measured again; stages come from the cache.
+A trial in a minute: ``--network digits=digits --eval digits --recipe tiny --rows w8a8``.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, replace
 from pathlib import Path
-from statistics import mean
 from typing import Any
 
+import accuracy_results as results
 import torch
+from accuracy_images import Images, Judged, Reference, content_hash, pooled, spread
+from accuracy_networks import Network, calibration_source, parse_networks
+from accuracy_tables import table
+from accuracy_variants import PRECISIONS, VARIANTS, Scale, recipe_of
 
 from mimiq.cache import Cache, default_cache_dir
 from mimiq.cli.terminal_progress import shown_progress
 from mimiq.devices import describe_device, pick_device
-from mimiq.files import write_whole
+from mimiq.errors import MimiqError
 from mimiq.job import Job
-from mimiq.models import load_model
+from mimiq.models import LoadedModel
 from mimiq.pipeline import compile_model
-from mimiq.precision import Precision, from_bits, weight_only
-from mimiq.quantization import RangeRecipe
-from mimiq.recipes import NAMES, Recipe, recipe_for
-from mimiq.runtime.accuracy import Comparison
-from mimiq.runtime.datasets import open_dataset
+from mimiq.progress import Progress
+from mimiq.recipes import NAMES
+from mimiq.runtime.bundle import Bundle
+from mimiq.runtime.hardware import instruction_sets
+from mimiq.runtime.opening import open_bundle
 
-PRECISIONS: dict[str, Precision] = {
-    "w8a8": from_bits(8, 8),
-    "w4a16-b64": weight_only(4, 64),
-    "w4a8": from_bits(4, 8),
-    "w5a5": from_bits(5, 5),
-    "w4a4": from_bits(4, 4),
-    # The classifier with the bits of every other Linear, as in the paper.
-    "w4a16-b64-uniform": weight_only(4, 64, uniform=True),
-    "w4a8-uniform": from_bits(4, 8, uniform=True),
-    "w5a5-uniform": from_bits(5, 5, uniform=True),
-    "w4a4-uniform": from_bits(4, 4, uniform=True),
-}
+# On so many images the exported graph is compared with the simulated one, which runs slowly.
+_SIMULATED = 64
 
 
-def _synthesis(**changes: Any) -> Callable[[Recipe], Recipe]:
-    return lambda recipe: replace(recipe, synthesis=replace(recipe.synthesis, **changes))
+def main() -> int:
+    parser = _parser()
+    arguments = parser.parse_args()
+    try:
+        if arguments.merge:
+            result, failed = results.merged(arguments.merge), 0
+            results.write(arguments.output, result)
+        else:
+            if not (arguments.network and arguments.eval):
+                parser.error("give --network and --eval, or --merge")
+            if "real" in arguments.variants and arguments.real is None:
+                parser.error("the variant real needs --real FOLDER")
+            result, failed = _measure_all(arguments)
+    except MimiqError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    print(table(result))
+    arguments.output.with_suffix(".md").write_text(table(result))
+    return failed
 
 
-def _distillation(**changes: Any) -> Callable[[Recipe], Recipe]:
-    return lambda recipe: replace(recipe, distillation=replace(recipe.distillation, **changes))
-
-
-def _ranges(**changes: Any) -> Callable[[Recipe], Recipe]:
-    return lambda recipe: replace(recipe, ranges=RangeRecipe(**(asdict(recipe.ranges) | changes)))
-
-
-# What is different from the named recipe: the calibration images, and the recipe.
-VARIANTS: dict[str, tuple[str, Callable[[Recipe], Recipe]]] = {
-    "default": ("synthetic", lambda recipe: recipe),
-    "noise": ("noise", lambda recipe: recipe),
-    "psaq": ("psaq", lambda recipe: recipe),
-    "real": ("real", lambda recipe: recipe),  # an upper bound: those of --real
-    "no-similarity": ("synthetic", _synthesis(similarity_weight=0.0)),
-    "no-procedural": ("synthetic", lambda recipe: replace(recipe, procedural=0)),
-    "from-noise": ("synthetic", _synthesis(start="noise", lr=0.1, tv_weight=0.01)),
-    "no-head-distillation": ("synthetic", _distillation(structural_weight=0.0)),
-    # At the published weight where activations are coarse; ours has a tenth of it there.
-    "published-structure": ("synthetic", _distillation(structural_weight=10.0)),
-    "no-distillation": ("synthetic", _distillation(steps=0)),
-    "more-steps": ("synthetic", _distillation(steps=600)),
-    "no-refit": ("synthetic", _ranges(refit=False)),
-    "nearest-rounding": ("synthetic", _ranges(rounding="nearest")),
-    "percentile-ranges": ("synthetic", _ranges(observer="percentile")),
-    "minmax-ranges": ("synthetic", _ranges(observer="minmax")),
-    "no-importance": ("synthetic", _ranges(importance=False)),
-    "no-centring": ("synthetic", _ranges(centre=False)),
-    "one-step": ("synthetic", _ranges(two_steps=False)),
-    "no-rotation": ("synthetic", _ranges(rotate=False, migrate=False)),
-    "migration": ("synthetic", _ranges(rotate=False, migrate=True)),
-}
-
-
-def main() -> None:
-    arguments = _arguments()
-    result = _started(arguments)
+def _measure_all(arguments: argparse.Namespace) -> tuple[results.Result, int]:
+    """Every row that is not there yet; 1 where one failed, which does not stop the others."""
+    bench = Bench(arguments)
+    result, failed = results.opened(arguments.output, bench.asked()), 0
     for row in arguments.rows:
         for variant in arguments.variants:
             for seed in arguments.seeds:
-                key = f"{row}/{variant}/{seed}"
-                if key in result["rows"]:
-                    continue
-                print(f"== {key}", flush=True)
-                result["rows"][key] = measure(arguments, row, variant, seed)
-                _write(arguments.output, result)
-    print(table(result))
-    arguments.output.with_suffix(".md").write_text(table(result) + "\n")
+                for name in bench.networks:
+                    key = results.row_key(name, row, variant, seed)
+                    if key in result["rows"]:
+                        continue
+                    print(f"== {key}", flush=True)
+                    try:
+                        result["rows"][key] = bench.measure(name, row, variant, seed)
+                    except MimiqError as error:
+                        print(f"{key} failed: {error}", file=sys.stderr, flush=True)
+                        failed = 1
+                    results.write(arguments.output, result)
+    return result, failed
 
 
-def measure(arguments: argparse.Namespace, row: str, variant: str, seed: int) -> dict[str, Any]:
-    """Compile, and keep what the table needs of the report."""
-    model = load_model(arguments.model, weights=arguments.weights)
-    precision = PRECISIONS[row]
-    calibration, changed = VARIANTS[variant]
-    dataset = open_dataset(arguments.eval, model.num_classes)
-    with tempfile.TemporaryDirectory() as scratch:
-        job = Job(
-            model=model,
-            precision=precision,
-            recipe=changed(_scaled(recipe_for(arguments.recipe, precision), arguments)),
-            out=Path(scratch) / "bundle",
-            calibration=arguments.real if calibration == "real" else calibration,
-            seed=seed,
-            device=arguments.device,
-            evaluation=dataset,
-            evaluation_name=arguments.eval.name,
-            batches=(),
+class Bench:
+    """The networks, each opened once, and the images."""
+
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        self.arguments = arguments
+        self.cache = Cache(arguments.cache)
+        self.progress: Progress = shown_progress()
+        self.scale = Scale(
+            arguments.images, arguments.iterations, arguments.steps, arguments.optimizer
         )
+        networks = parse_networks(arguments.network, arguments.calibration)
+        self.networks = {network.name: network for network in networks}
+        self.models: dict[str, LoadedModel] = {each.name: each.load() for each in networks}
+        self.images: dict[str, Images] = {
+            name: pooled(arguments.eval, model.num_classes) for name, model in self.models.items()
+        }
+        self._references: dict[str, Reference] = {}
+
+    def asked(self) -> dict[str, Any]:
+        """What a file of these rows begins with."""
+        images = next(iter(self.images.values()))
+        return {
+            "networks": {name: self._described(name) for name in self.networks},
+            "recipe": self.arguments.recipe,
+            "scale": str(self.scale),
+            "evaluation": {
+                "sources": [Path(source).name for source in self.arguments.eval],
+                "count": len(images),
+                "sha256": content_hash(images),
+            },
+        }
+
+    def measure(self, name: str, row: str, variant: str, seed: int) -> dict[str, Any]:
+        """Compile, judge, and keep what the tables need.
+
+        Raises:
+            MimiqError: whatever a stage found wrong.
+        """
         started = time.monotonic()
-        bundle = compile_model(job, Cache(arguments.cache), shown_progress())
-        report: Mapping[str, Any] = bundle.report or {}
+        with tempfile.TemporaryDirectory() as scratch:
+            job = self._job(name, row, variant, seed, Path(scratch) / "bundle")
+            bundle = compile_model(job, self.cache, self.progress)
+            judged = self._judge(name, bundle)
+            report: Mapping[str, Any] = bundle.report or {}
         return {
             "recipe": job.recipe.to_json(),
             "calibration": {
                 key: bundle.manifest["calibration"].get(key) for key in ("kind", "count")
             },
-            "accuracy": report["accuracy"],
+            "accuracy": judged.comparison.to_json(),
+            "changed": {"lost": _listed(judged.lost), "gained": _listed(judged.gained)},
+            "heldout": report.get("heldout"),
             "simulation": report["simulation"],
             "distillation": report["tuning"],
             "seconds_of_this_run": time.monotonic() - started,
             "mimiq": bundle.manifest["software"]["mimiq"],
-            **_host(arguments),
+            "host": self._host(),
+        }
+
+    def _job(self, name: str, row: str, variant: str, seed: int, out: Path) -> Job:
+        kind = VARIANTS[variant][0]
+        network = self.networks[name]
+        own: str | Path = self.arguments.real if kind == "real" else kind
+        lender: Network | None = None
+        if kind == "synthetic" and network.calibration is not None:
+            lender = self.networks.get(network.calibration)
+            own = own if lender else Path(network.calibration)
+        job = Job(
+            model=self.models[name],
+            precision=PRECISIONS[row],
+            recipe=recipe_of(self.arguments.recipe, row, variant, self.scale),
+            out=out,
+            calibration=own,
+            seed=seed,
+            device=self.arguments.device,
+            evaluation=spread(self.images[name], _SIMULATED),
+            evaluation_name=f"{_SIMULATED} of the images",
+            batches=(),
+        )
+        return calibration_source(job, lender, self.cache, self.progress)
+
+    def _judge(self, name: str, bundle: Bundle) -> Judged:
+        if name not in self._references:
+            self._references[name] = Reference(
+                self.models[name], self.images[name], self.cache, self.progress
+            )
+        with open_bundle(bundle, spinning=False) as session:
+            return self._references[name].judge(session, self.progress)
+
+    def _described(self, name: str) -> dict[str, Any]:
+        described = self.models[name].describe()
+        kept = {key: described[key] for key in ("architecture", "parameters", "weights_sha256")}
+        source = self.networks[name].calibration
+        return kept | {"images_of": Path(source).name if source else name}
+
+    def _host(self) -> dict[str, Any]:
+        """Of each row: a file may hold rows of several hosts."""
+        return {
+            "device": describe_device(pick_device(self.arguments.device)),
+            "instruction_sets": instruction_sets(),
+            "torch": torch.__version__,
         }
 
 
-def _scaled(recipe: Recipe, arguments: argparse.Namespace) -> Recipe:
-    """The recipe with the images, iterations, steps and optimiser that were asked for."""
-    synthesis, distillation = recipe.synthesis, recipe.distillation
-    if arguments.images:
-        synthesis = replace(synthesis, images=arguments.images)
-    if arguments.iterations:
-        synthesis = replace(synthesis, iterations=arguments.iterations)
-    if arguments.steps is not None:
-        distillation = replace(
-            distillation,
-            steps=arguments.steps,
-            evaluate_every=max(1, min(distillation.evaluate_every, arguments.steps)),
-        )
-    if arguments.optimizer == "adamw":
-        # SGD at the paper's rate is made for epochs; the fast recipes' rates serve a few hundred
-        # steps.
-        quick = recipe_for("tiny", from_bits(4, 8)).distillation
-        distillation = replace(
-            distillation, optimizer="adamw", lr_weights=quick.lr_weights, lr_scales=quick.lr_scales
-        )
-    return replace(recipe, synthesis=synthesis, distillation=distillation)
+def _listed(indices: Any) -> str:
+    return " ".join(str(int(index)) for index in indices)
 
 
-def table(result: Mapping[str, Any]) -> str:
-    """Markdown: one line a row, drops in points of top-1 with their 95 % intervals."""
-    rows: Mapping[str, Any] = result["rows"]
-    hosts = ", ".join(sorted({_host_of(result, row) for row in rows.values()}))
-    head = (
-        f"{result['model']}, recipe `{result['recipe']}`, {result['evaluation']} "
-        f"({hosts}{result.get('scale', '')}). "
-        "Points of top-1 lost by the exported graph under ONNX Runtime, with 95 % intervals; "
-        "logit error is the mean squared difference from full precision over the logits' variance; "
-        "held-out loss is the distillation loss on synthetic images that neither the fit nor "
-        "distillation saw; where nothing is distilled there are none."
-    )
-    lines = [
-        head,
-        "",
-        "| precision | variant | seed | images | full precision | top-1 | lost | as full precision "
-        "| logit error | as simulated | held-out loss, before → after | on |",
-        "|---|---|---|---|---|---|---|---|---|---|---|---|",
-    ]
-    for key, row in rows.items():
-        precision, variant, seed = key.split("/")
-        found = Comparison.from_json(row["accuracy"])
-        simulated = Comparison.from_json(row["simulation"])
-        low, high = found.drop_interval
-        lines.append(
-            f"| {precision} | {variant} | {seed} | {row['calibration']['count']} "
-            f"| {found.reference.top1:.1f} | {found.accuracy.top1:.1f} "
-            f"| {found.drop:.1f} [{low:.1f}, {high:.1f}] | {100 * found.agreement:.1f} % "
-            f"| {100 * found.logit_error:.2f} % | {100 * simulated.agreement:.1f} % "
-            f"| {_held_out_loss(row['distillation'])} "
-            f"| {_host_of(result, row)} |"
-        )
-    return "\n".join(lines + _over_seeds(rows))
-
-
-def _held_out_loss(tuned: Mapping[str, Any]) -> str:
-    return f"{tuned['initial_loss']:.3f} → {tuned['best_loss']:.3f}" if tuned["steps"] else "–"
-
-
-def _host_of(result: Mapping[str, Any], row: Mapping[str, Any]) -> str:
-    hardware = row.get("hardware", result["hardware"]).split(",")[0]
-    return f"{hardware}, torch {row.get('torch', result['torch'])}"
-
-
-def _over_seeds(rows: Mapping[str, Any]) -> list[str]:
-    """Where a row was measured with several seeds: their means, and the extremes of the loss."""
-    groups: dict[str, list[Comparison]] = {}
-    for key, row in rows.items():
-        name = key.rpartition("/")[0]
-        groups.setdefault(name, []).append(Comparison.from_json(row["accuracy"]))
-    lines = [
-        f"| {name.replace('/', ' | ')} | {len(found)} "
-        f"| {mean(each.drop for each in found):.1f} "
-        f"({min(each.drop for each in found):.1f} … {max(each.drop for each in found):.1f}) "
-        f"| {100 * mean(each.agreement for each in found):.1f} % "
-        f"| {100 * mean(each.logit_error for each in found):.2f} % |"
-        for name, found in groups.items()
-        if len(found) > 1
-    ]
-    if not lines:
-        return []
-    titles = ("precision", "variant", "seeds", "lost, mean (extremes)", "as full precision")
-    head = " | ".join([*titles, "logit error"])
-    return ["", f"| {head} |", "|---|---|---|---|---|---|", *lines]
-
-
-def _started(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The output file's rows so far, or none.
-
-    Raises:
-        SystemExit: the file holds another experiment's rows.
-    """
-    asked = {
-        "model": arguments.model,
-        "recipe": arguments.recipe,
-        "evaluation": f"evaluated on {arguments.eval.name}",
-        "scale": "".join(
-            f"; {name} {getattr(arguments, name)}"
-            for name in ("images", "iterations", "steps", "optimizer")
-            if getattr(arguments, name) is not None
-        ),
-    }
-    if not arguments.output.is_file():
-        return {**asked, **_host(arguments), "rows": {}}
-    found: dict[str, Any] = json.loads(arguments.output.read_text())
-    if others := [name for name in asked if found.get(name) != asked[name]]:
-        raise SystemExit(
-            f"{arguments.output} holds rows of another {' and '.join(others)}: "
-            "give another --output."
-        )
-    return found
-
-
-def _host(arguments: argparse.Namespace) -> dict[str, str]:
-    """Of each row: a file may hold rows of several hosts."""
-    return {
-        "hardware": describe_device(pick_device(arguments.device)),
-        "torch": torch.__version__,
-    }
-
-
-def _write(path: Path, result: Mapping[str, Any]) -> None:
-    write_whole(path, json.dumps(result, indent=1) + "\n")
-
-
-def _arguments() -> argparse.Namespace:
+def _parser() -> argparse.ArgumentParser:
     def names(known: Mapping[str, object]) -> Callable[[str], list[str]]:
         def parse(text: str) -> list[str]:
             chosen = text.split(",")
@@ -290,29 +227,44 @@ def _arguments() -> argparse.Namespace:
 
         return parse
 
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default="deit_t")
-    parser.add_argument("--weights", type=Path)
-    parser.add_argument("--eval", type=Path, required=True, help="labelled images")
-    parser.add_argument("--real", type=Path, help="photographs for the variant real, not of --eval")
-    parser.add_argument("--rows", type=names(PRECISIONS), default=list(PRECISIONS))
-    parser.add_argument("--variants", type=names(VARIANTS), default=["default"])
-    parser.add_argument("--seeds", type=lambda text: [int(s) for s in text.split(",")], default=[0])
-    parser.add_argument("--recipe", choices=NAMES, default="cpu")
-    parser.add_argument("--images", type=int, help="of the calibration set, not the recipe's")
-    parser.add_argument("--iterations", type=int, help="of synthesis, not the recipe's")
-    parser.add_argument("--steps", type=int, help="of distillation, not the recipe's")
-    parser.add_argument("--optimizer", choices=["adamw"], help="of distillation, not the recipe's")
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--cache", type=Path, default=default_cache_dir())
-    parser.add_argument(
-        "--output", type=Path, default=Path("benchmarks/results/accuracy_deit_t.json")
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    add = parser.add_argument
+    add(
+        "--network",
+        action="append",
+        default=[],
+        metavar="NAME=MODEL[:WEIGHTS]",
+        help="a network to measure; the others are set beside the first",
     )
-    arguments = parser.parse_args()
-    if "real" in arguments.variants and arguments.real is None:
-        parser.error("the variant real needs --real FOLDER")
-    return arguments
+    add(
+        "--calibration",
+        action="append",
+        default=[],
+        metavar="NAME=SOURCE",
+        help="synthetic images of a network: a folder, or those of another network by its name",
+    )
+    add(
+        "--eval",
+        action="append",
+        default=[],
+        metavar="FOLDER",
+        help="labelled images; several folders are pooled; digits: the embedded held-out ones",
+    )
+    add("--real", type=Path, help="photographs for the variant real, not of --eval")
+    add("--rows", type=names(PRECISIONS), default=list(PRECISIONS)[:5])
+    add("--variants", type=names(VARIANTS), default=["default"])
+    add("--seeds", type=lambda text: [int(s) for s in text.split(",")], default=[0])
+    add("--recipe", choices=NAMES, default="cpu")
+    add("--images", type=int, help="of the calibration set, not the recipe's")
+    add("--iterations", type=int, help="of synthesis, not the recipe's")
+    add("--steps", type=int, help="of distillation, not the recipe's")
+    add("--optimizer", choices=["adamw"], help="of distillation, not the recipe's")
+    add("--device", default="auto")
+    add("--cache", type=Path, default=default_cache_dir())
+    add("--merge", type=Path, nargs="+", metavar="FILE", help="join these files into --output")
+    add("--output", type=Path, default=Path("benchmarks/results/accuracy.json"))
+    return parser
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())
