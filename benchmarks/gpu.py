@@ -41,12 +41,13 @@ from mimiq.export.tensorrt.verdict import verdict
 from mimiq.files import write_whole
 from mimiq.runtime.accuracy import compare
 from mimiq.runtime.datasets import open_dataset
+from mimiq.runtime.gpus import gpu_state
 from mimiq.runtime.hardware import cuda_driver_present, describe_hardware, describe_software
 from mimiq.runtime.latency import LatencyRow, Runner, interleave
 from mimiq.runtime.latency import summarize as summarize_rounds
 from mimiq.runtime.onnxruntime_session import OnnxRuntimeSession
 from mimiq.runtime.tensorrt import TensorRTSession
-from mimiq.runtime.tensorrt_timing import device_runner, gpu_state
+from mimiq.runtime.tensorrt_timing import device_runner
 
 CAPABILITIES = ("8.0", "8.6", "8.9", "12.0")
 SOFTWARE = (

@@ -22,12 +22,13 @@ import record
 import torch
 
 from mimiq.calibrate.dataset import CalibrationSet
-from mimiq.calibrate.sources import IMAGE_SUFFIXES, gaussian_noise
+from mimiq.calibrate.sources import gaussian_noise
 from mimiq.devices import fast_dtype, pick_device
 from mimiq.errors import BadInput
 from mimiq.models import LoadedModel, load_model, observe_attention
 from mimiq.psaq import PsaqRecipe, synthesize_psaq
 from mimiq.recipes_synthesis import SYNTHESIS_RECIPES
+from mimiq.runtime.datasets import IMAGE_SUFFIXES
 from mimiq.sampling import evenly_spread
 from mimiq.similarity import inter_head_similarity, mean_off_diagonal
 from mimiq.synthesis import synthesize

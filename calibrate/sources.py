@@ -12,11 +12,9 @@ from mimiq.calibrate.dataset import CalibrationSet, CalibrationSetWriter
 from mimiq.calibrate.manifest import make_manifest
 from mimiq.calibrate.storage import ByteArray
 from mimiq.errors import BadInput
+from mimiq.runtime.datasets import IMAGE_SUFFIXES
 from mimiq.runtime.preprocessing import Preprocessing, read_image
 
-IMAGE_SUFFIXES = frozenset(
-    {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
-)
 _SHARD_SIZE = 64
 
 
@@ -90,17 +88,13 @@ def gaussian_noise(
         "shard_size": _SHARD_SIZE,
     }
     writer = CalibrationSetWriter(out, make_manifest("noise", count, size, seed, recipe))
-    mean = np.asarray(preprocessing.mean, np.float32)
-    std = np.asarray(preprocessing.std, np.float32)
     for batch, start in enumerate(range(0, count, _SHARD_SIZE)):
         if writer.has(batch):
             continue
-        images = np.empty((min(_SHARD_SIZE, count - start), size, size, 3), np.uint8)
-        for offset in range(len(images)):
-            stream = np.random.default_rng([seed, start + offset])
-            pixels = stream.standard_normal((size, size, 3), np.float32) * std + mean
-            images[offset] = np.rint(pixels.clip(0, 1) * 255).astype(np.uint8)
-        writer.write(batch, images)
+        numbers = range(start, min(start + _SHARD_SIZE, count))
+        streams = (np.random.default_rng([seed, number]) for number in numbers)
+        noise = [stream.standard_normal((size, size, 3), np.float32) for stream in streams]
+        writer.write(batch, preprocessing.denormalize(np.stack(noise).transpose(0, 3, 1, 2)))
     return writer.finish()
 
 

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import platformdirs
+
 from mimiq.errors import EnvironmentLacks
 from mimiq.files import naming_full_disk
 from mimiq.version import __version__
@@ -20,12 +22,10 @@ _GENERATION = 2
 
 
 def default_cache_dir() -> Path:
-    """``$MIMIQ_CACHE``, or the platform's user cache folder."""
+    """``$MIMIQ_CACHE``, or the platform's user cache folder: ``~/.cache/mimiq`` on Linux."""
     if own := os.environ.get("MIMIQ_CACHE"):
         return Path(own)
-    if users := os.environ.get("XDG_CACHE_HOME"):
-        return Path(users) / "mimiq"
-    return Path.home() / ".cache" / "mimiq"
+    return platformdirs.user_cache_path("mimiq", appauthor=False)
 
 
 class Cache:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import platform
-from pathlib import Path
 
 import torch
 
 from mimiq.errors import BadInput, EnvironmentLacks
+from mimiq.runtime.hardware import cpu_name, instruction_sets
 
 
 def pick_device(name: str) -> torch.device:
@@ -51,29 +51,11 @@ def describe_device(device: torch.device) -> str:
     """Hardware as a person would name it, for manifests and results."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{_processor_name()}, {torch.get_num_threads()} threads"
+    return f"{cpu_name() or platform.machine()}, {torch.get_num_threads()} threads"
 
 
 def _cpu_multiplies_bfloat16() -> bool:
     if hasattr(torch.cpu, "get_capabilities"):
         has = torch.cpu.get_capabilities()
         return bool(has.get("avx512_bf16") or has.get("amx_bf16"))
-    flags = _cpuinfo("flags").split()
-    return "avx512_bf16" in flags or "amx_bf16" in flags
-
-
-def _processor_name() -> str:
-    return _cpuinfo("model name") or platform.processor() or platform.machine()
-
-
-def _cpuinfo(field: str) -> str:
-    """The first processor's entry in Linux's list; empty elsewhere."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return ""
-    for line in lines:
-        name, _, value = line.partition(":")
-        if name.strip() == field:
-            return value.strip()
-    return ""
+    return not {"avx512_bf16", "amx_bf16"}.isdisjoint(instruction_sets())

@@ -16,18 +16,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 from torch import nn
 
 from mimiq.calibrate.dataset import CalibrationSet, CalibrationSetWriter
 from mimiq.calibrate.manifest import make_manifest
-from mimiq.calibrate.storage import ByteArray
 from mimiq.devices import describe_device, fast_dtype, pick_device
 from mimiq.errors import BadInput, CheckFailed, EnvironmentLacks
 from mimiq.models import LoadedModel
 from mimiq.progress import Progress, Stage
-from mimiq.runtime.preprocessing import Preprocessing
 
 _SECONDS_BETWEEN_REPORTS = 0.25
 
@@ -155,7 +152,7 @@ def make_set(
                 _check_finite(batch, index)
                 writer.write(
                     index,
-                    to_pixels(batch.images, model.preprocessing),
+                    model.preprocessing.denormalize(batch.images.detach().float().cpu().numpy()),
                     batch.labels.cpu().numpy(),
                 )
     return writer.finish()
@@ -177,15 +174,6 @@ def draw_batch(model: LoadedModel, size: int, seed: int, index: int, device: tor
         high=((1 - mean) / std).to(device),
         generator=generator,
     )
-
-
-def to_pixels(images: torch.Tensor, preprocessing: Preprocessing) -> ByteArray:
-    """Normalised (B, 3, S, S) to uint8 (B, S, S, 3), rounded, clamped to [0, 255]."""
-    mean = torch.tensor(preprocessing.mean).reshape(3, 1, 1)
-    std = torch.tensor(preprocessing.std).reshape(3, 1, 1)
-    pixels = images.detach().float().cpu().mul(std).add_(mean).mul_(255).round_().clamp_(0, 255)
-    array: ByteArray = np.ascontiguousarray(pixels.to(torch.uint8).permute(0, 2, 3, 1).numpy())
-    return array
 
 
 def _optimise(objective: Objective, batch: Batch, stage: Stage, steps_before: int) -> None:

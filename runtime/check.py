@@ -16,7 +16,7 @@ from mimiq.runtime.datasets import InMemoryImages, LabelledImages
 from mimiq.runtime.load import Ask, LoadRow, put_under_load
 from mimiq.runtime.opening import open_bundle
 from mimiq.runtime.packed import PIXELS, TOP_CLASSES, TOP_LABELS, TOP_PROBABILITIES, Tensor
-from mimiq.runtime.preprocessing import ByteArray, FloatArray, Preprocessing
+from mimiq.runtime.preprocessing import FloatArray, Preprocessing
 from mimiq.runtime.serving import manifest_tensors
 from mimiq.runtime.session import Session
 from mimiq.runtime.v2_client import (
@@ -225,14 +225,6 @@ def probe_images(session: Session, preprocessing: Preprocessing) -> InMemoryImag
     return InMemoryImages(pixels[clear], logits[clear].argmax(1).astype(np.int64), logits.shape[1])
 
 
-def to_pixels(images: FloatArray, preprocessing: Preprocessing) -> ByteArray:
-    """The inverse of ``preprocessing.normalize``: float32 (B, 3, S, S) to uint8 (B, S, S, 3)."""
-    mean = np.asarray(preprocessing.mean).reshape(3, 1, 1)
-    std = np.asarray(preprocessing.std).reshape(3, 1, 1)
-    pixels = np.rint((images * std + mean) * 255)
-    return np.ascontiguousarray(pixels.clip(0, 255).astype(np.uint8).transpose(0, 2, 3, 1))
-
-
 class _Endpoint:
     """The served model as a classifier; remembers who answered."""
 
@@ -249,7 +241,7 @@ class _Endpoint:
     def __call__(self, images: FloatArray) -> FloatArray:
         wanted = self._wanted
         pixels = self._input.name == PIXELS and self._input.datatype == "UINT8"
-        batch = to_pixels(images, self._preprocessing) if pixels else images
+        batch = self._preprocessing.denormalize(images) if pixels else images
         feeds = {self._input.name: batch}
         answer = self._client.infer(wanted.model, feeds, [self._output], wanted.version)
         self._remember(answer)

@@ -21,7 +21,9 @@ from mimiq.runtime.preprocessing import ByteArray, FloatArray, Preprocessing, re
 LabelArray = npt.NDArray[np.int64]
 Batch = tuple[FloatArray, LabelArray]
 
-IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm"))
+IMAGE_SUFFIXES = frozenset(
+    (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+)
 LISTING = "val.txt"
 _LINE = re.compile(r"\s*(\S.*?)\s+([+-]?\d+)\s*")  # a file's name may hold blanks
 _MAX_DECODERS = 8

@@ -7,13 +7,12 @@ import functools
 import math
 import os
 import platform
-import shutil
-import subprocess
 import sys
 from importlib import import_module, metadata
 from pathlib import Path
 from typing import Any
 
+from mimiq.runtime.gpus import describe_gpus
 from mimiq.version import __version__
 
 # Those that decide which integer kernels a runtime can choose.
@@ -45,7 +44,7 @@ def describe_hardware() -> dict[str, Any]:
         What cannot be found out is None.
     """
     return {
-        "cpu": _cpu_name(),
+        "cpu": cpu_name(),
         "cores": usable_cores(),
         "instruction_sets": instruction_sets(),
         "memory_gib": _memory_gib(),
@@ -73,6 +72,11 @@ def installed_version(name: str) -> str | None:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
         return None
+
+
+def cpu_name() -> str | None:
+    """The processor as its maker names it."""
+    return _cpuinfo("model name", "Model", "Hardware") or platform.processor() or None
 
 
 def usable_cores() -> int:
@@ -103,41 +107,6 @@ def instruction_sets() -> list[str]:
 
 
 @functools.cache
-def describe_gpus() -> list[dict[str, Any]]:
-    """NVIDIA GPUs as nvidia-smi names them; an empty list where it is absent or fails."""
-    fields = "name,driver_version,compute_cap,memory.total"
-    command = shutil.which("nvidia-smi")
-    if command is None:
-        return []
-    try:
-        listing = subprocess.run(
-            [command, f"--query-gpu={fields}", "--format=csv,noheader,nounits"],
-            capture_output=True,
-            text=True,
-            timeout=20,
-            check=True,
-        ).stdout
-    except (OSError, subprocess.SubprocessError):
-        return []
-    gpus = []
-    for line in listing.strip().splitlines():
-        values = [value.strip() for value in line.split(",")]
-        if len(values) != 4:
-            continue
-        name, driver, capability, mebibytes = values
-        memory = round(int(mebibytes) / 1024, 1) if mebibytes.isdigit() else None
-        gpus.append(
-            {
-                "name": name,
-                "driver": driver,
-                "compute_capability": capability,
-                "memory_gib": memory,
-            }
-        )
-    return gpus
-
-
-@functools.cache
 def cuda_driver_present() -> bool:
     """Whether an NVIDIA driver can be loaded and sees a GPU. Prints nothing."""
     library = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
@@ -151,10 +120,6 @@ def cuda_driver_present() -> bool:
         )
     except (OSError, AttributeError):
         return False
-
-
-def _cpu_name() -> str | None:
-    return _cpuinfo("model name", "Model", "Hardware") or platform.processor() or None
 
 
 @functools.cache

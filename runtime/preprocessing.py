@@ -190,6 +190,13 @@ class Preprocessing:
             np.take(table[channel], pixels[..., channel], out=normalized[:, channel], mode="clip")
         return normalized
 
+    def denormalize(self, images: FloatArray) -> ByteArray:
+        """float32 (B, C, H, W), normalised, to uint8 (B, H, W, C): rounded, clamped to [0, 255]."""
+        mean = np.asarray(self.mean, np.float32).reshape(-1, 1, 1)
+        std = np.asarray(self.std, np.float32).reshape(-1, 1, 1)
+        pixels = np.rint((images * std + mean) * np.float32(255)).clip(0, 255)
+        return np.ascontiguousarray(pixels.astype(np.uint8).transpose(0, 2, 3, 1))
+
     def load(self, paths: Sequence[str | Path]) -> FloatArray:
         """Image files to float32 (B, channels, height, width).
 

@@ -2,27 +2,14 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
 from collections.abc import Sequence
 from contextlib import ExitStack
-from typing import Any
 
 import numpy as np
 
 from mimiq.errors import BadInput
 from mimiq.runtime.latency import Runner
 from mimiq.runtime.tensorrt import TensorRTSession
-
-_STATE = (
-    "name",
-    "clocks.sm",
-    "clocks.mem",
-    "clocks.max.sm",
-    "temperature.gpu",
-    "power.draw",
-    "clocks_event_reasons.active",
-)
 
 
 def device_runner(
@@ -76,18 +63,3 @@ def device_runner(
             return [cuda.elapsed_ms(start, end) / 1000 for start, end in events]
 
     return run
-
-
-def gpu_state() -> dict[str, Any] | None:
-    """Clocks, temperature and power as nvidia-smi sees them now; None without it."""
-    command = shutil.which("nvidia-smi")
-    if command is None:
-        return None
-    query = [command, f"--query-gpu={','.join(_STATE)}", "--format=csv,noheader,nounits"]
-    try:
-        done = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    lines = done.stdout.strip().splitlines()
-    values = [value.strip() for value in lines[0].split(",")] if lines else []
-    return dict(zip(_STATE, values, strict=False)) if len(values) == len(_STATE) else None

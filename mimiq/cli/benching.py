@@ -75,9 +75,9 @@ def bench(
     """
     from mimiq.cli.terminal_progress import shown_progress
     from mimiq.runtime.bundle import Bundle
+    from mimiq.runtime.gpus import gpu_state
     from mimiq.runtime.latency import Engine, measure
     from mimiq.runtime.report import build_report, render
-    from mimiq.runtime.tensorrt_timing import gpu_state
 
     opened = Bundle(bundle)
     engines = {}
@@ -239,7 +239,7 @@ def _recorded_proof(path: Path, session: TensorRTSession) -> Proof | None:
 def _verdict(device: DeviceTimes) -> list[str]:
     """Whether this bundle's engine is faster than the reference, and if not, what may be why."""
     from mimiq.export.tensorrt.verdict import verdict
-    from mimiq.runtime.hardware import describe_gpus
+    from mimiq.runtime.gpus import describe_gpus
 
     if device.missing is not None:
         return [f"No verdict against FP16: {device.missing}"]

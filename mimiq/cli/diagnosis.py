@@ -27,6 +27,8 @@ _SOFTWARE = (
     "pillow",
     "click",
     "rich",
+    "platformdirs",
+    "nvidia-ml-py",
     "onnxruntime-gpu",
     "onnxruntime",
     "torch",

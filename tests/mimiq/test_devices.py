@@ -51,9 +51,9 @@ def test_bf16_on_a_cpu_that_multiplies_it(monkeypatch, flags, wanted) -> None:
 
 def test_bf16_by_the_kernels_list_where_torch_does_not_say(monkeypatch) -> None:
     monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
-    monkeypatch.setattr(devices, "_cpuinfo", lambda field: "fpu avx2 amx_bf16 amx_tile")
+    monkeypatch.setattr(devices, "instruction_sets", lambda: ["avx2", "amx_bf16"])
     assert fast_dtype(CPU) == torch.bfloat16
-    monkeypatch.setattr(devices, "_cpuinfo", lambda field: "")
+    monkeypatch.setattr(devices, "instruction_sets", lambda: ["avx2"])
     assert fast_dtype(CPU) is None
 
 

@@ -21,7 +21,7 @@ from mimiq.procedural import scenes
 from mimiq.recipes_synthesis import SYNTHESIS_RECIPES, SynthesisRecipe
 from mimiq.similarity import inter_head_loss_definition
 from mimiq.synthesis import mimiq_objective, synthesize
-from mimiq.synthesis_driver import Batch, draw_batch, make_teacher, to_pixels
+from mimiq.synthesis_driver import Batch, draw_batch, make_teacher
 
 CPU = torch.device("cpu")
 RECIPE = SynthesisRecipe(
@@ -226,7 +226,7 @@ def test_pixels_stay_valid(model: LoadedModel) -> None:
     batch = run(model, replace(RECIPE, lr=5.0))
     assert bool((batch.images >= batch.low).all())
     assert bool((batch.images <= batch.high).all())
-    pixels = to_pixels(batch.images, model.preprocessing)
+    pixels = model.preprocessing.denormalize(batch.images.detach().numpy())
     assert {0, 255} <= set(pixels.flatten().tolist())
     # Rounded to the nearest of 256 values, and read back by the runtime's own pipeline.
     back = torch.from_numpy(model.preprocessing.normalize(pixels))

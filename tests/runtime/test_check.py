@@ -22,7 +22,6 @@ from mimiq.runtime.check import (
     comparison_batch,
     metadata_differences,
     probe_images,
-    to_pixels,
 )
 from mimiq.runtime.load import put_under_load
 from mimiq.runtime.opening import open_bundle
@@ -104,7 +103,9 @@ def test_a_comparison_fits_into_the_messages_of_grpc(
 def test_pixels_come_back_exactly() -> None:
     preprocessing = Preprocessing(image_size=16, crop_pct=1.0)
     pixels = np.arange(16 * 16 * 3, dtype=np.uint32).astype(np.uint8).reshape(1, 16, 16, 3)
-    np.testing.assert_array_equal(to_pixels(preprocessing.normalize(pixels), preprocessing), pixels)
+    np.testing.assert_array_equal(
+        preprocessing.denormalize(preprocessing.normalize(pixels)), pixels
+    )
 
 
 def test_failures_become_one_error() -> None:

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from PIL import Image
 from runtime_models import SIZE
 
+from mimiq.calibrate.sources import from_folder
 from mimiq.errors import BadInput
-from mimiq.runtime.datasets import ImageFiles, InMemoryImages, open_dataset
+from mimiq.runtime.datasets import IMAGE_SUFFIXES, ImageFiles, InMemoryImages, open_dataset
 from mimiq.runtime.preprocessing import Preprocessing
 
 
@@ -58,6 +59,19 @@ def test_an_empty_class_keeps_its_place(tmp_path: Path) -> None:
     (tmp_path / ".cache").mkdir()
     (tmp_path / "a" / "readme.txt").write_text("no image")
     assert open_dataset(tmp_path, 3).labels == (0, 2)
+
+
+def test_every_kind_of_image_that_calibration_reads(tmp_path: Path) -> None:
+    for number, suffix in enumerate(sorted(IMAGE_SUFFIXES)):
+        save(tmp_path / "images" / "0" / f"{number}{suffix}", number)
+    assert {".gif", ".pgm"} <= IMAGE_SUFFIXES
+    found = open_dataset(tmp_path / "images", 10)
+    assert len(found) == len(IMAGE_SUFFIXES)
+    preprocessing = Preprocessing(image_size=SIZE, crop_pct=1.0)
+    (batch,) = (images for images, _ in found.batches(preprocessing, 16))
+    assert batch.shape == (len(IMAGE_SUFFIXES), 3, SIZE, SIZE)
+    imported = from_folder(tmp_path / "images", preprocessing, tmp_path / "set")
+    assert len(imported) == len(found)
 
 
 @pytest.mark.parametrize("inside", [".", "images"])

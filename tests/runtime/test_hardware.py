@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -43,32 +41,6 @@ def test_a_container_quota_counts(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
         assert hardware.usable_cores() == cores
     quota.unlink()
     assert hardware.usable_cores() == 64
-
-
-def test_gpus_as_nvidia_smi_lists_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    listing = "NVIDIA H100 80GB HBM3, 580.95, 9.0, 81559\nNVIDIA T4, 580.95, 7.5, [N/A]\nnoise\n"
-    monkeypatch.setattr(hardware.shutil, "which", lambda name: "/usr/bin/nvidia-smi")
-
-    def run(command: list[str], **options: Any) -> Any:
-        return subprocess.CompletedProcess(command, 0, stdout=listing)
-
-    monkeypatch.setattr(hardware.subprocess, "run", run)
-    gpus = hardware.describe_gpus.__wrapped__()
-    assert gpus == [
-        {
-            "name": "NVIDIA H100 80GB HBM3",
-            "driver": "580.95",
-            "compute_capability": "9.0",
-            "memory_gib": 79.6,
-        },
-        {"name": "NVIDIA T4", "driver": "580.95", "compute_capability": "7.5", "memory_gib": None},
-    ]
-
-    def fail(command: list[str], **options: Any) -> Any:
-        raise subprocess.TimeoutExpired(command, 20)
-
-    monkeypatch.setattr(hardware.subprocess, "run", fail)
-    assert hardware.describe_gpus.__wrapped__() == []
 
 
 def test_software() -> None:

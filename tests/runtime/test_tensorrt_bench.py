@@ -50,8 +50,8 @@ def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         "mimiq.runtime.latency_worker.open_engine", lambda engine: open_fake(tmp_path / "ours")[0]
     )
-    monkeypatch.setattr("mimiq.runtime.tensorrt_timing.gpu_state", lambda: state)
-    monkeypatch.setattr("mimiq.runtime.hardware.describe_gpus", lambda: [{"name": "NVIDIA Fake"}])
+    monkeypatch.setattr("mimiq.runtime.gpus.gpu_state", lambda: state)
+    monkeypatch.setattr("mimiq.runtime.gpus.describe_gpus", lambda: [{"name": "NVIDIA Fake"}])
 
 
 @pytest.fixture
