@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 CALIBRATIONS = ("synthetic", "psaq", "noise")
 RECIPES = ("paper", "gpu", "cpu", "tiny")
+CROP_MODES = ("center", "squash", "border")
+INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
 TARGETS = ("auto", "rtx", "trt", "ort")
 BACKENDS = ("auto", "ort", "ort-cuda", "rtx", "trt")
 
@@ -19,11 +22,15 @@ class ModelChoice:
     weights: Path | None
     untrained: bool
     num_classes: int | None
-    image_size: int | None
+    image_size: tuple[int, int] | None
     crop_pct: float | None
-    mean: tuple[float, float, float] | None
-    std: tuple[float, float, float] | None
+    mean: tuple[float, ...] | None
+    std: tuple[float, ...] | None
     labels: Path | None
+    crop_mode: str | None = None
+    interpolation: str | None = None
+    ema: bool | None = None
+    model_kwargs: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)

@@ -49,8 +49,9 @@ def compile_command(
     """Compile MODEL to a checked, quantised bundle, without one real image.
 
     MODEL is a short name (deit_t, deit_s, deit_b, vit_t, vit_s, vit_b), any ViT or DeiT of timm,
-    or digits, a small network that comes with mimiq. An interrupted run goes on where it stopped
-    when the same command is given again.
+    torchvision's vit_b_16 and the like, a folder or hub repository of transformers or timm, or
+    digits, a small network that comes with mimiq. An interrupted run goes on where it stopped when
+    the same command is given again.
     """
     preflight.require_compile_extra()
     values.check_precision(precision)
@@ -75,7 +76,7 @@ def compile_command(
     with working():
         with progress.stage("load") as stage:
             stage.update(text=choice.model)
-            job = _measured(_job(choice, precision, images, tuning, output), measurement)
+            job = _measured(_job(choice, precision, images, tuning, output, progress), measurement)
         cache = Cache(cache_dir or default_cache_dir(), progress.note)
         if limits is not None:
             from mimiq.raising import within_budget
@@ -94,8 +95,9 @@ def _job(
     images: choices.ImagesChoice,
     tuning: choices.TuningChoice,
     output: choices.OutChoice,
+    progress: Progress,
 ) -> Job:
-    model = values.load(choice)
+    model = values.load(choice, progress)
     wanted = values.precision_of(precision, model, images.recipe)
     out = output.out or values.default_out(choice.model, wanted.label, ".mimiq")
     preflight.require_new(out, output.force, MANIFEST)

@@ -73,7 +73,7 @@ def export(
     progress = shown_progress(say.quiet)
     with working():
         if source is None:
-            job = prepared(choice, precision, images, tuning, output, ".onnx", ".onnx")
+            job = prepared(choice, precision, images, tuning, output, ".onnx", ".onnx", progress)
             model, out = job.model, job.out
             quantized, calibration, _ = tuned(job, cache_dir, progress)
             metadata = graph_metadata(model, quantized, calibration)
@@ -82,7 +82,7 @@ def export(
             preflight.require_folder(source, "--from", "a folder that mimiq distill wrote")
             if output.out is not None:
                 preflight.require_new(output.out, output.force, ".onnx")
-            model = values.load(choice)
+            model = values.load(choice, progress)
             quantized, metadata = _read_tuned(model, source)
             label = quantized.precision.label
             out = output.out or values.default_out(choice.model, label, ".onnx")

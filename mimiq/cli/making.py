@@ -52,7 +52,7 @@ def synthesize(
     progress = shown_progress(say.quiet)
     with working():
         with progress.stage("load"):
-            model = values.load(choice)
+            model = values.load(choice, progress)
         recipe = values.synthesis_of(images, choice.model)
         made = _make(method, model, recipe, images, out, progress)
     if say.json:
@@ -111,7 +111,7 @@ def distill(
 
     progress = shown_progress(say.quiet)
     with working():
-        job = prepared(choice, precision, images, tuning, output, ".tuned", TUNED)
+        job = prepared(choice, precision, images, tuning, output, ".tuned", TUNED, progress)
         quantized, calibration, report = tuned(job, cache_dir, progress)
         origin = {"metadata": graph_metadata(job.model, quantized, calibration), "tuning": report}
 

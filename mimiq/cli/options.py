@@ -15,6 +15,8 @@ import click
 
 from mimiq.cli.choices import (
     BACKENDS,
+    CROP_MODES,
+    INTERPOLATIONS,
     RECIPES,
     TARGETS,
     BudgetChoice,
@@ -27,7 +29,7 @@ from mimiq.cli.choices import (
     Say,
     TuningChoice,
 )
-from mimiq.cli.parameters import BATCHES, PATH, TRIPLE, Option
+from mimiq.cli.parameters import ARGUMENTS, BATCHES, CHANNELS, PATH, SIZE, Option
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -64,7 +66,7 @@ model_options = _group(
         "Network",
         "--weights",
         type=PATH,
-        help="Checkpoint: .safetensors, or .pth of plain tensors.",
+        help="Checkpoint: safetensors (a file or an index of shards), .pth of tensors, or .npz.",
     ),
     option("Network", "--untrained", is_flag=True, help="Random weights, for latency work only."),
     option(
@@ -77,9 +79,25 @@ model_options = _group(
     option(
         "Network",
         "--image-size",
-        type=click.IntRange(1),
-        metavar="N",
-        help="Follows the checkpoint by default.",
+        type=SIZE,
+        metavar="HxW",
+        help="224, or 112x448. Follows the checkpoint by default; its position embedding is "
+        "resized to another.",
+    ),
+    option(
+        "Network",
+        "--model-kwargs",
+        type=ARGUMENTS,
+        metavar="KEY=VALUE,…",
+        help="What a checkpoint cannot say, as timm's constructor takes it: num_heads=12, "
+        "global_pool=avg, …",
+    ),
+    option(
+        "Network",
+        "--ema/--no-ema",
+        "ema",
+        default=None,
+        help="Of a checkpoint with both: the averaged weights, or the trained ones (default).",
     ),
     option(
         "Network",
@@ -88,8 +106,20 @@ model_options = _group(
         metavar="SHARE",
         help="Centre crop's share.",
     ),
-    option("Network", "--mean", type=TRIPLE, help="Normalisation, e.g. 0.5,0.5,0.5."),
-    option("Network", "--std", type=TRIPLE, help="Normalisation, e.g. 0.5,0.5,0.5."),
+    option(
+        "Network",
+        "--crop-mode",
+        type=click.Choice(CROP_MODES),
+        help="center cuts off what is too long, squash changes the proportions, border fills up.",
+    ),
+    option(
+        "Network",
+        "--interpolation",
+        type=click.Choice(INTERPOLATIONS),
+        help="How images are resized.",
+    ),
+    option("Network", "--mean", type=CHANNELS, help="Normalisation, e.g. 0.5,0.5,0.5."),
+    option("Network", "--std", type=CHANNELS, help="Normalisation, e.g. 0.5,0.5,0.5."),
     option("Network", "--labels", type=PATH, help="Text file with one class name a line."),
 )
 

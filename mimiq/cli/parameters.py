@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -36,6 +38,53 @@ class _Listed(click.ParamType[tuple[Any, ...]]):
             self.fail(f"{value!r} is not {self._wanted}.", param, ctx)
 
 
+class _Size(click.ParamType[tuple[int, int]]):
+    """Height and width: one number for both, or two with an x between them."""
+
+    name = "HxW"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, int]:
+        if not isinstance(value, str):
+            return (value, value) if isinstance(value, int) else tuple(value)
+        found = re.fullmatch(r"(\d+)(?:[x×](\d+))?", value.strip().lower())
+        size = (int(found[1]), int(found[2] or found[1])) if found else (0, 0)
+        if min(size) < 1:
+            self.fail(f"{value!r} is not a size such as 224 or 112x448.", param, ctx)
+        return size
+
+
+class _Arguments(click.ParamType[dict[str, Any]]):
+    """Arguments of a constructor: ``key=value`` between commas, values as JSON or plain words."""
+
+    name = "KEY=VALUE,…"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> dict[str, Any]:
+        if not isinstance(value, str):
+            return dict(value)
+        found: dict[str, Any] = {}
+        # A comma inside brackets belongs to a value.
+        for part in re.split(r",(?![^\[(]*[\])])", value):
+            key, equals, text = (piece.strip() for piece in part.partition("="))
+            if not equals or not key.isidentifier():
+                self.fail(f"{part!r} is not KEY=VALUE, such as num_heads=12.", param, ctx)
+            found[key] = _value(text)
+        return found
+
+
+def _value(text: str) -> Any:
+    named = {"true": True, "false": False, "none": None, "null": None}
+    if text.lower() in named:
+        return named[text.lower()]
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
 def _batches(parts: list[str]) -> list[int]:
     values = [int(part) for part in parts if parts != [""]]
     if any(value < 1 for value in values):
@@ -43,9 +92,8 @@ def _batches(parts: list[str]) -> list[int]:
     return list(dict.fromkeys(values))
 
 
-def _triple(parts: list[str]) -> list[float]:
-    first, second, third = (float(part) for part in parts)
-    return [first, second, third]
+def _channels(parts: list[str]) -> list[float]:
+    return [float(part) for part in parts]
 
 
 def _profile(parts: list[str]) -> list[int]:
@@ -58,8 +106,10 @@ def _whole(parts: list[str]) -> list[int]:
 
 
 BATCHES = _Listed("N,…", _batches, "a list of batch sizes such as 1,8,32")
-TRIPLE = _Listed("R,G,B", _triple, "three numbers such as 0.5,0.5,0.5")
+CHANNELS = _Listed("R,G,B", _channels, "numbers such as 0.5,0.5,0.5")
 PROFILE = _Listed("MIN,OPT,MAX", _profile, "three batch sizes such as 1,8,128")
+SIZE = _Size()
+ARGUMENTS = _Arguments()
 NAMES = _Listed("NAME,…", lambda parts: [part for part in parts if part], "a list of names")
 
 # Existence is checked where the value is used: with our own errors, and their next steps.

@@ -27,12 +27,13 @@ def prepared(
     output: choices.OutChoice,
     suffix: str,
     kind: str,
+    progress: Progress,
 ) -> Job:
     """The job, its inputs and output checked; ``kind`` as of :func:`preflight.require_new`."""
     if output.out is not None:
         preflight.require_new(output.out, output.force, kind)
     values.calibration_of(tuning.calibration)
-    model = values.load(choice)
+    model = values.load(choice, progress)
     wanted = values.precision_of(precision, model, images.recipe)
     out = output.out or values.default_out(choice.model, wanted.label, suffix)
     preflight.require_new(out, output.force, kind)

@@ -16,6 +16,7 @@ from mimiq.errors import BadInput
 if TYPE_CHECKING:
     from mimiq.calibrate.sensitivity import Ranking
     from mimiq.job import Job
+    from mimiq.progress import Progress
     from mimiq.runtime.bundle import Bundle
 
 MANIFEST = "manifest.json"  # by which a bundle is known
@@ -72,7 +73,7 @@ def sensitivity(
     with working():
         with progress.stage("load") as stage:
             stage.update(text=choice.model)
-            job = _job(choice, precision, images, calibration)
+            job = _job(choice, precision, images, calibration, progress)
         found = ranking(job, calibration_set(job, cache, progress), cache, progress)
     if say.json:
         model = {"model": job.model.name, "precision": job.precision.to_json()}
@@ -91,10 +92,11 @@ def _job(
     precision: choices.PrecisionChoice,
     images: choices.ImagesChoice,
     calibration: str | None,
+    progress: Progress,
 ) -> Job:
     if (Path(choice.model) / MANIFEST).is_file():
         return _job_of_bundle(choice, precision, images, calibration)
-    model = values.load(choice)
+    model = values.load(choice, progress)
     wanted = values.precision_of(precision, model, images.recipe)
     tuning = choices.TuningChoice(calibration or "synthetic", steps=None)
     return values.job_of(model, wanted, images, tuning, Path())

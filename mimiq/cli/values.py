@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import fields, replace
@@ -27,6 +28,7 @@ from mimiq.precision import (
     parse_bits,
     weight_only,
 )
+from mimiq.progress import SILENT, Progress
 
 if TYPE_CHECKING:
     from mimiq.budget import Budget
@@ -100,13 +102,16 @@ def budget_of(choice: BudgetChoice) -> Budget | None:
     return Budget(choice.max_drop, size)
 
 
-def load(choice: ModelChoice) -> LoadedModel:
-    """Load the chosen network; errors as :func:`mimiq.models.load_model`."""
+def load(choice: ModelChoice, progress: Progress = SILENT) -> LoadedModel:
+    """Load the chosen network, and say what was decided on the way.
+
+    Errors as :func:`mimiq.models.load_model`.
+    """
     from mimiq.models import load_model
 
     if (choice.mean is None) != (choice.std is None):
         raise BadInput("--mean and --std belong together.", "Give both, or neither.")
-    return load_model(
+    model = load_model(
         choice.model,
         weights=choice.weights,
         untrained=choice.untrained,
@@ -116,7 +121,14 @@ def load(choice: ModelChoice) -> LoadedModel:
         mean=choice.mean,
         std=choice.std,
         labels=read_labels(choice.labels) if choice.labels else None,
+        crop_mode=choice.crop_mode,
+        interpolation=choice.interpolation,
+        ema=choice.ema,
+        model_kwargs=choice.model_kwargs,
     )
+    for note in model.notes:
+        progress.note(note)
+    return model
 
 
 def repeated(model: ModelChoice, *more: PrecisionChoice | ImagesChoice) -> list[str]:
@@ -133,11 +145,15 @@ def repeated(model: ModelChoice, *more: PrecisionChoice | ImagesChoice) -> list[
 
 def _said(name: str, value: object) -> list[str]:
     """The option that gives this value; none where it was not given."""
-    if value is None or value is False:
+    if value is None or (value is False and name != "ema"):
         return []
     option = f"--{name.replace('_', '-')}"
-    if value is True:
-        return [option]
+    if isinstance(value, bool):
+        return [option if value else "--no-ema"]
+    if isinstance(value, dict):
+        return [option, ",".join(f"{key}={json.dumps(item)}" for key, item in value.items())]
+    if name == "image_size" and isinstance(value, tuple):
+        return [option, "x".join(str(side) for side in value)]
     parts = value if isinstance(value, tuple) else (value,)
     return [option, ",".join(str(part) for part in parts)]
 
@@ -273,8 +289,9 @@ def job_of(
 
 
 def default_out(model: str, label: str, suffix: str) -> Path:
-    """``deit_t-w8a8.mimiq`` in the current folder."""
-    return Path(f"{re.sub(r'[^A-Za-z0-9_.-]+', '-', model)}-{label}{suffix}")
+    """``deit_t-w8a8.mimiq`` in the current folder, whatever folder the model itself is in."""
+    name = Path(model).resolve().name if Path(model).exists() else model
+    return Path(f"{re.sub(r'[^A-Za-z0-9_.-]+', '-', name)}-{label}{suffix}")
 
 
 def _widths(choice: PrecisionChoice) -> tuple[int, int | None]:

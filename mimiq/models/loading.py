@@ -212,6 +212,17 @@ def _original(request: Request) -> Original:
     """The network from the source that its name tells."""
     name = request.name.removeprefix("local-dir:")
     path = Path(name)
+    hub = name.removeprefix("hf-hub:").removeprefix("hf_hub:")
+    architecture = SHORT_NAMES.get(name, hub.removeprefix("timm/"))
+    # A name means the network, whatever folder of the same name is here: ./deit_s means that.
+    if architecture in torchvision.ARCHITECTURES:
+        return _from_torchvision(request, architecture)
+    if timm.is_known(architecture):
+        doubtful = request.weights is None and not request.untrained
+        if doubtful and _is_doubtful(architecture):
+            # Refused before anything is downloaded.
+            _family_of(timm.build(request.name, architecture, {}, meta=True), architecture)
+        return timm.load(request, architecture, weights=request.weights)
     if path.is_dir():
         return folders.load(request, path)
     if path.is_file():
@@ -221,16 +232,6 @@ def _original(request: Request) -> Original:
             f"{name} is a file, and weights alone do not say which network they are of.",
             f"Name its architecture: deit_s --weights {name}",
         )
-    hub = name.removeprefix("hf-hub:").removeprefix("hf_hub:")
-    architecture = SHORT_NAMES.get(name, hub.removeprefix("timm/"))
-    if architecture in torchvision.ARCHITECTURES:
-        return _from_torchvision(request, architecture)
-    if timm.is_known(architecture):
-        doubtful = request.weights is None and not request.untrained
-        if doubtful and _is_doubtful(architecture):
-            # Refused before anything is downloaded.
-            _family_of(timm.build(request.name, architecture, {}, meta=True), architecture)
-        return timm.load(request, architecture, weights=request.weights)
     if re.fullmatch(r"[\w.-]+/[\w.@-]+", hub) and not name.startswith((".", "/")):
         return folders.load(request, folders.download(hub))
     if "/" in name or "\\" in name:

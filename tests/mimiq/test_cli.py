@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -17,6 +18,7 @@ from click.testing import CliRunner
 from mimiq.cli import choices, compile_main, diagnosis, main, preflight, values
 from mimiq.cli.failures import INTERNAL_ERROR, INTERRUPTED, Command, explained
 from mimiq.cli.output import print_json, show
+from mimiq.cli.parameters import ARGUMENTS, SIZE
 from mimiq.errors import BadInput, CheckFailed, EnvironmentLacks, MimiqError, UnsupportedTarget
 from mimiq.models import LoadedModel, load_model
 from mimiq.precision import Block, LayerPrecision, PerChannel, from_bits, int4, int8
@@ -164,6 +166,37 @@ class TestPrecision:
             values.precision_of(wanted, digits)
 
 
+class TestParameters:
+    @pytest.mark.parametrize(
+        ("text", "size"), [("224", (224, 224)), ("112x448", (112, 448)), ("64×128", (64, 128))]
+    )
+    def test_sizes(self, text: str, size: tuple[int, int]) -> None:
+        assert SIZE.convert(text, None, None) == size
+
+    @pytest.mark.parametrize("text", ["", "0", "12x", "112x448x3", "large", "0x5"])
+    def test_what_is_no_size(self, text: str) -> None:
+        with pytest.raises(click.BadParameter, match="112x448"):
+            SIZE.convert(text, None, None)
+
+    def test_arguments_of_a_constructor(self) -> None:
+        text = (
+            "num_heads=12, global_pool=avg,fc_norm=False,init_values=1e-5,img_size=[112,448],a=None"
+        )
+        assert ARGUMENTS.convert(text, None, None) == {
+            "num_heads": 12,
+            "global_pool": "avg",
+            "fc_norm": False,
+            "init_values": 1e-5,
+            "img_size": [112, 448],
+            "a": None,
+        }
+
+    @pytest.mark.parametrize("text", ["num_heads", "=3", "a b=3", "num_heads=3,"])
+    def test_what_is_no_argument(self, text: str) -> None:
+        with pytest.raises(click.BadParameter, match="num_heads=12"):
+            ARGUMENTS.convert(text, None, None)
+
+
 class TestValues:
     def test_commands_to_try_next_name_the_same_network(self) -> None:
         network = choices.ModelChoice(
@@ -173,6 +206,12 @@ class TestValues:
         assert arguments[:3] == ["deit_t", "--weights", "a b.pth"]
         assert arguments[3:5] == ["--num-classes", "5"]
         assert arguments[5:] == ["--mean", "0.5,0.5,0.5", "--std", "1.0,1.0,1.0"]
+        told = replace(
+            network, image_size=(112, 448), ema=False, model_kwargs={"num_heads": 12, "a": True}
+        )
+        again = values.repeated(told)[5:]
+        assert again[:2] == ["--image-size", "112x448"]
+        assert again[-3:] == ["--no-ema", "--model-kwargs", "num_heads=12,a=true"]
         precision = choice(int4=True, weight_only=True, block_size=32, uniform=True)
         assert values.repeated(network, precision)[9:] == [
             *("--int4", "--weight-only", "--block-size", "32", "--uniform")

@@ -131,7 +131,8 @@ class TestCheckpoint:
         self, fails: Fails, tmp_path: Path, weights: dict[str, torch.Tensor]
     ) -> None:
         file = tmp_path / "foreign.safetensors"
-        save_file({f"encoder.{name}": value for name, value in weights.items()}, file)
+        renamed = {name.replace("blocks", "stages"): value for name, value in weights.items()}
+        save_file(renamed, file)
         assert "does not fit digits" in fails("digits", "--weights", file)
 
     def test_that_would_run_code(self, fails: Fails, tmp_path: Path) -> None:
@@ -141,7 +142,7 @@ class TestCheckpoint:
 
     def test_of_another_class_count(self, fails: Fails, tmp_path: Path) -> None:
         file = tmp_path / "five.safetensors"
-        save_file({"head.weight": torch.zeros(5, 192)}, file)
+        save_file(timm.create_model("vit_tiny_patch16_224", num_classes=5).state_dict(), file)
         said = fails("vit_t", "--weights", file, "--num-classes", 7)
         assert "num classes 5" in said
         assert "--num-classes says 7" in said
