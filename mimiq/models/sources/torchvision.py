@@ -43,7 +43,11 @@ _NAMES = (
 def to_timm(found: Found) -> Found:
     """The same network in timm's names."""
     state: Tensors = {}
+    # Of two layers neither is the classifier that timm has: both keep names that timm lacks.
+    two = "heads.pre_logits.weight" in found.state
     for name, tensor in found.state.items():
+        if two and name.startswith("heads."):
+            name = name.replace("heads.pre_logits.", "head.first.").replace("heads.", "head.")
         for pattern, replacement in _NAMES:
             if re.match(pattern, name):
                 name = re.sub(pattern, replacement, name)
