@@ -61,7 +61,7 @@ def attention_too_large(subject: Subject) -> Iterator[Finding]:
                 name_of(attention.softmax),
                 "falls back",
                 f"INT8 attention does not fuse for {' and '.join(reasons)}.",
-                "Leave attention in floating point: --no-attention.",
+                "Leave attention in floating point, as `int4=True` with `weight_only=True` does.",
             )
 
 

@@ -61,7 +61,7 @@ def save(model: ir.Model, path: str | Path) -> Path:
     if size >= 2**31 - 2**20:
         raise BadInput(
             f"{path.name} would be {size / 2**30:.1f} GiB, and one ONNX file holds less than 2.",
-            "Quantise the weights (--int8 or --int4), or choose a smaller model.",
+            "Quantise the weights (`int8=True` or `int4=True`), or choose a smaller model.",
         )
     with files.writing(path), files.replacing(path) as temporary:
         ir.save(model, temporary)

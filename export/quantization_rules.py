@@ -155,7 +155,7 @@ def blocks_with_activations(subject: Subject) -> Iterator[Finding]:
                 linear.name,
                 "refused",
                 "Block-wise weights cannot be multiplied with quantised activations.",
-                "Use per-channel weights, or --weight-only.",
+                "Use per-channel weights, or `weight_only=True`.",
             )
 
 
@@ -171,7 +171,7 @@ def block_sizes(subject: Subject) -> Iterator[Finding]:
                 linear.name,
                 "refused",
                 f"Blocks of {size} do not divide its {inputs} inputs.",
-                "Choose a --block-size that divides every Linear's inputs.",
+                "Choose a `block_size` that divides every Linear's inputs.",
             )
         elif (known := _BLOCKS.get(subject.target)) and size not in known:
             yield Finding(
@@ -179,7 +179,7 @@ def block_sizes(subject: Subject) -> Iterator[Finding]:
                 linear.name,
                 "refused",
                 f"Blocks of {size} are not supported; {', '.join(map(str, known))} are.",
-                "Choose another --block-size.",
+                "Choose another `block_size`.",
             )
 
 
@@ -304,7 +304,7 @@ def int4_in_one_block(subject: Subject) -> Iterator[Finding]:
             linear.name,
             "slow",
             "A kernel of its own unpacks the INT4 weights before every product.",
-            "Use --weight-only without --block-size, or with a smaller one.",
+            "Use `weight_only=True` without `block_size`, or with a smaller one.",
         )
 
 

@@ -56,8 +56,8 @@ class Budget:
     def __post_init__(self) -> None:
         if self.max_drop is not None and not 0 <= self.max_drop <= 100:
             raise BadInput(
-                f"--max-drop {self.max_drop:g} is no number of points between 0 and 100.",
-                "Write for example --max-drop 1.",
+                f"`max_drop={self.max_drop:g}` is no number of points between 0 and 100.",
+                "Write for example `max_drop=1`.",
             )
 
 
@@ -119,9 +119,9 @@ def require_fits(raised: Mapping[str, Any] | None, graph: Path) -> None:
     found = graph.stat().st_size
     if found > limit:
         raise CheckFailed(
-            f"The ONNX file has {found} bytes, over --size-budget {raised['size_budget']} "
+            f"The ONNX file has {found} bytes, over `size_budget={raised['size_budget']}` "
             f"({limit} bytes): {estimated} were estimated.",
-            f"Give a --size-budget smaller by {found - limit} bytes: less is raised then.",
+            f"Give a `size_budget` smaller by {found - limit} bytes: less is raised then.",
         )
 
 
@@ -135,7 +135,7 @@ def parse_size(text: str) -> Size:
     unit = match[2] if match else ""
     if not match or unit not in (*_UNITS, "x") or float(match[1]) == 0:
         raise BadInput(
-            f"--size-budget {text!r} is no size.",
+            f"`size_budget={text}` is no size.",
             "Write for example 4MB, 800kB or 3.5MiB, or 0.6x of the full-precision file.",
         )
     return Size(text.strip(), float(match[1]) * _UNITS.get(unit, 1), unit == "x")
@@ -240,7 +240,7 @@ def _fitting(
     smallest = size_of(precision)
     if smallest > limit:
         raise BadInput(
-            f"--size-budget {size.text} ({limit / 1e6:.2f} MB) is too small: with every layer as "
+            f"`size_budget={size.text}` ({limit / 1e6:.2f} MB) is too small: with every layer as "
             f"small as asked for the file has {smallest / 1e6:.2f} MB.",
             f"Give {math.ceil(smallest / 1e4) / 100:.2f}MB or more, or choose fewer bits.",
         )
@@ -313,11 +313,11 @@ def _raised(precision: Precision, units: Sequence[Sensitivity]) -> Precision:
 def _unreachable(
     budget: Budget, precision: Precision, units: Sequence[Sensitivity], reached: Drop
 ) -> CheckFailed:
-    within = f" within --size-budget {budget.size.text}" if budget.size else ""
+    within = f" within `size_budget={budget.size.text}`" if budget.size else ""
     return CheckFailed(
-        f"--max-drop {budget.max_drop:g} cannot be met from {precision.label}: with all "
+        f"`max_drop={budget.max_drop:g}` cannot be met from {precision.label}: with all "
         f"{len(units)} units raised that may be{within}, {reached.points:.2f} points are lost "
         f"(same answer on {reached.agreement:.1%} of {reached.count} held-out views).",
-        f"Allow {math.ceil(10 * reached.points) / 10:.1f} points or more, tune longer (--steps, "
-        "--images), or start from more bits.",
+        f"Allow {math.ceil(10 * reached.points) / 10:.1f} points or more, tune longer (`steps`, "
+        "`images`), or start from more bits.",
     )

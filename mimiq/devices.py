@@ -29,7 +29,7 @@ def pick_device(name: str) -> torch.device:
         raise EnvironmentLacks(
             f"Device {name} was asked for, and PyTorch sees {torch.cuda.device_count()} CUDA "
             "devices.",
-            "Use --device cpu, or install a driver and a CUDA build of PyTorch.",
+            "Use `device=cpu`, or install a driver and a CUDA build of PyTorch.",
         )
     return device
 

@@ -53,12 +53,12 @@ class LayerPrecision:
             if bits is not None and bits not in _BITS:
                 raise BadInput(
                     f"{bits} {what} bits are not supported.",
-                    "Choose 2 to 8 bits, e.g. --bits w4a8.",
+                    "Choose 2 to 8 bits, for example `bits=w4a8`.",
                 )
         if isinstance(self.granularity, Block) and self.activation_bits is not None:
             raise BadInput(
                 "Block-wise weight scales with quantised activations run on no target.",
-                "Use per-channel weights, or --weight-only for blocks.",
+                "Use per-channel weights, or `weight_only=True` for blocks.",
             )
 
     @property
@@ -203,9 +203,7 @@ def parse_bits(text: str) -> tuple[int, int | None]:
     """
     match = re.fullmatch(r"w([0-9]+)a([0-9]+)", text.strip().lower())
     if not match:
-        raise BadInput(
-            f"--bits {text!r} is not of the form wXaY.", "Write for example --bits w4a8."
-        )
+        raise BadInput(f"`bits={text}` is not of the form wXaY.", "Write for example `bits=w4a8`.")
     weight_bits, activation_bits = int(match[1]), int(match[2])
     LayerPrecision(weight_bits, PerChannel(), None if activation_bits == 16 else activation_bits)
     return weight_bits, None if activation_bits == 16 else activation_bits
@@ -227,7 +225,7 @@ def largest_block(input_sizes: Iterable[int]) -> int:
     raise BadInput(
         f"No block size of {BLOCK_SIZES} divides every Linear's input size {tuple(sizes)} into two "
         "or more.",
-        "Use per-channel weights (--bits w4a16).",
+        "Use per-channel weights (`bits=w4a16`).",
     )
 
 

@@ -61,7 +61,7 @@ def load_quantized(model: LoadedModel, folder: Path) -> QuantizedModel:
     if description["weights_sha256"] != model.weights_hash:
         raise BadInput(
             f"{folder} was made from other weights than those of {model.name}.",
-            "Give the model and the --weights it was distilled from.",
+            "Give the model and the `weights` it was distilled from.",
         )
     module = copy.deepcopy(model.module)
     for name, quantizer in description["quantizers"].items():

@@ -147,7 +147,7 @@ def make_set(
                 except torch.cuda.OutOfMemoryError as error:
                     raise EnvironmentLacks(
                         f"The GPU's memory does not hold a batch of {plan.batch_size} images.",
-                        "Use a recipe with a smaller batch, or --device cpu.",
+                        "Use a recipe with a smaller batch, or `device=cpu`.",
                     ) from error
                 _check_finite(batch, index)
                 writer.write(

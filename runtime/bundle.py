@@ -237,11 +237,11 @@ def _check_target(out: Path, overwrite: bool) -> None:
         return
     if not overwrite:
         raise BadInput(
-            f"{out} exists already.", "Choose another folder with -o, or replace it with --force."
+            f"{out} exists already.", "Choose another folder, or replace it with `overwrite=True`."
         )
     if not out.is_dir() or (any(out.iterdir()) and not (out / MANIFEST).is_file()):
         raise BadInput(
-            f"{out} is not a bundle, so it will not be replaced.", "Choose another folder with -o."
+            f"{out} is not a bundle, so it will not be replaced.", "Choose another folder."
         )
 
 

@@ -163,7 +163,7 @@ def open_dataset(path: str | Path, num_classes: int, limit: int | None = None) -
     """
     root = Path(path)
     if not root.is_dir():
-        raise BadInput(f"There is no folder of images at {root}.", "Give a folder with --eval.")
+        raise BadInput(f"There is no folder of images at {root}.", "Check the path.")
     if limit is not None and limit < 1:
         raise BadInput(f"A limit of {limit} images leaves none.", "Ask for 1 or more.")
     listing = root / LISTING

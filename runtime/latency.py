@@ -123,7 +123,7 @@ def measure(
     """
     if not engines or not batches or min(batches) < 1:
         raise BadInput(
-            "Latency needs an engine and batch sizes of 1 or more.", "For example --batches 1,8,32."
+            "Latency needs an engine and batch sizes of 1 or more.", "For example `batches=1,8,32`."
         )
     with ExitStack() as stack:
         runners: dict[str, Runner] = {}

@@ -163,8 +163,8 @@ def open_engine(engine: Engine) -> Session:
     bundle = Bundle(engine.path)
     if options and _runs_on_tensorrt(bundle, engine.backend):
         raise BadInput(
-            f"--threads is for ONNX Runtime, and {bundle.path} would run as a TensorRT engine.",
-            "Leave it out, or add --backend ort.",
+            f"`threads` is for ONNX Runtime, and {bundle.path} would run as a TensorRT engine.",
+            "Leave it out, or add `backend=ort`.",
         )
     return open_bundle(bundle, engine.backend, **options)
 

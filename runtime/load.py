@@ -73,7 +73,7 @@ def put_under_load(
     if not clients or min(clients) < 1 or max(clients) > MAX_CLIENTS or seconds <= 0:
         raise BadInput(
             f"Load {', '.join(str(n) for n in clients) or 'of nobody'} is out of range.",
-            f"Give 1 to {MAX_CLIENTS} clients, for example --load 1,8,32.",
+            f"Give 1 to {MAX_CLIENTS} clients, for example `load=1,8,32`.",
         )
     rows = []
     for count in clients:
@@ -115,7 +115,7 @@ def _level(
     if errors:  # or there is none, and a client waited in vain for the others
         raise EnvironmentLacks(
             f"The server did not answer {clients} clients within {patience_s:g} s.",
-            "See the server's log and load, or ask with fewer clients, for example --load 1,8.",
+            "See the server's log and load, or ask with fewer clients, for example `load=1,8`.",
         )
     results = [future.result() for future in futures]
     times = np.asarray([pair for pairs, _ in results for pair in pairs])

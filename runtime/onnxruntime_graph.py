@@ -177,7 +177,7 @@ def open_graph(
     if device == "cuda" and not on_gpu:
         raise EnvironmentLacks(
             "ONNX Runtime could not start its CUDA provider.",
-            "Install the CUDA and cuDNN libraries it was built for, or use --backend ort.",
+            "Install the CUDA and cuDNN libraries it was built for, or use `backend=ort`.",
         )
     if exact and not _runs(session):
         session = create(exact=False)
@@ -262,7 +262,7 @@ def _require_cuda(onnxruntime: Any) -> None:
     if not cuda_driver_present():
         raise EnvironmentLacks(
             "No NVIDIA driver and GPU can be used on this host.",
-            "Use --backend ort, or run on a host with an NVIDIA GPU.",
+            "Use `backend=ort`, or run on a host with an NVIDIA GPU.",
         )
     if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
         raise EnvironmentLacks(

@@ -177,7 +177,7 @@ class PackedModel:
         if self.record.file != ONNX_FILE:
             raise UnsupportedTarget(
                 f"{place / self.record.file} is a TensorRT engine.",
-                "Serve it with Triton, or pack with --backend onnxruntime.",
+                "Serve it with Triton, or pack with `backend=onnxruntime`.",
             )
         # Both forms, whichever is opened: one that was damaged says that the copy is bad.
         self.path = _checked(place, self.record.to_json())

@@ -203,7 +203,7 @@ class TensorRTSession:
             raise EnvironmentLacks(
                 f"{self.backend} {self._library.__version__} does not load {self.path} on this "
                 f"GPU: {words}",
-                "Build the engine on this host with mimiq build, or use --backend ort-cuda.",
+                "Build the engine on this host with mimiq build, or use `backend=ort-cuda`.",
             )
         return engine
 

@@ -180,7 +180,7 @@ class Lane:
         if not slot.context.execute_async_v3(int(self.stream)):
             raise EnvironmentLacks(
                 f"The engine failed: {self._words()}",
-                "Build it again on this host with mimiq build, or use --backend ort.",
+                "Build it again on this host with mimiq build, or use `backend=ort`.",
             )
 
     def _capture(self, slot: _Slot, key: tuple[int, int]) -> bool:

@@ -116,7 +116,7 @@ def open_tensorrt(
         )
     raise EnvironmentLacks(
         "No engine of this bundle runs here. " + " ".join(reasons),
-        f"{BUILD_AGAIN}, or use --backend ort.",
+        f"{BUILD_AGAIN}, or use `backend=ort`.",
     )
 
 
@@ -124,7 +124,7 @@ def _fitting_engine(bundle: Bundle, product: Product, rebuild: bool) -> Engine:
     """An engine of this product that fits this host, built now if need be."""
     gpu = gpu_or_reason()
     if isinstance(gpu, str):
-        raise EnvironmentLacks(gpu, "Run on a host with an NVIDIA GPU, or use --backend ort.")
+        raise EnvironmentLacks(gpu, "Run on a host with an NVIDIA GPU, or use `backend=ort`.")
     mine = [engine for engine in engines_of(bundle) if engine.record.product == product.name]
     reasons = []
     for engine in mine:

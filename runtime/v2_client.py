@@ -224,7 +224,7 @@ class V2Client:
     def _unreachable(self, doing: str, why: str) -> EnvironmentLacks:
         return EnvironmentLacks(
             f"No {self.protocol} inference server answers at {self.url}, {doing}: {_short(why)}",
-            "Check that it runs, its port and --protocol (Triton: http 8000, grpc 8001; MLServer: "
+            "Check that it runs, its port and `protocol` (Triton: http 8000, grpc 8001; MLServer: "
             "8080, 8081).",
         )
 

@@ -107,7 +107,7 @@ def build_engine(onnx_path: str | Path, product: Product, options: BuildOptions)
     if not product.can_build_here():
         raise EnvironmentLacks(
             f"{product.title} times its kernels on a GPU. {product.why_not_run()}",
-            "Run mimiq build on the host that will serve the model, or choose --target rtx.",
+            "Run mimiq build on the host that will serve the model, or choose `target=rtx`.",
         )
     started = time.perf_counter()
     messages: list[Message] = []
@@ -195,7 +195,7 @@ def _configure(library: Any, config: Any, product: Product, options: BuildOption
         if options.compute_capabilities:
             raise BadInput(
                 "TensorRT builds for the GPU of this host, not for compute capabilities.",
-                "Use --target rtx, or a hardware compatibility level.",
+                "Use `target=rtx`, or a hardware compatibility level.",
             )
         level = options.hardware_compatibility.upper().replace("-", "_")
         config.hardware_compatibility_level = getattr(library.HardwareCompatibilityLevel, level)

@@ -142,7 +142,7 @@ def add_fp8_graph(bundle: Bundle) -> Bundle:
     if bundle.precision_label != "w8a8":
         raise UnsupportedTarget(
             f"FP8 takes the place of INT8, and this bundle is {bundle.precision_label}.",
-            "Compile with --int8 for FP8 engines.",
+            "Compile with `int8=True` for FP8 engines.",
         )
     if not _reads_graphs():
         raise missing_extra("onnx-ir", "compile")

@@ -35,7 +35,7 @@ class ToFp8(ir.passes.InPlacePass):
         if narrow:
             raise UnsupportedTarget(
                 f"{narrow[0]} limits an activation to fewer than 8 bits, which FP8 cannot express.",
-                "Compile with --int8 for FP8 targets.",
+                "Compile with `int8=True` for FP8 targets.",
             )
         modified = False
         for node in nodes_of(model, DEQUANTIZE):
@@ -53,7 +53,7 @@ class ToFp8(ir.passes.InPlacePass):
             elif kind == ir.DataType.INT4:
                 raise UnsupportedTarget(
                     f"{node.name} reads INT4 weights, which no FP8 product takes.",
-                    "Compile with --int8 for FP8 targets.",
+                    "Compile with `int8=True` for FP8 targets.",
                 )
         return ir.passes.PassResult(model, modified=modified)
 

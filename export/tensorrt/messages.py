@@ -81,13 +81,13 @@ _ADVICE: tuple[tuple[str, type[MimiqError], str], ...] = (
     (
         "CHECK(is_constant())",
         UnsupportedTarget,
-        "Blocks of INT4 weights take floating-point activations: use --int4 --weight-only, or "
-        "per-channel weights (--int4).",
+        "Blocks of INT4 weights take floating-point activations: use `int4=True` with "
+        "`weight_only=True`, or per-channel weights (`int4=True` alone).",
     ),
     (
         "HW-specific datatypes: fp8",
         UnsupportedTarget,
-        "FP8 needs compute capability 8.9 or later: choose such a target, or --int8.",
+        "FP8 needs compute capability 8.9 or later: choose such a target, or `int8=True`.",
     ),
     (
         "FP32 GEMM is not supported",
@@ -107,7 +107,7 @@ _ADVICE: tuple[tuple[str, type[MimiqError], str], ...] = (
     (
         "CUDA driver version is insufficient",
         BuildFailed,
-        "Install an NVIDIA driver, or build for TensorRT-RTX (--target rtx), which needs none.",
+        "Install an NVIDIA driver, or build for TensorRT-RTX (`target=rtx`), which needs none.",
     ),
     (
         "workspace limit",

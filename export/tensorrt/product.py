@@ -93,7 +93,7 @@ def product_named(name: str) -> Product:
     for product in PRODUCTS:
         if product.name == name:
             return product
-    raise BadInput(f"{name!r} is neither rtx nor trt.", "Choose --target rtx or --target trt.")
+    raise BadInput(f"{name!r} is neither rtx nor trt.", "Choose `target=rtx` or `target=trt`.")
 
 
 def _numbers(version: str) -> tuple[int, ...]:

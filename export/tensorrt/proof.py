@@ -169,7 +169,7 @@ def require_precision(proof: Proof, *, allow_fallback: bool = False) -> None:
     raise UnsupportedTarget(
         f"The engine lost low precision in {count} product{'s' if count > 1 else ''}:\n{lines}",
         "Change the graph as said, exclude these layers from quantisation, or accept it with "
-        "--allow-fallback.",
+        "`allow_fallback=True`.",
     )
 
 

@@ -105,7 +105,7 @@ def _give_top_k(graph: onnx.GraphProto, top_k: int, labels: Sequence[str] | None
     batch, classes = logits.type.tensor_type.shape.dim
     if not 1 <= top_k <= classes.dim_value:
         raise BadInput(
-            f"--top-k {top_k} is out of range: the model has {classes.dim_value} classes.",
+            f"`top_k={top_k}` is out of range: the model has {classes.dim_value} classes.",
             f"Choose 1 to {classes.dim_value}.",
         )
     _constant(graph, "k", np.asarray([top_k], np.int64))

@@ -82,13 +82,13 @@ def plan_for(bundle: Bundle, options: PackOptions) -> Plan:
         BadInput: options that contradict each other or the bundle.
         UnsupportedTarget: no engine for Triton's ``tensorrt`` backend.
     """
-    for flag, value in (
-        ("--instances", options.instances),
-        ("--max-batch", options.max_batch),
-        ("--top-k", options.top_k),
+    for name, value in (
+        ("instances", options.instances),
+        ("max_batch", options.max_batch),
+        ("top_k", options.top_k),
     ):
         if value is not None and value < 1:
-            raise BadInput(f"{flag} {value} is out of range.", "Give 1 or more.")
+            raise BadInput(f"`{name}={value}` is out of range.", "Give 1 or more.")
     if options.backend == "tensorrt":
         return _engine_plan(bundle, options)
     return _graph_plan(bundle, options)
@@ -141,7 +141,7 @@ def _graph_plan(bundle: Bundle, options: PackOptions) -> Plan:
     if options.top_k is not None:
         if options.top_k > bundle.num_classes:
             raise BadInput(
-                f"--top-k {options.top_k} is out of range: the model has "
+                f"`top_k={options.top_k}` is out of range: the model has "
                 f"{bundle.num_classes} classes.",
                 f"Choose 1 to {bundle.num_classes}.",
             )
@@ -155,7 +155,7 @@ def _graph_plan(bundle: Bundle, options: PackOptions) -> Plan:
     if (accelerator, options.device) in (("tensorrt", "cpu"), ("openvino", "gpu")):
         raise BadInput(
             f"The accelerator {accelerator} does not run on the {options.device}.",
-            "tensorrt belongs to --gpu, openvino to --cpu.",
+            "tensorrt is for the GPU, openvino for the CPU.",
         )
 
     def writing(source: Path) -> Callable[[Path], None]:
@@ -200,24 +200,25 @@ def _graph_plan(bundle: Bundle, options: PackOptions) -> Plan:
 def _engine_plan(bundle: Bundle, options: PackOptions) -> Plan:
     if options.preprocess or options.top_k is not None:
         raise BadInput(
-            "--preprocess and --top-k edit the graph, and an engine is built already.",
-            "Use --backend onnxruntime, which serves the graph.",
+            "`preprocess` and `top_k` edit the graph, and an engine is built already.",
+            "Use `backend=onnxruntime`, which serves the graph.",
         )
     if options.device == "cpu" or options.accelerator not in ("auto", "none"):
         raise BadInput(
-            "A TensorRT engine runs on a GPU, by itself.", "Leave out --cpu and --accelerator."
+            "A TensorRT engine runs on a GPU, by itself.",
+            "Choose the GPU, and leave `accelerator` out.",
         )
     engine, record = _engine(bundle)
     smallest, typical, largest = record.batches
     if smallest > 1:
         raise UnsupportedTarget(
             f"{engine} takes batches from {smallest} on, and a server also gets single images.",
-            "Build it again with --profile 1,8,128.",
+            "Build it again for batches from 1 on.",
         )
     if options.max_batch is not None and options.max_batch > largest:
         raise BadInput(
-            f"--max-batch {options.max_batch} is more than the {largest} of {engine}.",
-            "Choose less, or build the engine again with a larger --profile.",
+            f"`max_batch={options.max_batch}` is more than the {largest} of {engine}.",
+            "Choose less, or build the engine again for larger batches.",
         )
     max_batch = options.max_batch or largest
 
@@ -259,7 +260,7 @@ def _engine(bundle: Bundle) -> tuple[str, Any]:
         why = "it has engines of TensorRT-RTX alone, which Triton does not run"
     raise UnsupportedTarget(
         f"Triton's tensorrt backend needs a TensorRT engine in {bundle.path}: {why}.",
-        "Run mimiq build BUNDLE --target trt on the serving host, or use --backend onnxruntime.",
+        "Build one with `target=trt` on the serving host, or use `backend=onnxruntime`.",
     )
 
 

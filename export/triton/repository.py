@@ -148,13 +148,13 @@ def _known_versions(folder: Path, plan: Plan, labels: str | None) -> dict[int, P
     if config.is_file() and _digest(config.read_text(encoding="utf-8")) not in written:
         raise BadInput(
             f"{config} was edited by hand, and a new version would overwrite that.",
-            "Pack under another --name, or move the file away and carry your changes over.",
+            "Pack under another `name`, or move the file away and carry your changes over.",
         )
     return known
 
 
 def _taken(folder: Path, why: str) -> BadInput:
-    return BadInput(f"{folder} cannot take this model: {why}.", "Choose another --name.")
+    return BadInput(f"{folder} cannot take this model: {why}.", "Choose another `name`.")
 
 
 def _record(

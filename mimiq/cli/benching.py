@@ -13,6 +13,7 @@ import click
 
 from mimiq.cli import choices, options
 from mimiq.cli.failures import Command
+from mimiq.cli.flags import with_flags
 from mimiq.cli.output import print_json, show, table, working
 from mimiq.cli.parameters import PATH
 from mimiq.errors import BadInput, MimiqError
@@ -165,7 +166,7 @@ def measure_device(
                 twin, half = stack.enter_context(half_session(bundle, *sessions.values()))
                 sessions, proofs = {"FP16": twin, **sessions}, {"FP16": half, **proofs}
             except MimiqError as error:
-                missing = f"{error.problem} {error.next_step}"
+                missing = with_flags(f"{error.problem} {error.next_step}")
         low = max(session.tensors.smallest for session in sessions.values())
         high = min(session.tensors.largest for session in sessions.values())
         fitting = [batch for batch in batches if low <= batch <= high]

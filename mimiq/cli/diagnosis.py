@@ -16,6 +16,7 @@ import click
 
 from mimiq.cli import options
 from mimiq.cli.failures import Command
+from mimiq.cli.flags import with_flags
 from mimiq.cli.output import print_json, show, table, working
 from mimiq.cli.preflight import missing_libraries
 from mimiq.errors import MimiqError, pip_install
@@ -147,7 +148,7 @@ def _ability(name: str, title: str, why_not: Callable[[], str | None]) -> Abilit
     try:
         reason = why_not() or ""
     except MimiqError as error:
-        reason, step = error.problem, error.next_step
+        reason, step = with_flags(error.problem), with_flags(error.next_step)
     except Exception as error:  # a broken library must not hide the others
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
     extra = re.search(r"extra '(\w+)'", reason)

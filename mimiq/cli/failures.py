@@ -15,6 +15,7 @@ from typing import Any
 import click
 
 from mimiq import files
+from mimiq.cli.flags import with_flags
 from mimiq.errors import BadInput, EnvironmentLacks, MimiqError
 
 DEBUG = "MIMIQ_DEBUG"
@@ -118,7 +119,8 @@ def explained(error: Exception) -> MimiqError | None:
 
 def print_error(error: MimiqError) -> None:
     """``error: problem`` and the next step, on standard error."""
-    print_message(error.problem, "red", "error: ", error.next_step)
+    problem, next_step = with_flags(error.problem), with_flags(error.next_step)
+    print_message(problem, "red", "error: ", next_step)
 
 
 def print_message(text: str, style: str, prefix: str = "", next_step: str = "") -> None:

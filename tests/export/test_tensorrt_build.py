@@ -214,7 +214,7 @@ def test_int4_blocks_with_int8_activations(tmp_path: Path) -> None:
     error = refusal(tmp_path, transformer(Spec(weights="int4-block")))
     assert isinstance(error, UnsupportedTarget)
     assert "'blocks.0/attn/qkv/DequantizeLinear_1'" in error.problem
-    assert "--weight-only" in error.next_step
+    assert "`weight_only=True`" in error.next_step
 
 
 def test_fp8_before_ada(tmp_path: Path) -> None:

@@ -367,7 +367,7 @@ def test_top_k_orders_the_softmax_and_names_the_classes(
 
 
 def test_more_classes_than_there_are(bundle: Bundle, tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="--top-k 9999 is out of range"):
+    with pytest.raises(BadInput, match="`top_k=9999` is out of range"):
         pack(bundle, tmp_path, "net", PackOptions(top_k=9999))
     assert list(tmp_path.iterdir()) == []
 

@@ -171,7 +171,7 @@ class TestMaxDrop:
         ranking = ranked([0.5, 0.4], [5000, 1000])
         raising, _ = run(budget, ranking, lambda raised: 2.0 - len(raised))
         assert names(raising) == ["layer1"]
-        with pytest.raises(CheckFailed, match="within --size-budget 11kB"):
+        with pytest.raises(CheckFailed, match="within `size_budget=11kB`"):
             run(budget, ranking, lambda raised: 2.0)
 
     def test_gains_that_mean_nothing(self) -> None:
@@ -240,7 +240,7 @@ class TestRequireFits:
         graph = tmp_path / "model.onnx"
         graph.write_bytes(bytes(1010))
         raised = {"size": [990, 1000], "size_budget": "1kB"}
-        with pytest.raises(CheckFailed, match="1010 bytes, over --size-budget 1kB") as error:
+        with pytest.raises(CheckFailed, match="1010 bytes, over `size_budget=1kB`") as error:
             require_fits(raised, graph)
         assert "smaller by 10 bytes" in error.value.next_step
 
