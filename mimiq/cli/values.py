@@ -108,6 +108,7 @@ def load(choice: ModelChoice, progress: Progress = SILENT) -> LoadedModel:
     Errors as :func:`mimiq.models.load_model`.
     """
     from mimiq.models import load_model
+    from mimiq.models.loading import require_compilable
 
     if (choice.mean is None) != (choice.std is None):
         raise BadInput("--mean and --std belong together.", "Give both, or neither.")
@@ -128,6 +129,7 @@ def load(choice: ModelChoice, progress: Progress = SILENT) -> LoadedModel:
     )
     for note in model.notes:
         progress.note(note)
+    require_compilable(model)
     return model
 
 

@@ -29,12 +29,25 @@ class ViTFamily:
         from timm.models.vision_transformer import Block
 
         rewritten: Any = copy.deepcopy(module).eval()
+        stem = rewritten.patch_embed
+        if hasattr(stem, "backbone") or not isinstance(getattr(stem, "proj", None), nn.Conv2d):
+            raise UnsupportedModel(
+                f"patch_embed is a {type(stem).__name__}, not one convolution over patches.",
+                "Choose a ViT or DeiT without a convolutional stem, such as deit_s or vit_b.",
+            )
         for index, block in enumerate(rewritten.blocks):
             attention = getattr(block, "attn", None)
             if type(block) is not Block or type(attention) is not Attention:
                 raise UnsupportedModel(
                     f"blocks.{index} is a {type(block).__name__} with {type(attention).__name__}, "
                     "which is not the plain pre-norm ViT block.",
+                    "Choose a ViT or DeiT with standard blocks, such as deit_s or vit_b.",
+                )
+            mlp = getattr(block, "mlp", None)
+            if not all(isinstance(getattr(mlp, name, None), nn.Linear) for name in ("fc1", "fc2")):
+                raise UnsupportedModel(
+                    f"blocks.{index}.mlp is a {type(mlp).__name__}, not two Linears with an "
+                    "activation between them.",
                     "Choose a ViT or DeiT with standard blocks, such as deit_s or vit_b.",
                 )
             if getattr(attention, "gate", None) is not None:
@@ -101,7 +114,7 @@ class ViTFamily:
             writers += [block.attn.proj, block.mlp.fc2]
             readers += [(block.norm1, [block.attn.qkv]), (block.norm2, [block.mlp.fc1])]
             between += [block.ls1, block.ls2]
-        heads = [getattr(network, name, None) for name in ("head", "head_dist")]
+        heads = [getattr(network, name, None) for name in ("head", "head_dist", "head_patches")]
         norms = [norm for norm in (network.norm, network.fc_norm) if type(norm) is not nn.Identity]
         if len(norms) != 1 or network.attn_pool is not None:
             return None

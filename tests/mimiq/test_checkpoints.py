@@ -208,6 +208,15 @@ def test_11_no_classifier_gives_an_embedding(tmp_path: Path) -> None:
         )
 
 
+@pytest.mark.parametrize(
+    ("name", "part"),
+    [("vit_tiny_r_s16_p8_224", "patch_embed"), ("aimv2_large_patch14_224", r"blocks\.0\.mlp")],
+)
+def test_12_to_14_parts_without_a_description_are_refused_at_load(name: str, part: str) -> None:
+    with pytest.raises(UnsupportedModel, match=part):
+        load_model(name, untrained=True)
+
+
 class Unknown:
     """A class that no other process has."""
 

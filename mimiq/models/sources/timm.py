@@ -72,7 +72,7 @@ def load(
     if request.num_classes is not None:
         given["num_classes"] = request.num_classes
     notes: tuple[str, ...] = ()
-    projects = "clip" in architecture
+    projects = _may_project(architecture)
     if weights is not None:
         base = build(request.name, architecture, kwargs | common, meta=True)
         found = layouts.read_network(weights, base, request.ema, request.name)
@@ -193,6 +193,14 @@ def _check_pretrained(request: Request, architecture: str) -> None:
             "Give the checkpoint that was trained with so many classes: --weights FILE "
             "(--untrained serves for latency alone).",
         )
+
+
+def _may_project(architecture: str) -> bool:
+    """Whether timm's classifier of this name may be CLIP's projection."""
+    import timm
+
+    tag = getattr(timm.get_pretrained_cfg(architecture), "tag", None) or ""
+    return "clip" in f"{architecture}.{tag}"
 
 
 def _output(module: Any, may_project: bool) -> Output:
