@@ -8,19 +8,21 @@ from __future__ import annotations
 
 import click
 
-from mimiq.cli.benching import bench
-from mimiq.cli.compiling import compile_command
-from mimiq.cli.diagnosis import doctor
-from mimiq.cli.engines import build
-from mimiq.cli.exporting import export
+from mimiq.cli.commands.bench import bench
+from mimiq.cli.commands.build import build
+from mimiq.cli.commands.check import check
+from mimiq.cli.commands.compile import compile_command
+from mimiq.cli.commands.distill import distill
+from mimiq.cli.commands.doctor import doctor
+from mimiq.cli.commands.eval import evaluate_command
+from mimiq.cli.commands.export import export
+from mimiq.cli.commands.inspect import inspect_command
+from mimiq.cli.commands.models import models
+from mimiq.cli.commands.pack import pack
+from mimiq.cli.commands.report import report
+from mimiq.cli.commands.sensitivity import sensitivity
+from mimiq.cli.commands.synthesize import synthesize
 from mimiq.cli.failures import Group
-from mimiq.cli.inspecting import inspect_command
-from mimiq.cli.listing import models
-from mimiq.cli.making import distill, synthesize
-from mimiq.cli.measuring import evaluate_command
-from mimiq.cli.reporting import report
-from mimiq.cli.sensitivity import sensitivity
-from mimiq.cli.serving import check, pack
 from mimiq.version import __version__
 
 _CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}

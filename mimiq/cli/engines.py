@@ -1,17 +1,12 @@
-"""Building engines into bundles: ``mimiq build``, and the last stage of ``mimiq-compile``."""
+"""Engines in bundles, as ``mimiq build`` and ``mimiq-compile`` make and show them."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import click
-
-from mimiq.cli import choices, options
-from mimiq.cli.failures import Command
-from mimiq.cli.output import print_json, show, shown, working
-from mimiq.cli.parameters import NAMES, PATH, PROFILE
+from mimiq.cli import choices
+from mimiq.cli.output import show, shown
 from mimiq.errors import BadInput, BuildFailed, MimiqError, UnsupportedTarget, missing_extra
 
 if TYPE_CHECKING:
@@ -25,82 +20,6 @@ FP8_NOTE = (
     "{name} computes in FP8 (E4M3): its accuracy is not that of the INT8 graph; measure it with "
     "mimiq eval."
 )
-
-
-@click.command(cls=Command, short_help="Build a TensorRT engine into a bundle.")
-@click.argument("bundle", type=PATH)
-@options.engine_options
-@options.option(
-    "Target",
-    "--profile",
-    type=PROFILE,
-    default="1,8,128",
-    show_default=True,
-    help="Smallest, typical and largest batch that the engine takes.",
-)
-@options.option(
-    "Target",
-    "--compute-capabilities",
-    type=NAMES,
-    default="",
-    help="TensorRT-RTX: GPUs to compile for, e.g. 8.6,8.9; by default 8.0 and all later.",
-)
-@options.option(
-    "Target",
-    "--hardware-compatibility",
-    type=click.Choice(("none", "ampere-plus", "same-compute-capability")),
-    default="none",
-    show_default=True,
-    help="TensorRT: which other GPUs may run the engine.",
-)
-@options.option(
-    "Target",
-    "--workspace-mib",
-    type=click.IntRange(1),
-    help="Limit of the builder's scratch memory.",
-)
-@options.option(
-    "Target",
-    "--timing-cache",
-    type=PATH,
-    help="TensorRT: file of kernel timings, read and updated.",
-)
-@options.say_options
-def build(
-    bundle: Path,
-    engine: choices.EngineChoice,
-    profile: tuple[int, int, int],
-    compute_capabilities: tuple[str, ...],
-    hardware_compatibility: Any,
-    workspace_mib: int | None,
-    timing_cache: Path | None,
-    say: choices.Say,
-) -> None:
-    """Build a TensorRT engine into BUNDLE, and prove its precision layer by layer."""
-    from mimiq.cli.terminal_progress import shown_progress
-    from mimiq.export.tensorrt.build import BuildOptions
-    from mimiq.runtime.bundle import Bundle
-
-    if engine.target == "ort":
-        raise BadInput(
-            "ONNX Runtime needs no engine: it opens the bundle as it is.",
-            "Choose --target rtx or --target trt.",
-        )
-    wanted = BuildOptions(
-        batches=profile,
-        compute_capabilities=compute_capabilities,
-        hardware_compatibility=hardware_compatibility,
-        workspace_bytes=None if workspace_mib is None else workspace_mib * 2**20,
-        timing_cache=timing_cache,
-        allow_fallback=engine.allow_fallback,
-    )
-    with working(), shown_progress(say.quiet).stage("engine") as stage:
-        stage.update(text="building and proving")
-        built = _built(Bundle(bundle), engine.target, wanted, engine.fp8)
-    if say.json:
-        print_json(engine_json(built))
-        return
-    show_engine(built)
 
 
 def add_engine(
@@ -127,7 +46,7 @@ def add_engine(
     try:
         with progress.stage("engine") as stage:
             stage.update(text=product.title)
-            return _built(bundle, product, wanted, choice.fp8)
+            return built_engine(bundle, product, wanted, choice.fp8)
     except (UnsupportedTarget, BuildFailed) as error:
         raise _without_engine(error, bundle, product.name) from error
 
@@ -154,7 +73,15 @@ def require_fp8(engine: choices.EngineChoice, precision: choices.PrecisionChoice
         raise missing_extra("TensorRT-RTX", "rtx")
 
 
-def _built(bundle: Bundle, target: str | Product, options: BuildOptions, fp8: bool) -> BundleEngine:
+def built_engine(
+    bundle: Bundle, target: str | Product, options: BuildOptions, fp8: bool
+) -> BundleEngine:
+    """The bundle with a new engine; with ``fp8`` in E4M3, from a graph that is added for it.
+
+    Raises:
+        UnsupportedTarget, BuildFailed, BadInput, EnvironmentLacks: see
+            :func:`~mimiq.export.tensorrt.engines.build_for_bundle`.
+    """
     from mimiq.export.tensorrt import engines
     from mimiq.runtime.tensorrt_record import FP8_MODEL
 
@@ -169,6 +96,7 @@ def _built(bundle: Bundle, target: str | Product, options: BuildOptions, fp8: bo
 
 
 def engine_json(built: BundleEngine) -> dict[str, Any]:
+    """The engine and its proof, for machines."""
     return {
         "bundle": str(built.bundle.path),
         "engine": built.engine_name,

@@ -15,7 +15,8 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from mimiq.cli import choices, compile_main, diagnosis, main, preflight, values
+from mimiq.cli import choices, compile_main, main, preflight, values
+from mimiq.cli.commands import doctor as diagnosis
 from mimiq.cli.failures import INTERNAL_ERROR, INTERRUPTED, Command, explained
 from mimiq.cli.output import print_json, show
 from mimiq.cli.parameters import ARGUMENTS, SIZE

@@ -265,7 +265,7 @@ class TestBuilding:
         assert "mimiq build" in caught.value.next_step
 
     def test_accepted_fallbacks_stand_in_the_report(self, bundle: Path) -> None:
-        from mimiq.cli.compiling import _with_fallbacks
+        from mimiq.cli.commands.compile import _with_fallbacks
         from mimiq.export.tensorrt.engines import build_for_bundle
         from mimiq.export.tensorrt.proof import Fallback
         from mimiq.runtime import Bundle

@@ -20,7 +20,8 @@ from test_tensorrt_session import open_fake
 sys.path.insert(0, str(Path(__file__).parents[1] / "export"))
 from tensorrt_bundles import make_bundle
 
-from mimiq.cli import benching, main
+from mimiq.cli import main
+from mimiq.cli.commands import bench as benching
 from mimiq.errors import BadInput, EnvironmentLacks
 from mimiq.export.tensorrt.proof import Proof
 from mimiq.export.tensorrt.summary import PlanSummary

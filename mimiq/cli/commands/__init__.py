@@ -1,0 +1,1 @@
+"""The commands of ``mimiq``, one a file."""

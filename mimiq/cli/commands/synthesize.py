@@ -1,0 +1,83 @@
+"""``synthesize``: a calibration set without one real image."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from mimiq.cli import choices, options, preflight, values
+from mimiq.cli.failures import Command
+from mimiq.cli.output import next_commands, print_json, show, working
+from mimiq.cli.parameters import PATH
+
+if TYPE_CHECKING:
+    from mimiq.calibrate import CalibrationSet
+    from mimiq.models import LoadedModel
+    from mimiq.progress import Progress
+    from mimiq.recipes_synthesis import SynthesisRecipe
+
+
+@click.command(cls=Command, short_help="Make a calibration set.")
+@options.model_options
+@options.images_options
+@options.option(
+    "Calibration",
+    "--method",
+    type=click.Choice(choices.CALIBRATIONS),
+    default="synthetic",
+    show_default=True,
+    help="MimiQ's images, PSAQ-ViT's (a baseline), or Gaussian noise (a control).",
+)
+@options.option("Output", "-o", "--out", type=PATH, required=True, help="Folder of the set.")
+@options.say_options
+def synthesize(
+    choice: choices.ModelChoice,
+    images: choices.ImagesChoice,
+    method: str,
+    out: Path,
+    say: choices.Say,
+) -> None:
+    """Make a calibration set for MODEL, without one real image.
+
+    Every finished batch is kept: the same command goes on with an interrupted set.
+    """
+    preflight.require_compile_extra()
+    from mimiq.cli.terminal_progress import shown_progress
+
+    progress = shown_progress(say.quiet)
+    with working():
+        with progress.stage("load"):
+            model = values.load(choice, progress)
+        recipe = values.synthesis_of(images, choice.model)
+        made = _make(method, model, recipe, images, out, progress)
+    if say.json:
+        print_json({"path": str(out), "sha256": made.content_hash, "manifest": dict(made.manifest)})
+        return
+    command = ["mimiq-compile", *values.repeated(choice), "--calibration", out]
+    show(
+        f"{len(made)} images of {made.image_size} pixels: {out}",
+        next_commands({"calibrates and tunes on them": command}),
+    )
+
+
+def _make(
+    method: str,
+    model: LoadedModel,
+    recipe: SynthesisRecipe,
+    images: choices.ImagesChoice,
+    out: Path,
+    progress: Progress,
+) -> CalibrationSet:
+    if method == "noise":
+        from mimiq.calibrate import gaussian_noise
+
+        return gaussian_noise(model.preprocessing, recipe.images, images.seed or 0, out)
+    from mimiq.psaq import synthesize_psaq
+    from mimiq.synthesis import synthesize as synthesize_mimiq
+
+    function = synthesize_mimiq if method == "synthetic" else synthesize_psaq
+    return function(
+        model, recipe, seed=images.seed or 0, out=out, device=images.device, progress=progress
+    )
