@@ -17,6 +17,7 @@ from mimiq.cli.choices import (
     PrecisionChoice,
     TuningChoice,
 )
+from mimiq.cli.flags import with_flags
 from mimiq.cli.preflight import require_folder
 from mimiq.errors import BadInput
 from mimiq.precision import (
@@ -128,7 +129,7 @@ def load(choice: ModelChoice, progress: Progress = SILENT) -> LoadedModel:
         model_kwargs=choice.model_kwargs,
     )
     for note in model.notes:
-        progress.note(note)
+        progress.note(with_flags(note))
     require_compilable(model)
     return model
 

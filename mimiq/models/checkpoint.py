@@ -53,7 +53,7 @@ def read_tensors(path: Path) -> Tensors:
     """
     if not path.is_file():
         found = "is no file" if path.exists() else "does not exist"
-        raise BadInput(f"Weights file {path} {found}.", "Check the path given to --weights.")
+        raise BadInput(f"Weights file {path} {found}.", "Check the path given to `weights`.")
     with path.open("rb") as file:
         head = file.read(512)
     if head[8:9] == b"{" or path.suffix == ".safetensors":
@@ -113,7 +113,7 @@ def load_into(module: nn.Module, state: Mapping[str, torch.Tensor], path: Path, 
             raise BadInput(
                 f"{path}: {key} has shape {tuple(tensor.shape)}, "
                 f"{name} expects {tuple(expected[key].shape)}.",
-                "Name the right architecture, or pass --image-size / --num-classes.",
+                "Name the right architecture, or pass `image_size` / `num_classes`.",
             )
         _check_values(key, tensor, path)
     module.load_state_dict({key: tensor.float() for key, tensor in state.items()})

@@ -129,7 +129,7 @@ def load_model(
         UnsupportedModel: the network is of no family described here, or has one output.
     """
     if untrained and weights is not None:
-        raise BadInput("--untrained and --weights exclude each other.", "Give one of them.")
+        raise BadInput("`untrained` and `weights` exclude each other.", "Give one of them.")
     request = Request(
         name,
         weights=weights,
@@ -161,7 +161,7 @@ def load_model(
     if labels is not None and embedding:
         raise BadInput(
             f"{name} has no classifier: it answers with an embedding of {width} numbers.",
-            "Leave --labels out.",
+            "Leave `labels` out.",
         )
     if labels is not None and len(labels) != width:
         raise BadInput(
@@ -200,7 +200,7 @@ def require_compilable(model: LoadedModel) -> None:
         raise UnsupportedModel(
             f"{model.name} takes images of {preprocessing.height}×{preprocessing.width} pixels, "
             "and only networks for square images can be compiled yet.",
-            "Give a square --image-size: the position embedding is resized to it.",
+            "Give a square `image_size`: the position embedding is resized to it.",
         )
     if preprocessing.channels != 3:
         raise UnsupportedModel(
@@ -219,7 +219,7 @@ def _embedded(request: Request, changed: bool) -> Original:
     if odd or changed or request.model_kwargs:
         raise BadInput(
             "The embedded model is trained, has 10 classes and takes 32×32 images as they are.",
-            "Leave out --untrained, --num-classes, --image-size, --model-kwargs and the options "
+            "Leave out `untrained`, `num_classes`, `image_size`, `model_kwargs` and the options "
             "of preprocessing.",
         )
     module = create_digits()
@@ -256,7 +256,7 @@ def _original(request: Request) -> Original:
             return folders.load(request, path.parent, path)
         raise BadInput(
             f"{name} is a file, and weights alone do not say which network they are of.",
-            f"Name its architecture: deit_s --weights {name}",
+            f"Name its architecture: deit_s `weights={name}`",
         )
     if re.fullmatch(r"[\w.-]+/[\w.@-]+", hub) and not name.startswith((".", "/")):
         return folders.load(request, folders.download(hub))
@@ -300,7 +300,7 @@ def _check_patches(module: nn.Module, name: str, preprocessing: Preprocessing) -
             raise BadInput(
                 f"Images of {side} pixels do not divide into the patches of {name}, "
                 f"{patch} pixels each.",
-                f"Give an --image-size that is a multiple of {patch}.",
+                f"Give an `image_size` that is a multiple of {patch}.",
             )
 
 
@@ -317,7 +317,7 @@ def _check_answer(module: nn.Module, original: Original, name: str) -> int:
         shape = tuple(answer.shape) if isinstance(answer, torch.Tensor) else type(answer).__name__
         raise UnsupportedModel(
             f"{name} answers an image with {shape}, not with one vector.",
-            "Choose a network that pools its tokens: --model-kwargs global_pool=token.",
+            "Choose a network that pools its tokens: `model_kwargs=global_pool=token`.",
         )
     if answer.shape[1] == 1:
         raise UnsupportedModel(

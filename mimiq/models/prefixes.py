@@ -112,7 +112,7 @@ def _chosen(prefixes: list[str], ema: bool | None, path: Path) -> tuple[str, tup
     if ema is not None:
         group = averaged if ema else trained
         if not group:
-            kind, flag = ("averaged", "--ema") if ema else ("trained", "--no-ema")
+            kind, flag = ("averaged", "`ema=True`") if ema else ("trained", "`ema=False`")
             raise BadInput(
                 f"{path} holds no {kind} weights that {flag} could take, only "
                 f"{_shown(prefixes[0])}.",
@@ -131,7 +131,7 @@ def _chosen(prefixes: list[str], ema: bool | None, path: Path) -> tuple[str, tup
     others = [prefix for prefix in prefixes if prefix != group[0]]
     if not others or ema is not None:
         return group[0], ()
-    flag = "--no-ema" if group[0] in averaged else "--ema"
+    flag = "`ema=False`" if group[0] in averaged else "`ema=True`"
     return group[0], (
         f"The file holds {_shown(group[0])} and {', '.join(_shown(other) for other in others)}; "
         f"{_shown(group[0])} was taken, {flag} takes the other.",

@@ -134,7 +134,7 @@ def test_foreign_and_misfitting_checkpoints(state: dict[str, torch.Tensor], tmp_
     torch.save(state, path)
     with pytest.raises(BadInput, match=r"does not fit|has shape"):
         load_model("vit_small_patch16_224", weights=path)
-    with pytest.raises(BadInput, match="--num-classes says 9"):
+    with pytest.raises(BadInput, match="num_classes=9"):
         load_model(_NAME, weights=path, num_classes=9)
     torch.save({"epoch": 3}, path)
     with pytest.raises(BadInput, match="no state dict"):
@@ -163,7 +163,7 @@ def test_no_network_and_no_file_names_both_ways_out(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(timm, "create_model", unreachable)
     with pytest.raises(BadInput) as caught:
         load_model("deit_s")
-    assert "--weights" in caught.value.next_step
+    assert "`weights`" in caught.value.next_step
     assert "network" in caught.value.next_step
 
 

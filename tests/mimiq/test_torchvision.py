@@ -90,4 +90,4 @@ def test_no_network_names_both_ways_out(monkeypatch: pytest.MonkeyPatch, tmp_pat
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     with pytest.raises(BadInput, match="no route to host") as caught:
         load_model("vit_b_16")
-    assert "--weights" in caught.value.next_step
+    assert "`weights`" in caught.value.next_step

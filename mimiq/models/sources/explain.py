@@ -85,7 +85,7 @@ def misfit(state: Shapes, expected: Shapes, path: Path, name: str) -> BadInput |
             f"{path} does not fit {name}: it {first} "
             f"({len(missing)} missing, {len(extra)} unexpected of {len(expected)}).",
             "Name the architecture that this checkpoint was trained with, or say in what it "
-            "differs: --model-kwargs KEY=VALUE, as timm's constructor takes them.",
+            "differs: `model_kwargs`, as timm's constructor takes them.",
         )
     for key, tensor in state.items():
         if tensor.shape != expected[key].shape:
@@ -93,7 +93,7 @@ def misfit(state: Shapes, expected: Shapes, path: Path, name: str) -> BadInput |
                 f"{path} does not fit {name}: {key} has shape {tuple(tensor.shape)}, and "
                 f"{tuple(expected[key].shape)} is expected.",
                 "Name the architecture that this checkpoint was trained with, or pass "
-                "--image-size, --num-classes or --model-kwargs.",
+                "`image_size`, `num_classes` or `model_kwargs`.",
             )
     return None
 
@@ -133,7 +133,7 @@ def _by_names(state: Shapes, expected: Shapes) -> tuple[str, str] | None:
         count = next(tensor.shape[1] for key, tensor in state.items() if "reg_token" in key)
         return (
             f"it has {count} register tokens.",
-            f"Name an architecture that has them too, or give --model-kwargs reg_tokens={count}.",
+            f"Name an architecture that has them too, or give `model_kwargs=reg_tokens={count}`.",
         )
     for part, what, argument in (
         ("q_norm", "norms on queries and keys", "qk_norm=true"),
@@ -144,13 +144,13 @@ def _by_names(state: Shapes, expected: Shapes) -> tuple[str, str] | None:
         if only(part):
             return (
                 f"it has {what}.",
-                f"Name an architecture that has them too, or give --model-kwargs {argument}.",
+                f"Name an architecture that has them too, or give `model_kwargs={argument}`.",
             )
     if "cls_token" in expected and "cls_token" not in state:
         return (
             "it has no class token.",
-            "Name an architecture without one, or give --model-kwargs class_token=false,"
-            "global_pool=avg and, where it has norm and not fc_norm, fc_norm=false.",
+            "Name an architecture without one, or give "
+            "`model_kwargs=class_token=false,global_pool=avg`.",
         )
     return None
 
@@ -169,7 +169,7 @@ def _by_width(state: Shapes, expected: Shapes) -> tuple[str, str] | None:
     if depth and blocks and depth != blocks:
         return (
             f"it has {depth} blocks, and {blocks} are expected.",
-            f"Name the right architecture, or give --model-kwargs depth={depth}.",
+            f"Name the right architecture, or give `model_kwargs=depth={depth}`.",
         )
     return None
 

@@ -41,8 +41,9 @@ def fitted(
     if request.num_classes is not None and classes != request.num_classes:
         trained = f"num classes {classes}" if classes else "no classifier"
         raise BadInput(
-            f"{path} was trained with {trained}, but --num-classes says {request.num_classes}.",
-            "Leave --num-classes out: it follows the checkpoint.",
+            f"{path} was trained with {trained}, but `num_classes={request.num_classes}` was "
+            "given.",
+            "Leave `num_classes` out: it follows the checkpoint.",
         )
     if request.num_classes is not None:
         sized["num_classes"] = request.num_classes

@@ -43,12 +43,12 @@ def load(request: Request, folder: Path, file: Path | None = None) -> Original:
         raise BadInput(
             f"{folder} has no {CONFIG}, so that it is no network's folder.",
             "Give a folder that save_pretrained or timm wrote, or the name of an architecture with "
-            "--weights FILE.",
+            "`weights`.",
         )
     if request.untrained:
         raise BadInput(
-            f"{folder} is a trained network, and --untrained asks for random weights.",
-            "Leave --untrained out, or give the name of an architecture.",
+            f"{folder} is a trained network, and `untrained` asks for random weights.",
+            "Leave `untrained` out, or give the name of an architecture.",
         )
     config = huggingface.read_json(folder / CONFIG)
     weights = request.weights or file or weights_in(folder)
@@ -78,7 +78,7 @@ def weights_in(folder: Path) -> Path:
     listed = f"{len(found)} weights files ({', '.join(path.name for path in found[:3])})"
     raise BadInput(
         f"{folder} has {listed if found else 'a config.json, but no weights'}.",
-        "Say which with --weights FILE." if found else "Copy model.safetensors there too.",
+        "Say which with `weights`." if found else "Copy model.safetensors there too.",
     )
 
 

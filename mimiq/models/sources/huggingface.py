@@ -58,8 +58,8 @@ def load(request: Request, folder: Path, config: Mapping[str, Any], weights: Pat
         )
     if request.model_kwargs:
         raise BadInput(
-            f"{folder / 'config.json'} says how its network is built, and --model-kwargs too.",
-            "Leave --model-kwargs out, or change the file.",
+            f"{folder / 'config.json'} says how its network is built, and `model_kwargs` too.",
+            "Leave `model_kwargs` out, or change the file.",
         )
     vision = dict(config.get("vision_config") or config)
     found = layouts.read_network(weights, None, request.ema, str(folder))
@@ -78,9 +78,9 @@ def load(request: Request, folder: Path, config: Mapping[str, Any], weights: Pat
     classes = 0 if _is_embedding(config, state) else int(kwargs["num_classes"])
     if request.num_classes not in (None, classes):
         raise BadInput(
-            f"{folder} has {classes or 'no'} classes, but --num-classes says "
-            f"{request.num_classes}.",
-            "Leave --num-classes out: it follows the folder.",
+            f"{folder} has {classes or 'no'} classes, but "
+            f"`num_classes={request.num_classes}` was given.",
+            "Leave `num_classes` out: it follows the folder.",
         )
     if config.get("problem_type") == "multi_label_classification":
         notes.append(

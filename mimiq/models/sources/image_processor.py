@@ -30,7 +30,7 @@ def preprocessing(config: Mapping[str, Any], default: tuple[int, int], path: Pat
         if config.get(key):
             raise BadInput(
                 f"{path}: images are prepared with {key}, which mimiq does not do.",
-                "Give the network as a weights file with --mean, --std and --crop-pct.",
+                "Give the network as a weights file with `mean`, `std` and `crop_pct`.",
             )
     kind = str(config.get("image_processor_type") or config.get("feature_extractor_type") or "")
     mean, std = _normalisation(config)

@@ -51,15 +51,15 @@ def grid_of(
         shown = [_pixels(grid, patch) for grid in ranked[:3]]
         raise BadInput(
             f"{origin} has positions for {count} patches, which form no square.",
-            "Say how high and wide its images are in pixels: --image-size HxW"
-            + (f", e.g. {' or '.join(shown)}." if shown else "."),
+            "Say how high and wide its images are in pixels"
+            + (f": {' or '.join(f'`image_size={size}`' for size in shown)}." if shown else "."),
         )
     if ranked and scores[ranked[0]] >= scores.get(assumed, 0.0) + _LEAST_MARGIN:
         likely = ranked[0]
         raise BadInput(
             f"{origin} has positions for {count} patches. Their neighbours are most alike in "
             f"{likely[0]} rows of {likely[1]}, and not in {assumed[0]} of {assumed[1]}.",
-            f"Say how high and wide its images are: --image-size {_pixels(likely, patch)}, or "
+            f"Say how high and wide its images are: `image_size={_pixels(likely, patch)}`, or "
             f"{_pixels(assumed, patch)}.",
         )
     return assumed

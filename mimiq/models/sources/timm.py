@@ -143,8 +143,8 @@ def build(
             ) from error
         raise BadInput(
             f"The pretrained weights of {name} could not be downloaded: {reason}",
-            "Connect to the network, or give a checkpoint with --weights FILE "
-            "(--untrained serves for latency alone).",
+            "Connect to the network, or give a checkpoint with `weights` "
+            "(`untrained` serves for latency alone).",
         ) from error
     return module.eval()
 
@@ -184,14 +184,14 @@ def _check_pretrained(request: Request, architecture: str) -> None:
     if config is None or not config.has_weights:
         raise BadInput(
             f"timm has no trained weights for {request.name}.",
-            "Give a checkpoint with --weights FILE (--untrained serves for latency alone).",
+            "Give a checkpoint with `weights` (`untrained` serves for latency alone).",
         )
     if request.num_classes not in (None, config.num_classes):
         raise BadInput(
             f"The weights that timm has for {request.name} have {config.num_classes} classes: "
             f"with {request.num_classes}, the classifier would be a random one.",
-            "Give the checkpoint that was trained with so many classes: --weights FILE "
-            "(--untrained serves for latency alone).",
+            "Give the checkpoint that was trained with so many classes: `weights` "
+            "(`untrained` serves for latency alone).",
         )
 
 
@@ -224,9 +224,9 @@ def _unsaid(module: Any, path: Path) -> str:
         said[-1] += " as the pooled answer (global_pool)"
     size = built_size(module)
     if size is not None:
-        said.append(f"images of {size[0]}×{size[1]} pixels (--image-size)")
+        said.append(f"images of {size[0]}×{size[1]} pixels (`image_size`)")
     listed = ", ".join(said) or "the structure of this name"
-    return f"{path.name} cannot say and is taken to have: {listed}. --model-kwargs changes it."
+    return f"{path.name} cannot say and is taken to have: {listed}. `model_kwargs` changes it."
 
 
 def _structure(asked: Mapping[str, Any], module: nn.Module) -> str:

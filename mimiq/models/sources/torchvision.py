@@ -89,7 +89,7 @@ def download(name: str) -> Path:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise BadInput(
             f"torchvision's weights of {name} could not be downloaded: {reason}",
-            "Connect to the network, or give a checkpoint with --weights FILE "
-            "(--untrained serves for latency alone).",
+            "Connect to the network, or give a checkpoint with `weights` "
+            "(`untrained` serves for latency alone).",
         ) from error
     return path
