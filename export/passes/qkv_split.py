@@ -166,8 +166,7 @@ def _split(joined: _Joined) -> None:
         _name(value, f"{product.name}.{letter}")
         value = emit(squeeze, "Add", [value, bias], dtype=kind, shape=flat)
         _name(value, f"{product.name}.{letter}/bias")
-        for index, term in enumerate(joined.outliers):
-            value = _add_outliers(value, term, columns, squeeze, f"{product.name}.{letter}", index)
+        value = _add_outliers(value, joined, columns, squeeze, f"{product.name}.{letter}")
         value = emit(squeeze, "Reshape", [value, shape], dtype=kind, shape=split)
         _name(value, f"{product.name}.{letter}/heads")
         value = emit(
@@ -186,19 +185,26 @@ def _split(joined: _Joined) -> None:
 
 
 def _add_outliers(
-    value: ir.Value, term: ir.Node, columns: slice, before: ir.Node, name: str, index: int
+    value: ir.Value, joined: _Joined, part: slice, before: ir.Node, name: str
 ) -> ir.Value:
-    """``value`` and what some outlier columns of the joined projection add to this one."""
-    rows = array(term.inputs[1])
-    assert rows is not None
-    part = np.ascontiguousarray(rows[..., columns])
-    weight = add_initializer(graph_of(before), f"{name}/outlier_weight", part)
-    inputs, kind, shape = [term.inputs[0], weight], ir.DataType.FLOAT, value.shape
-    product = emit(before, term.op_type, inputs, dtype=kind, shape=shape, origin=term)
-    _name(product, f"{name}/outliers_{index}")
-    total = emit(before, "Add", [value, product], dtype=kind, shape=shape, origin=term)
-    _name(total, f"{name}/with_outliers_{index}")
-    return total
+    """``value`` and what the outlier columns add to this part of the joined projection."""
+    total: ir.Value | None = None
+    kind, shape = ir.DataType.FLOAT, value.shape
+    for index, term in enumerate(joined.outliers):
+        row = array(term.inputs[1])
+        assert row is not None
+        weight = add_initializer(graph_of(before), f"{name}/outlier_weight", row[part].copy())
+        added = emit(before, "Mul", [term.inputs[0], weight], dtype=kind, shape=shape, origin=term)
+        _name(added, f"{name}/outlier_{index}")
+        if total is not None:
+            added = emit(before, "Add", [total, added], dtype=kind, shape=shape, origin=term)
+            _name(added, f"{name}/outliers_{index}")
+        total = added
+    if total is None:
+        return value
+    whole = emit(before, "Add", [value, total], dtype=kind, shape=shape)
+    _name(whole, f"{name}/with_outliers")
+    return whole
 
 
 def _name(value: ir.Value, name: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from mimiq.fake_quant import (
     QuantLinear,
     freeze,
     weight_axis,
+    without_columns,
 )
 from mimiq.models import ExplicitAttention, quantizable_layers
 from mimiq.models.vit import ViTFamily
@@ -53,12 +55,16 @@ class Exported:
 
 
 class _Range(nn.Module):
-    """Stands where a quantiser will be, and remembers the largest magnitude."""
+    """Stands where a quantiser will be, and remembers the largest magnitude but in some columns."""
 
-    largest = 1e-3
+    def __init__(self, outliers: tuple[int, ...] = ()) -> None:
+        super().__init__()
+        self.largest = 1e-3
+        self.outliers = outliers
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        self.largest = max(self.largest, float(x.abs().max()))
+        seen = without_columns(x.flatten(0, -2), self.outliers) if self.outliers else x
+        self.largest = max(self.largest, float(seen.abs().max()))
         return x
 
 
@@ -88,21 +94,46 @@ def vit(
     return ViTFamily().rewrite(network)
 
 
-def simulate(module: nn.Module, precision: Precision, images: torch.Tensor) -> nn.Module:
-    """A copy of ``module`` with frozen quantisers, scales from the largest magnitudes."""
+def plant(module: nn.Module, layer: str, units: tuple[int, ...], size: float) -> nn.Module:
+    """A copy of ``module`` in which hidden units reach about ``size`` before the Linear ``layer``.
+
+    Their columns of weights are as long as others.
+    """
+    module = copy.deepcopy(module)
+    first = module.get_submodule(layer.replace("fc2", "fc1"))
+    assert isinstance(first, nn.Linear)
+    with torch.no_grad():
+        for unit in units:
+            first.weight[unit] *= size / 4  # others reach about 4
+    return module
+
+
+def simulate(
+    module: nn.Module,
+    precision: Precision,
+    images: torch.Tensor,
+    outliers: Mapping[str, tuple[int, ...]] = {},
+) -> nn.Module:
+    """A copy of ``module`` with frozen quantisers, scales from the largest magnitudes.
+
+    Args:
+        outliers: of which Linears which columns are computed in floating point.
+    """
     module = copy.deepcopy(module)
     for name, layer in quantizable_layers(module).items():
         wanted = precision.of(name)
         if wanted.is_float:
             continue
-        quantizer = weight_quantizer(layer.weight.detach(), wanted)
+        columns = outliers.get(name, ())
+        weight = layer.weight.detach()
+        quantizer = weight_quantizer(without_columns(weight, columns), wanted)
         swapped: QuantLinear | QuantConv2d
         if isinstance(layer, nn.Linear):
-            swapped = QuantLinear(layer, quantizer)
+            swapped = QuantLinear(layer, quantizer, columns)
         else:
             swapped = QuantConv2d(layer, quantizer)
         if wanted.activation_bits is not None:
-            swapped.input_quantizer = _Range()
+            swapped.input_quantizer = _Range(columns)
         module.set_submodule(name, swapped)
     bits = precision.attention_bits
     if bits is not None:

@@ -8,6 +8,7 @@ numbers are. A change of these counts is a change of the product.
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -58,9 +59,16 @@ class Exported:
         self.blocks = len(self._model.family.blocks(self._model.module))
         self.linears = 4 * self.blocks + 1  # qkv, proj, fc1, fc2, and the head
 
-    def graph(self, precision: str, *, int8_carrier: bool = True) -> Path:
+    def graph(
+        self,
+        precision: str,
+        *,
+        int8_carrier: bool = True,
+        outliers: Mapping[str, tuple[int, ...]] = {},
+    ) -> Path:
         """The half-precision form."""
-        source = self._folder / f"{precision}.onnx"
+        parts = [precision, *(f"{name}-{len(columns)}" for name, columns in outliers.items())]
+        source = self._folder / f"{'-'.join(parts)}.onnx"
         if not source.is_file():
             size = self._model.preprocessing.image_size
             images = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
@@ -68,9 +76,9 @@ class Exported:
             if self.name == "digits":
                 module = quantize(self._model, wanted, images, QUICK).module
             else:
-                module = simulate(self._model.module, wanted, images)
+                module = simulate(self._model.module, wanted, images, outliers)
             export_onnx(module, size, source)
-        half = self._folder / f"{precision}-{int8_carrier}.fp16.onnx"
+        half = source.with_name(f"{source.name}-{int8_carrier}.fp16.onnx")
         return to_fp16(source, half, int8_carrier=int8_carrier)
 
 
@@ -83,12 +91,13 @@ def of(*names: str) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("exported", names, indirect=True, scope="module")
 
 
-def build(graph: Path) -> PlanSummary:
+def build(graph: Path, outliers: Mapping[str, int] = {}) -> PlanSummary:
     built = build_engine(graph, RTX, BuildOptions(batches=(1, 8, 128)))
     assert built.batches == (1, 8, 128)
     proof = judge(read_plan(built.plan), built.wanted)
     require_precision(proof)
     assert proof.fallbacks == proof.unproven == proof.unfused == proof.overflow == ()
+    assert proof.outlier_columns == outliers
     return proof.summary
 
 
@@ -108,6 +117,35 @@ def test_int8(exported: Exported) -> None:
         assert (exported.linears, exported.blocks) == (49, 12)
         # The engine from Model Optimizer's graph of the same model has 16.9 MB.
         assert summary.plan_bytes < 16.9e6
+
+
+@of("deit_t")
+@pytest.mark.parametrize(
+    ("precision", "columns"),
+    [("int8", (115, 607)), ("int4", (115, 607)), ("int8", tuple(range(8)))],
+)
+def test_outlier_columns_cost_no_kernel(
+    exported: Exported, precision: str, columns: tuple[int, ...]
+) -> None:
+    """Where GELU writes them: what multiplies and adds them joins kernels that are there anyway."""
+    plain = build(exported.graph(precision))
+    graph = exported.graph(precision, outliers={"blocks.7.mlp.fc2": columns})
+    assert require(graph, "rtx") == []
+    summary = build(graph, outliers={"blocks.7.mlp.fc2/MatMul": len(columns)})
+    assert summary.linears() == {"int8": 49}
+    assert summary.fused_attentions() == {"int8": 12}
+    assert not summary.matmuls()
+    assert (summary.kernels, summary.reformats) == (plain.kernels, plain.reformats)
+
+
+@of("deit_t")
+def test_outlier_columns_of_a_layer_norm_cost_one_kernel(exported: Exported) -> None:
+    outliers = {"blocks.7.attn.qkv": (5, 12, 19)}
+    plain = build(exported.graph("int8"))
+    summary = build(exported.graph("int8", outliers=outliers), {"blocks.7.attn.qkv/MatMul": 3})
+    assert summary.linears() == {"int8": 49}
+    assert summary.fused_attentions() == {"int8": 12}
+    assert summary.kernels == plain.kernels + 1
 
 
 @of("digits", "deit_t")
