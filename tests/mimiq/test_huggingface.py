@@ -7,10 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from mimiq.models import load_model
+from mimiq.errors import BadInput, UnsupportedModel
+from mimiq.models import LoadedModel, load_model
 
 transformers = pytest.importorskip("transformers")
 
@@ -161,3 +164,155 @@ def test_networks_saved_from_memory_too(tmp_path: Path) -> None:
         torch.testing.assert_close(
             load_model(str(tmp_path)).module(images), network(images).logits, rtol=0, atol=1e-4
         )
+
+
+def check(model: LoadedModel, network: Any, **how: Any) -> None:
+    size = model.preprocessing
+    images = torch.randn(2, 3, size.height, size.width)
+    with torch.inference_mode():
+        expected = network(images, **how).logits
+        torch.testing.assert_close(model.module(images), expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "config"),
+    [
+        ("Dinov2ForImageClassification", "Dinov2Config"),
+        ("Dinov2WithRegistersForImageClassification", "Dinov2WithRegistersConfig"),
+    ],
+)
+def test_dinov2_takes_the_size_that_its_processor_gives(
+    name: str, config: str, tmp_path: Path
+) -> None:
+    network = made(name, config, _LABELS)
+    network.save_pretrained(tmp_path)
+    processor = {"size": {"shortest_edge": 64}, "crop_size": 56, "do_center_crop": True}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(processor))
+    model = load_model(str(tmp_path))
+    assert model.preprocessing.image_size == 56
+    check(model, network)
+    assert any("resized" in note for note in model.notes)
+
+
+@pytest.mark.parametrize("size", [48, (32, 64)])
+def test_another_size_as_transformers(size: int | tuple[int, int], tmp_path: Path) -> None:
+    network = made("ViTForImageClassification", "ViTConfig", _LABELS)
+    network.save_pretrained(tmp_path)
+    model = load_model(str(tmp_path), image_size=size)
+    assert model.preprocessing.image_size == size
+    check(model, network, interpolate_pos_encoding=True)
+
+
+def test_shards_and_prefixes(tmp_path: Path) -> None:
+    network = made("ViTForImageClassification", "ViTConfig", _LABELS)
+    network.save_pretrained(tmp_path, max_shard_size="20KB")
+    assert (tmp_path / "model.safetensors.index.json").is_file()
+    check(load_model(str(tmp_path)), network)
+
+
+@pytest.mark.parametrize("given", ["", "model.safetensors"])
+def test_the_weights_alone_under_timms_name(given: str, tmp_path: Path) -> None:
+    settings = {"hidden_size": 192, "num_attention_heads": 3, "intermediate_size": 768}
+    settings |= {"num_hidden_layers": 12, "patch_size": 16}
+    network = made("ViTForImageClassification", "ViTConfig", _LABELS | settings)
+    network.save_pretrained(tmp_path)
+    weights = tmp_path / "model.safetensors"
+    if given:  # the file itself, whose config.json lies beside it
+        check(load_model(str(tmp_path / given)), network)
+    else:
+        check(load_model("vit_t", weights=weights), network)
+        (tmp_path / "config.json").unlink()
+        with pytest.raises(BadInput, match="which network"):
+            load_model(str(weights))
+
+
+PROCESSORS = [
+    ("ViTImageProcessor", {}),
+    ("ViTImageProcessor", {"size": {"height": 48, "width": 64}}),
+    ("DeiTImageProcessor", {"size": {"height": 64, "width": 64}, "crop_size": 56}),
+    ("CLIPImageProcessor", {"size": {"shortest_edge": 60}, "crop_size": 56}),
+    ("BitImageProcessor", {"size": {"shortest_edge": 258}, "crop_size": 224}),
+    ("SiglipImageProcessor", {"size": {"height": 56, "width": 56}}),
+    ("ViTImageProcessor", {"do_normalize": False}),
+    (
+        "ViTImageProcessor",
+        {"do_rescale": False, "image_mean": [100.0] * 3, "image_std": [50.0] * 3},
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "settings"), PROCESSORS)
+def test_pixels_are_those_of_the_image_processor(
+    name: str, settings: dict[str, Any], tmp_path: Path
+) -> None:
+    from mimiq.models.sources.huggingface import read_json
+    from mimiq.models.sources.image_processor import preprocessing
+
+    # Pillow's, where transformers has one of that form too: as its results were for years.
+    kind = getattr(transformers, f"{name}Pil", None) or getattr(transformers, name)
+    processor = kind(**settings)
+    processor.save_pretrained(tmp_path)
+    file = tmp_path / "preprocessor_config.json"
+    ours = preprocessing(read_json(file), (224, 224), file)
+    pixels = np.random.default_rng(0).integers(0, 256, (300, 400, 3), dtype=np.uint8)
+    image = Image.fromarray(pixels)
+    expected = np.asarray(processor(images=image, return_tensors="np")["pixel_values"][0])
+    got = ours.normalize(ours.crop(image)[None])[0]
+    # Where a margin has an odd number of pixels, transformers rounds down and torchvision to the
+    # even neighbour, as we do: here margins are even.
+    assert got.shape == expected.shape
+    np.testing.assert_allclose(got, expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("settings", "what"),
+    [
+        ({"do_pad": True}, "do_pad"),
+        ({"do_resize": False}, "no fixed input"),
+        ({"size": {"longest_edge": 800}}, "no fixed input"),
+        ({"resample": 9}, "resample"),
+    ],
+)
+def test_processors_without_a_counterpart_are_refused(
+    settings: dict[str, Any], what: str, tmp_path: Path
+) -> None:
+    network = made("ViTForImageClassification", "ViTConfig", _LABELS)
+    network.save_pretrained(tmp_path)
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps({"size": 32} | settings))
+    with pytest.raises(BadInput, match=what):
+        load_model(str(tmp_path))
+
+
+def test_folders_that_are_none(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=r"config\.json"):
+        load_model(str(tmp_path))
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "vit"}))
+    with pytest.raises(BadInput, match="no weights"):
+        load_model(str(tmp_path))
+    torch.save({"a": torch.ones(2)}, tmp_path / "model.bin")
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}))
+    with pytest.raises(UnsupportedModel, match="'bert'"):
+        load_model(str(tmp_path))
+    with pytest.raises(BadInput, match="does not exist"):
+        load_model(str(tmp_path / "absent"))
+
+
+def test_a_classifier_that_was_not_saved_is_missed(tmp_path: Path) -> None:
+    network = made("ViTForImageClassification", "ViTConfig", _LABELS)
+    network.vit.save_pretrained(tmp_path)
+    network.config.architectures = [type(network).__name__]
+    network.config.save_pretrained(tmp_path)
+    with pytest.raises(BadInput, match="no classifier"):
+        load_model(str(tmp_path))
+
+
+def test_no_network_names_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+
+    def unreachable(*_: object, **__: object) -> None:
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", unreachable)
+    with pytest.raises(BadInput, match="no route to host") as caught:
+        load_model("google/vit-base-patch16-224")
+    assert "folder" in caught.value.next_step

@@ -70,6 +70,11 @@ def load(request: Request, folder: Path, config: Mapping[str, Any], weights: Pat
     kwargs, build = _described(kind, config, vision, state)
     notes = [*found.notes, *([processor_note] if processor_note else [])]
     notes += _resize(state, vision, size, kind, kwargs)
+    if (processed.height, processed.width) != size and request.image_size is None:
+        notes.append(
+            f"The image processor gives {processed.height}×{processed.width} pixels, and the "
+            f"network takes {size[0]}×{size[1]}: images are resized to that."
+        )
     module = _built(build, kwargs | {"img_size": size})
     error = explain.misfit(state, module.state_dict(), weights, str(folder))
     if error is not None:
@@ -214,9 +219,9 @@ def _resize(
     prefix = position.shape[1] - trained[0] * trained[1]
     if trained == grid or prefix < 0:
         return []
-    # DINOv2's own code resizes without antialiasing, its form with registers with it.
+    # As transformers itself, which is how the network was meant: without antialiasing but for one.
     state["pos_embed"] = positions.resized(
-        position, trained, grid, prefix, antialias=kind != "dinov2"
+        position, trained, grid, prefix, antialias=kind == "dinov2_with_registers"
     )
     return [
         f"The position embedding was resized from {trained[0]}×{trained[1]} patches to "
