@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +14,11 @@ from mimiq.cache import Cache
 from mimiq.models import LoadedModel
 from mimiq.pipeline import reference_graph
 from mimiq.progress import Progress
-from mimiq.runtime.accuracy import Comparison, compare, evaluate
-from mimiq.runtime.datasets import ImageFiles, InMemoryImages, open_dataset
+from mimiq.runtime.accuracy import Comparison, compare
+from mimiq.runtime.datasets import Batch, ImageFiles, InMemoryImages, open_dataset
 from mimiq.runtime.hardware import installed_version
 from mimiq.runtime.onnxruntime_session import OnnxRuntimeSession
-from mimiq.runtime.preprocessing import FloatArray
+from mimiq.runtime.preprocessing import FloatArray, Preprocessing
 from mimiq.runtime.session import Session
 
 DIGITS = "digits"  # in place of a folder: the held-out digits of the embedded model
@@ -87,66 +87,95 @@ class Judged:
     gained: Indices
 
 
-class Reference:
-    """A full-precision network under ONNX Runtime on labelled images, run once and then replayed.
+def full_precision(
+    model: LoadedModel, images: Images, cache: Cache, progress: Progress
+) -> FloatArray:
+    """What the network answers under ONNX Runtime: float32 (images, outputs), run once and kept.
 
     Args:
         model: the network.
-        images: those to judge on.
-        cache: keeps the logits, by the hash of the graph and of the images.
+        images: in the order of the answers.
+        cache: keeps them, by the hash of the graph and of the images.
         progress: told of the run.
+
+    Raises:
+        BadInput: an image that cannot be read.
+    """
+    graph = reference_graph(model, cache, progress)
+    inputs = {
+        "graph": hashlib.sha256(graph.read_bytes()).hexdigest(),
+        "images": content_hash(images),
+        "preprocessing": model.preprocessing.to_json(),
+        "runtime": installed_version("onnxruntime-gpu") or installed_version("onnxruntime"),
+    }
+
+    def make(path: Path) -> None:
+        with OnnxRuntimeSession(graph, device="auto", spinning=False) as session:
+            found = answers(session, images, model.preprocessing, progress, "full precision")
+        np.save(path / "answers.npy", found)
+
+    path, _ = cache.get_or_make("answers", inputs, make)
+    found: FloatArray = np.load(path / "answers.npy", allow_pickle=False)
+    return found
+
+
+def answers(
+    session: Session, images: Images, preprocessing: Preprocessing, progress: Progress, name: str
+) -> FloatArray:
+    """What a session answers to all images: float32 (images, outputs).
+
+    Args:
+        name: of the stage that ``progress`` is told of.
+    """
+    parts: list[FloatArray] = []
+    with progress.stage(name, len(images)) as stage:
+        for batch, _ in images.batches(preprocessing, 32):
+            parts.append(session.run(batch))
+            stage.update(sum(map(len, parts)))
+    return np.concatenate(parts)
+
+
+class Reference:
+    """A full-precision classifier's answers to labelled images, to judge others by.
+
+    Args: as :func:`full_precision`.
     """
 
     def __init__(
         self, model: LoadedModel, images: Images, cache: Cache, progress: Progress
     ) -> None:
-        self.model, self.images = model, images
-        graph = reference_graph(model, cache, progress)
-        inputs = {
-            "graph": hashlib.sha256(graph.read_bytes()).hexdigest(),
-            "images": content_hash(images),
-            "preprocessing": model.preprocessing.to_json(),
-            "runtime": installed_version("onnxruntime-gpu") or installed_version("onnxruntime"),
-        }
-
-        def make(path: Path) -> None:
-            with (
-                OnnxRuntimeSession(graph, device="auto", spinning=False) as session,
-                progress.stage("full precision", len(images)) as stage,
-            ):
-                recorder = _Recorder(session)
-                evaluate(recorder, images, model.preprocessing, stage=stage)
-            np.save(path / "logits.npy", recorder.logits())
-
-        path, _ = cache.get_or_make("reference-logits", inputs, make)
-        self.logits: FloatArray = np.load(path / "logits.npy", allow_pickle=False)
+        self.images, self.preprocessing = images, model.preprocessing
+        self.logits = full_precision(model, images, cache, progress)
 
     def judge(self, session: Session, progress: Progress) -> Judged:
-        """Run a network of the same answers on all images, and compare."""
-        recorder = _Recorder(session)
-        with progress.stage("accuracy", len(self.images)) as stage:
-            comparison = compare(
-                recorder, _replayed(self.logits), self.images, self.model.preprocessing, stage=stage
-            )
+        """Run a classifier of the same classes on all images, and compare."""
+        logits = answers(session, self.images, self.preprocessing, progress, "accuracy")
+        comparison = compare(
+            _replayed(logits), _replayed(self.logits), _Unread(self.images), self.preprocessing
+        )
         labels = np.asarray(self.images.labels)
-        right = recorder.logits().argmax(1) == labels
-        before = self.logits.argmax(1) == labels
+        right, before = logits.argmax(1) == labels, self.logits.argmax(1) == labels
         return Judged(comparison, np.flatnonzero(before & ~right), np.flatnonzero(right & ~before))
 
 
-@dataclass
-class _Recorder:
-    """A session that keeps what it answered."""
+@dataclass(frozen=True)
+class _Unread:
+    """The labels of images whose answers are known: batches of them without pixels."""
 
-    session: Session
-    parts: list[FloatArray] = field(default_factory=list)
+    images: Images
 
-    def __call__(self, batch: FloatArray) -> FloatArray:
-        self.parts.append(self.session.run(batch))
-        return self.parts[-1]
+    @property
+    def num_classes(self) -> int:
+        return self.images.num_classes
 
-    def logits(self) -> FloatArray:
-        return np.concatenate(self.parts)
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def batches(self, preprocessing: Preprocessing, batch_size: int) -> Iterator[Batch]:
+        labels = np.asarray(self.images.labels, np.int64)
+        for start in range(0, len(labels), batch_size):
+            part = labels[start : start + batch_size]
+            yield np.empty((len(part), 0), np.float32), part
 
 
 def _replayed(logits: FloatArray) -> Callable[[FloatArray], FloatArray]:

@@ -19,6 +19,7 @@ from mimiq.models.digits import digits_heldout
 from mimiq.progress import SILENT
 from mimiq.runtime.datasets import ImageFiles
 from mimiq.runtime.preprocessing import FloatArray
+from mimiq.runtime.session import Images
 
 
 def folder(root: Path, name: str, start: int, count: int) -> Path:
@@ -41,7 +42,7 @@ class Answers:
     def __init__(self, logits: FloatArray) -> None:
         self.logits, self.done = logits, 0
 
-    def run(self, images: FloatArray) -> FloatArray:
+    def run(self, images: Images) -> FloatArray:
         self.done += len(images)
         return self.logits[self.done - len(images) : self.done]
 

@@ -1,19 +1,22 @@
 """Train the embedded model: ``python -m mimiq.models.digits.train [--out DIR]``.
 
-Writes the weights (fp16) and the held-out images into the package itself, or into DIR. Everything
-follows from the seed; on another machine or another number of threads, sums are taken in another
-order, so the weights differ in their last digits. Nothing is chosen by looking at the held-out
-images: the recipe is fixed and the last step's weights are kept.
+Writes the weights (fp16) and the held-out images into the package itself, or into DIR; with
+``--variant NAME``, a network of another shape into DIR, in timm's form. Everything follows from the
+seed; on another machine or another number of threads, sums are taken in another order, so the
+weights differ in their last digits. Nothing is chosen by looking at the held-out images: the recipe
+is fixed and the last step's weights are kept.
 """
 
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import math
 import os
 import sys
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +33,7 @@ from mimiq.models.digits import (
     build_digits,
     digits_preprocessing,
 )
+from mimiq.models.digits.variants import CONFIG, VARIANT_WEIGHTS, VARIANTS, Variant
 
 Images = npt.NDArray[np.uint8]
 Labels = npt.NDArray[np.int64]
@@ -105,12 +109,19 @@ def augment(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     return changed.clamp(-1, 1)
 
 
-def train(images: Images, labels: Labels, epochs: int = EPOCHS, seed: int = SEED) -> nn.Module:
+def train(
+    images: Images,
+    labels: Labels,
+    epochs: int = EPOCHS,
+    seed: int = SEED,
+    build: Callable[[int], nn.Module] = build_digits,
+) -> nn.Module:
     """Train from scratch: AdamW, warm-up and cosine, label smoothing.
 
     Args:
         images: uint8 (N, 32, 32, 3).
         labels: int64 (N,).
+        build: the network before training, from the seed.
 
     Returns:
         The network of the last step, eval mode, rounded to fp16 values in fp32 parameters.
@@ -120,7 +131,7 @@ def train(images: Images, labels: Labels, epochs: int = EPOCHS, seed: int = SEED
     """
     if epochs < 1:
         raise BadInput(f"{epochs} epochs are no training.", "Give --epochs 1 or more.")
-    module = build_digits(seed).train()
+    module = build(seed).train()
     generator = torch.Generator().manual_seed(seed)
     inputs = torch.from_numpy(digits_preprocessing().normalize(images))
     targets = torch.from_numpy(labels)
@@ -170,39 +181,67 @@ def accuracy(module: nn.Module, images: Images, labels: Labels) -> float:
 
 def save(folder: Path, module: nn.Module, images: Images, labels: Labels, top1: float) -> None:
     """Write fp16 weights and the held-out images; an interruption leaves nothing half-made."""
+    heldout = io.BytesIO()
+    np.savez_compressed(heldout, images=images, labels=labels)
+    files = {HELDOUT_FILE: heldout.getvalue(), WEIGHTS_FILE: _packed(module, len(labels), top1)}
+    _write(folder, files)
+
+
+def save_variant(
+    folder: Path, variant: Variant, module: nn.Module, count: int, top1: float
+) -> None:
+    """Write a folder in timm's form: ``config.json`` and fp16 weights.
+
+    Args:
+        count: images held out.
+        top1: the network's share of right answers to them.
+    """
+    config = json.dumps(variant.config(), indent=2) + "\n"
+    _write(folder, {CONFIG: config.encode(), VARIANT_WEIGHTS: _packed(module, count, top1)})
+
+
+def _packed(module: nn.Module, count: int, top1: float) -> bytes:
     from safetensors.torch import save as pack
 
-    folder.mkdir(parents=True, exist_ok=True)
     state = {name: tensor.half().contiguous() for name, tensor in module.state_dict().items()}
     facts = {
         "data": "scikit-learn load_digits, resized to 32x32",
         "seed": SEED,
         "heldout_top1": round(top1, 4),
-        "heldout_images": len(labels),
+        "heldout_images": count,
     }
     # One entry: safetensors writes several in an order that changes from run to run.
-    metadata = {"mimiq": json.dumps(facts)}
-    weights, heldout = folder / f".{WEIGHTS_FILE}.tmp", folder / f".{HELDOUT_FILE}.tmp"
+    packed: bytes = pack(state, {"mimiq": json.dumps(facts)})
+    return packed
+
+
+def _write(folder: Path, files: Mapping[str, bytes]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = {name: folder / f".{name}.tmp" for name in files}
     try:
-        weights.write_bytes(pack(state, metadata))  # safetensors' own writer makes it 0600
-        with heldout.open("wb") as file:
-            np.savez_compressed(file, images=images, labels=labels)
-        os.replace(heldout, folder / HELDOUT_FILE)
-        os.replace(weights, folder / WEIGHTS_FILE)
+        for name, content in files.items():
+            temporary[name].write_bytes(content)
+        for name, path in temporary.items():
+            os.replace(path, folder / name)
     finally:
-        weights.unlink(missing_ok=True)
-        heldout.unlink(missing_ok=True)
+        for path in temporary.values():
+            path.unlink(missing_ok=True)
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Train the embedded digits model.")
     parser.add_argument("--out", type=Path, default=FOLDER, help="folder to write into")
     parser.add_argument("--epochs", type=int, default=EPOCHS)
+    parser.add_argument("--variant", choices=VARIANTS, help="a network of another shape, into DIR")
     options = parser.parse_args(arguments)
+    if options.variant and options.out == FOLDER:
+        parser.error("a variant is no part of the package: say where with --out DIR")
+    variant = VARIANTS.get(options.variant)
     try:
         images, labels = digits_images()
         chosen, heldout = split(labels)
-        module = train(images[chosen], labels[chosen], options.epochs)
+        build = variant.build if variant else build_digits
+        module = train(images[chosen], labels[chosen], options.epochs, SEED, build)
         top1 = accuracy(module, images[heldout], labels[heldout])
         print(f"held-out top-1 {top1:.2%} on {len(heldout)} images")
         if top1 < LEAST_ACCURACY:
@@ -211,7 +250,10 @@ def main(arguments: list[str] | None = None) -> int:
                 "Train for more epochs.",
             )
         try:
-            save(options.out, module, images[heldout], labels[heldout], top1)
+            if variant:
+                save_variant(options.out, variant, module, len(heldout), top1)
+            else:
+                save(options.out, module, images[heldout], labels[heldout], top1)
         except OSError as error:
             raise BadInput(
                 f"{options.out} cannot be written: {error}", "Choose another folder with --out."
