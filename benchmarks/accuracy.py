@@ -45,7 +45,7 @@ from typing import Any
 
 import accuracy_results as results
 import torch
-from accuracy_images import Images, Judged, Reference, content_hash, pooled, spread
+from accuracy_images import Images, Judged, Reference, content_hash, pooled
 from accuracy_networks import Network, calibration_source, parse_networks
 from accuracy_tables import table
 from accuracy_variants import PRECISIONS, VARIANTS, Scale, recipe_of
@@ -62,9 +62,6 @@ from mimiq.recipes import NAMES
 from mimiq.runtime.bundle import Bundle
 from mimiq.runtime.hardware import instruction_sets
 from mimiq.runtime.opening import open_bundle
-
-# On so many images the exported graph is compared with the simulated one, which runs slowly.
-_SIMULATED = 64
 
 
 def main() -> int:
@@ -161,7 +158,6 @@ class Bench:
             "accuracy": judged.comparison.to_json(),
             "changed": {"lost": _listed(judged.lost), "gained": _listed(judged.gained)},
             "heldout": report.get("heldout"),
-            "simulation": report["simulation"],
             "distillation": report["tuning"],
             "seconds_of_this_run": time.monotonic() - started,
             "mimiq": bundle.manifest["software"]["mimiq"],
@@ -184,8 +180,6 @@ class Bench:
             calibration=own,
             seed=seed,
             device=self.arguments.device,
-            evaluation=spread(self.images[name], _SIMULATED),
-            evaluation_name=f"{_SIMULATED} of the images",
             batches=(),
         )
         return calibration_source(job, lender, self.cache, self.progress)

@@ -94,7 +94,7 @@ class Group:
 
 def estimated_loss(row: Mapping[str, Any]) -> float | None:
     """What the compilation itself, on images without labels, took the loss for, in points."""
-    found = (row.get("heldout") or {}).get("estimated_loss")
+    found = (row.get("heldout") or {}).get("points")
     return None if found is None else float(found)
 
 
@@ -107,7 +107,7 @@ def _head(result: Mapping[str, Any], rows: Mapping[str, Mapping[str, Any]]) -> s
         "exported graph under ONNX Runtime against full precision on the same images, with paired "
         "95 % intervals. Logit error is the mean squared difference from full precision over the "
         "logits' variance. The estimate is what the compilation itself says of the loss, from "
-        "images without labels."
+        "synthetic images and scenes held out, without labels."
     )
 
 
@@ -170,26 +170,24 @@ def _each(rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
         "images",
         "top-1",
         "lost [95 %]",
-        "estimated",
         "same answer",
         "logit error",
-        "as simulated",
-        "held-out loss, before → after",
+        "estimated loss",
+        "held-out same answer",
+        "held-out logit error",
+        "distillation's loss, before → after",
         "on",
     )
     for key, row in rows.items():
         network, precision, variant, seed = split_key(key)
         found = Comparison.from_json(row["accuracy"])
-        simulated = Comparison.from_json(row["simulation"]) if row["simulation"] else None
         low, high = found.drop_interval
-        estimate = estimated_loss(row)
         lines.append(
             f"| {precision} | {variant} | {network} | {seed} | {row['calibration']['count']} "
             f"| {found.accuracy.top1:.2f} | {found.drop:.2f} [{low:.2f}, {high:.2f}] "
-            f"| {_NONE if estimate is None else f'{estimate:.2f}'} "
             f"| {100 * found.agreement:.1f} % | {100 * found.logit_error:.2f} % "
-            f"| {f'{100 * simulated.agreement:.1f} %' if simulated else _NONE} "
-            f"| {_held_out_loss(row['distillation'])} | {_host_of(row)} |"
+            f"| {_without_labels(row)} "
+            f"| {_distilled(row['distillation'])} | {_host_of(row)} |"
         )
     return lines
 
@@ -198,7 +196,17 @@ def _headings(*titles: str) -> list[str]:
     return [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
 
 
-def _held_out_loss(tuned: Mapping[str, Any]) -> str:
+def _without_labels(row: Mapping[str, Any]) -> str:
+    """Three cells: the loss, the same answers and the logit error on images held out."""
+    estimate = estimated_loss(row)
+    if estimate is None:
+        return " | ".join([_NONE] * 3)
+    held_out = row["heldout"]
+    agreement, error = 100 * held_out["agreement"], 100 * held_out["logit_error"]
+    return f"{estimate:.2f} | {agreement:.1f} % | {error:.2f} %"
+
+
+def _distilled(tuned: Mapping[str, Any]) -> str:
     if not tuned["steps"]:
         return _NONE
     return f"{tuned['initial_loss']:.3f} → {tuned['best_loss']:.3f}"

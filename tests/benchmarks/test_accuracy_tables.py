@@ -50,8 +50,9 @@ def row(lost: int, gained: int, error: float, estimate: float | None = None) -> 
             "lost": " ".join(map(str, range(lost))),
             "gained": " ".join(map(str, range(COUNT - gained, COUNT))),
         },
-        "heldout": None if estimate is None else {"estimated_loss": estimate},
-        "simulation": comparison,
+        "heldout": None
+        if estimate is None
+        else {"points": estimate, "agreement": 0.875, "logit_error": 0.0625},
         "distillation": {"steps": 0},
         "host": {"device": "a CPU", "instruction_sets": ["avx2", "avx512f"], "torch": "2"},
     }
@@ -92,6 +93,13 @@ def test_networks_stand_side_by_side_with_ratio_difference_and_estimate() -> Non
     assert second[6:9] == ["96.0 %", "4.00 %", "2.00"]
     assert second[9].startswith("+2.50 [")
     assert second[10] == "3.50 (2.00)"  # 3.0 beside 4.0 lost, 4.0 beside 2.0 lost
+    every = [cells(line) for line in lines if line.startswith("| w8a8")][2:]
+    assert [line[9:12] for line in every] == [
+        ["–", "–", "–"],
+        ["–", "–", "–"],
+        ["3.00", "87.5 %", "6.25 %"],
+        ["4.00", "87.5 %", "6.25 %"],
+    ]
 
 
 def test_a_file_goes_on_and_is_written_in_order(tmp_path: Path) -> None:
