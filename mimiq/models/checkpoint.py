@@ -78,6 +78,11 @@ def read_tensors(path: Path) -> Tensors:
             raise BadInput(f"{path} is a zip archive without a checkpoint.", "Unpack it first.")
     raw = read_pickle(path)
     tensors = dict(_flattened(raw, "", _DEPTH))
+    if tensors and all(tensor.is_meta for tensor in tensors.values()):
+        raise BadInput(
+            f"{path} holds names and shapes without values, saved from the meta device.",
+            "Save the network after its weights were loaded.",
+        )
     if tensors:
         return tensors
     if isinstance(raw, Opaque) or _holds_opaque(raw):
@@ -178,7 +183,8 @@ def _read_npz(path: Path) -> Tensors:
 
 def _flattened(raw: Any, prefix: str, depth: int) -> Iterator[tuple[str, torch.Tensor]]:
     if isinstance(raw, torch.Tensor):
-        yield prefix.removesuffix(CONTAINER), raw.detach()
+        tensor = raw.detach()
+        yield prefix.removesuffix(CONTAINER), tensor.to_dense() if tensor.is_sparse else tensor
     elif isinstance(raw, np.ndarray) and _numeric(raw):
         yield prefix.removesuffix(CONTAINER), torch.from_numpy(raw)
     elif isinstance(raw, Mapping) and depth:

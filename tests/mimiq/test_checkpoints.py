@@ -86,14 +86,14 @@ def test_4_average_pooling_by_option(tmp_path: Path) -> None:
     pooled = load_model(_NAME, weights=path, model_kwargs={"global_pool": "avg"})
     check(pooled, averaged)
     by_token = load_model(_NAME, weights=path)
-    assert "class token" in said(by_token)
+    assert "global_pool=token" in said(by_token)
     assert by_token.weights_hash != pooled.weights_hash
 
 
 def test_5_heads_by_option(tmp_path: Path) -> None:
     original = network(num_heads=6)
     path = saved(original.state_dict(), tmp_path)
-    assert "3 heads" in said(load_model(_NAME, weights=path))
+    assert "num_heads=3" in said(load_model(_NAME, weights=path))
     model = load_model(_NAME, weights=path, model_kwargs={"num_heads": 6})
     check(model, original)
     assert model.weights_hash != load_model(_NAME, weights=path).weights_hash
@@ -564,9 +564,41 @@ def registers(_: State) -> State:
     return network(reg_tokens=4).state_dict()
 
 
+def of_timm(name: str) -> Callable[[State], State]:
+    return lambda _: timm.create_model(name).state_dict()
+
+
+def normalising(state: State) -> State:
+    tensors = {f"1.{name}": tensor for name, tensor in state.items()}
+    return tensors | {"0.mean": torch.ones(3), "0.std": torch.ones(3)}
+
+
+def without_values(state: State) -> State:
+    return {name: tensor.to("meta") for name, tensor in state.items()}
+
+
+def projection_head(_: State) -> State:
+    body = network(num_classes=0).state_dict()
+    tensors = {f"encoder.{name}": tensor for name, tensor in body.items()}
+    return tensors | {"head.0.weight": torch.ones(8, 192), "head.2.weight": torch.ones(4, 8)}
+
+
+def positions_of_patches(_: State) -> State:
+    return network(no_embed_class=True).state_dict()
+
+
 @pytest.mark.parametrize(
     ("make", "what"),
     [
+        (of_timm("beit_base_patch16_224"), "BEiT"),
+        (of_timm("swin_tiny_patch4_window7_224"), "Swin"),
+        (of_timm("eva02_tiny_patch14_224"), "EVA02"),
+        (of_timm("efficientnet_b0"), "convolutional"),
+        (of_timm("cait_xxs24_224"), "CaiT"),
+        (normalising, r"0\.mean"),
+        (without_values, "meta device"),
+        (projection_head, "2 Linear layers"),
+        (positions_of_patches, "16 patches alone"),
         (lora, "LoRA"),
         (optimiser, "optimiser"),
         (two_layers, "head has 2 layers"),

@@ -30,12 +30,23 @@ _KINDS = (
         "Give the checkpoint in floating point that it was made from.",
     ),
     (
-        r"relative_position_bias_table|layers\.0\.blocks\.0|encoder\.layers\.0\.blocks\.0",
+        r"layers\.\d+\.blocks\.\d+\.",
         "a Swin Transformer or another network of windows",
         "Give the name of its architecture, if timm has it.",
     ),
     (
-        r"layer1\.0\.conv1\.weight|features\.\d+\.0?\.?weight|downsample_layers\.|stages\.0\.",
+        r"blocks\.\d+\.attn\.(q_bias|relative_position_bias_table|q_proj\.)|rel_pos_bias\.|"
+        r"\.rope\.|mlp\.(fc1_g|fc1_x|w12|w1)\.",
+        "BEiT, EVA02, DINOv3 or another network with positions of its own kind or gated MLPs",
+        "Give the name of its architecture, if timm has it.",
+    ),
+    (
+        r"blocks_token_only\.|attn\.proj_l\.",
+        "CaiT",
+        "Give the name of its architecture, if timm has it.",
+    ),
+    (
+        r"(^|\.)(conv_stem|bn1)\.weight|layer1\.0\.conv1\.weight|features\.\d+\.0?\.?weight|downsample_layers\.|stages\.0\.",
         "a convolutional network such as ResNet or ConvNeXt",
         "Give the checkpoint of a vision transformer.",
     ),
@@ -54,9 +65,9 @@ _KINDS = (
 
 def no_network(tensors: Shapes, path: Path, name: str) -> BadInput:
     """The error for a file in which no vision transformer was found."""
-    for pattern, what, next_step in _KINDS:
-        if any(re.search(pattern, key) for key in tensors):
-            return BadInput(f"{path} does not fit {name}: it seems to hold {what}.", next_step)
+    foreign = _foreign(tensors, path, name)
+    if foreign is not None:
+        return foreign
     heads = [key for key in tensors if re.search(r"(head|classifier|fc)[.\d]*\.weight$", key)]
     if heads and len(tensors) <= 6:
         what = f"a classifier alone ({', '.join(heads)})"
@@ -72,13 +83,31 @@ def no_network(tensors: Shapes, path: Path, name: str) -> BadInput:
     )
 
 
+def structure(state: Shapes, expected: Shapes, path: Path, name: str) -> BadInput | None:
+    """As :func:`misfit`, of what the parts and the width say, whatever sizes follow the file."""
+    foreign = _foreign([key for key in state if key not in expected], path, name)
+    if foreign is not None:
+        return foreign
+    for told in (_by_names(state, expected), _by_width(state, expected)):
+        if told is not None:
+            return BadInput(f"{path} does not fit {name}: {told[0]}", told[1])
+    return None
+
+
+def _foreign(keys: Iterable[str], path: Path, name: str) -> BadInput | None:
+    for pattern, what, next_step in _KINDS:
+        if any(re.search(pattern, key) for key in keys):
+            return BadInput(f"{path} does not fit {name}: it seems to hold {what}.", next_step)
+    return None
+
+
 def misfit(state: Shapes, expected: Shapes, path: Path, name: str) -> BadInput | None:
     """The error for a network that is not the named one; None where names and shapes agree."""
     missing = [key for key in expected if key not in state]
     extra = [key for key in state if key not in expected]
-    for told in (_by_names(state, expected), _by_width(state, expected)):
-        if told is not None:
-            return BadInput(f"{path} does not fit {name}: {told[0]}", told[1])
+    told = structure(state, expected, path, name)
+    if told is not None:
+        return told
     if missing or extra:
         first = f"lacks {missing[0]!r}" if missing else f"has an extra {extra[0]!r}"
         return BadInput(
@@ -125,7 +154,7 @@ def _by_names(state: Shapes, expected: Shapes) -> tuple[str, str] | None:
     heads = [key for key in state if re.match(r"(head|fc|classifier)\.\w+\.weight$", key)]
     if heads:
         return (
-            f"its head has {len(heads)} layers ({', '.join(heads)}).",
+            f"its head has {len(heads)} layer{'s' * (len(heads) > 1)} inside ({', '.join(heads)}).",
             "Give a network with one Linear as its classifier, or none: without those tensors "
             "it compiles to an embedding.",
         )

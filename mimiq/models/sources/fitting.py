@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
@@ -16,7 +17,7 @@ from torch import nn
 from mimiq.errors import BadInput
 from mimiq.models.checkpoint import Tensors
 from mimiq.models.prefixes import Found
-from mimiq.models.sources import positions
+from mimiq.models.sources import explain, positions
 from mimiq.models.sources.heads import with_head
 from mimiq.models.sources.original import Request
 
@@ -30,6 +31,9 @@ def fitted(
             found, notes=(*found.notes, "The file's pre_logits layer is left out, as timm does.")
         )
     state, notes = with_head(renamed(found.state, base), found, path)
+    error = explain.structure(state, base.state_dict(), path, request.name)
+    if error is not None:
+        raise error
     sized: dict[str, Any] = {}
     head = state.get("head.weight")
     if head is not None and head.ndim == 2:
@@ -82,6 +86,7 @@ def _image_size(
     prefix = sum(
         state[key].shape[1] for key in ("cls_token", "dist_token", "reg_token") if key in state
     )
+    _check_covered(position.shape[1], prefix, covered, path)
     patches = position[0, prefix if covered else 0 :]
     default = tuple(getattr(base.patch_embed, "img_size", None) or (224, 224))
     native = (default[0] // patch[0], default[1] // patch[1])
@@ -99,6 +104,21 @@ def _image_size(
     )
 
 
+def _check_covered(count: int, prefix: int, covered: bool, path: Path) -> None:
+    """
+    Raises:
+        BadInput: the embedding has entries for the class token, or none, unlike the architecture.
+    """
+    ours, other = count - (prefix if covered else 0), count - (0 if covered else prefix)
+    if prefix and math.isqrt(ours) ** 2 != ours and math.isqrt(other) ** 2 == other:
+        raise BadInput(
+            f"{path} has positions for {other} patches {'alone' if covered else 'and'}"
+            f"{', not for' if covered else ''} {prefix} class and register tokens.",
+            "Name an architecture that has the same, or give "
+            f"`model_kwargs=no_embed_class={str(covered).lower()}`.",
+        )
+
+
 def renamed(state: Mapping[str, torch.Tensor], base: Any) -> Tensors:
     """timm's own translation of older and foreign names, all sizes as they are.
 
@@ -111,8 +131,12 @@ def renamed(state: Mapping[str, torch.Tensor], base: Any) -> Tensors:
         return dict(state)
     weight = state.get("patch_embed.proj.weight", state.get("visual.conv1.weight"))
     network = base
-    if weight is not None and weight.ndim == 4:
-        # timm would resize to the network's sizes: this one has the file's.
+    if not hasattr(getattr(base, "patch_embed", None), "proj"):
+        return dict(translate(dict(state), base))
+    if weight is not None:
+        # timm would resize to the network's sizes: this one has the file's, but for patches that
+        # are written as the rows of a matrix.
+        weight = weight if weight.ndim == 4 else base.patch_embed.proj.weight
         projection = SimpleNamespace(weight=weight)
         patches = SimpleNamespace(proj=projection)
         network = SimpleNamespace(pos_embed=None, patch_embed=patches, head=base.head)

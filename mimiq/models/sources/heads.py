@@ -65,11 +65,14 @@ def with_head(
     if own is not None and own.ndim == 2 and "head.bias" not in result:
         result["head.bias"] = torch.zeros(len(own))
     beside = found.beside
+    _check_normalisation(beside, path)
     layers = {
         name: tensor
         for name, tensor in beside.items()
         if tensor.ndim == 2 and _is_classifier(name, found.prefix)
     }
+    if any("last_layer" in name for name in beside):  # DINO's head, which only its loss sees
+        layers = {}
     if own is None and len(layers) == 1:
         ((name, weight),) = layers.items()
         if weight.shape[1] == width:
@@ -92,6 +95,19 @@ def with_head(
                 f"{name} to compile what comes before.",
             )
     return result, _left_out(list(beside))
+
+
+def _check_normalisation(beside: Mapping[str, torch.Tensor], path: Path) -> None:
+    """
+    Raises:
+        BadInput: images are normalised inside the network, which would be left out.
+    """
+    for name, tensor in beside.items():
+        if re.search(r"(^|[._])(mean|std)$", name) and tensor.numel() in (1, 3):
+            raise BadInput(
+                f"{path} normalises images itself, by {name}, before its network sees them.",
+                "Save the network alone, and give its `mean` and `std`.",
+            )
 
 
 def _is_classifier(name: str, prefix: str) -> bool:

@@ -217,16 +217,18 @@ def _unsaid(module: Any, path: Path) -> str:
     blocks = getattr(module, "blocks", None)
     heads = getattr(getattr(blocks[0], "attn", None), "num_heads", None) if blocks else None
     if heads is not None:
-        said.append(f"{heads} heads (num_heads)")
+        said.append(f"num_heads={heads}")
     pool = getattr(module, "global_pool", None)
     if pool:
-        said.append({"token": "the class token", "avg": "the mean of patches"}.get(pool, str(pool)))
-        said[-1] += " as the pooled answer (global_pool)"
+        said.append(f"global_pool={pool}")
     size = built_size(module)
     if size is not None:
-        said.append(f"images of {size[0]}×{size[1]} pixels (`image_size`)")
+        said.append(f"images of {size[0]}×{size[1]} pixels")
     listed = ", ".join(said) or "the structure of this name"
-    return f"{path.name} cannot say and is taken to have: {listed}. `model_kwargs` changes it."
+    return (
+        f"{path.name} does not say all of its structure, and this was assumed: {listed}. "
+        "`model_kwargs` and `image_size` change it."
+    )
 
 
 def _structure(asked: Mapping[str, Any], module: nn.Module) -> str:
