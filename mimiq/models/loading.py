@@ -85,7 +85,7 @@ class LoadedModel:
         }
         if self.output == "embedding":
             entry |= {"output": self.output, "embedding_dim": self.embedding_dim}
-        return entry | ({"notes": list(self.notes)} if self.notes else {})
+        return entry
 
 
 def load_model(

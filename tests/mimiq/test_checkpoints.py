@@ -20,6 +20,7 @@ from torch import nn
 
 from mimiq.errors import BadInput, UnsupportedModel
 from mimiq.models import LoadedModel, load_model
+from mimiq.models.checkpoint import sha256_state
 
 _NAME = "vit_tiny_patch16_224"
 State = dict[str, torch.Tensor]
@@ -637,3 +638,18 @@ def test_other_floating_points(dtype: torch.dtype, state: State, tmp_path: Path)
     expected = state["norm.weight"].to(dtype).float()
     assert torch.equal(model.module.get_parameter("norm.weight"), expected)
     assert math.isfinite(model.module(torch.zeros(1, 3, 64, 64)).sum().item())
+
+
+def test_dinov2s_positions_are_resized_as_its_own_code_does(tmp_path: Path) -> None:
+    original = network("vit_small_patch14_dinov2", num_classes=0, img_size=70)
+    path = saved(original.state_dict(), tmp_path)
+    model = load_model("vit_small_patch14_dinov2", weights=path, image_size=42)
+    grid = original.pos_embed[:, 1:].detach().reshape(1, 5, 5, 384).permute(0, 3, 1, 2)
+    expected = nn.functional.interpolate(grid, size=(3, 3), mode="bicubic", align_corners=False)
+    got = model.module.get_parameter("pos_embed")[:, 1:]
+    torch.testing.assert_close(got, expected.flatten(2).transpose(1, 2), rtol=0, atol=1e-6)
+    assert "as DINOv2 does" in said(model)
+
+
+def test_the_hash_is_that_of_the_weights_where_they_say_all(state: State, tmp_path: Path) -> None:
+    assert load_model(_NAME, weights=saved(state, tmp_path)).weights_hash == sha256_state(state)

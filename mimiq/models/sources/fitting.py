@@ -97,10 +97,15 @@ def _image_size(
         return (trained[0] * patch[0], trained[1] * patch[1]), ()
     if trained == grid:
         return wanted, ()
-    state["pos_embed"] = positions.resized(position, trained, grid, len(position[0]) - len(patches))
+    # timm antialiases; DINOv2's own code does not, but in its form with registers.
+    name = str((getattr(base, "pretrained_cfg", None) or {}).get("architecture", ""))
+    as_timm = "dinov2" not in name or "reg" in name
+    state["pos_embed"] = positions.resized(
+        position, trained, grid, len(position[0]) - len(patches), antialias=as_timm
+    )
     return wanted, (
         f"The position embedding was resized from {trained[0]}×{trained[1]} patches to "
-        f"{grid[0]}×{grid[1]}, as timm does.",
+        f"{grid[0]}×{grid[1]}, as {'timm' if as_timm else 'DINOv2'} does.",
     )
 
 

@@ -63,7 +63,7 @@ def read_network(path: Path, base: Any, ema: bool | None, name: str) -> Found:
         if found is None:
             continue
         translated = layout.translate(found)
-        if layout.title != "timm":
+        if layout.title != "timm" and base is not None:  # a folder's config.json says it itself
             said = f"The file has the layout of {layout.title}; it was read as timm's."
             translated = replace(translated, notes=(*translated.notes, said))
         return _without_training(translated)
