@@ -56,7 +56,8 @@ def activation_quantizers(
     with ExitStack() as hooks:
         for (parent, attribute, _), one in zip(points, seen, strict=True):
             point = getattr(parent, attribute)
-            hooks.callback(point.register_forward_pre_hook(_updating(one)).remove)
+            outliers = parent.outliers if isinstance(parent, QuantLinear) else ()
+            hooks.callback(point.register_forward_pre_hook(_updating(one, outliers)).remove)
         for attention, search in searches.items():
             hooks.enter_context(search.watching(attention))
         for start in range(0, len(images), batch_size):
@@ -146,9 +147,14 @@ def _observer_for(name: ObserverName, parent: nn.Module, bits: int) -> Observer:
     return OBSERVERS[name]() if bits >= 7 else MSEObserver()
 
 
-def _updating(observer: Observer) -> Callable[[nn.Module, tuple[torch.Tensor, ...]], None]:
+def _updating(
+    observer: Observer, outliers: tuple[int, ...]
+) -> Callable[[nn.Module, tuple[torch.Tensor, ...]], None]:
     def hook(_module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
-        observer.update(inputs[0])
+        x = inputs[0]
+        if outliers:  # whose integers meet no weight
+            x = x.index_fill(-1, torch.tensor(outliers, device=x.device), 0.0)
+        observer.update(x)
 
     return hook
 

@@ -283,7 +283,7 @@ class QuantLinear(nn.Module):
 
 def without_columns(weight: torch.Tensor, columns: tuple[int, ...]) -> torch.Tensor:
     """A copy of ``weight`` (out, in) with these columns zero."""
-    return weight.index_fill(1, torch.tensor(columns, device=weight.device), 0.0)
+    return weight.index_fill(1, torch.tensor(columns, dtype=torch.long, device=weight.device), 0.0)
 
 
 class QuantConv2d(nn.Module):

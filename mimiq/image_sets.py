@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,9 @@ from mimiq.calibrate.sources import image_files
 from mimiq.job import Job
 from mimiq.procedural import scenes
 from mimiq.progress import Progress
+from mimiq.runtime.preprocessing import ByteArray
+
+_FRESH = 1_000_003  # added to a seed: scenes that no compilation with a small seed is fitted to
 
 
 def calibration_set(job: Job, cache: Cache, progress: Progress) -> CalibrationSet:
@@ -69,15 +73,52 @@ def calibration_set(job: Job, cache: Cache, progress: Progress) -> CalibrationSe
     return CalibrationSet.open(path / "set")
 
 
-def tuning_images(job: Job, calibration: CalibrationSet) -> torch.Tensor:
-    """What ranges and tuning look at, uint8 (B, S, S, 3): procedural images, then the set.
+@dataclass(frozen=True)
+class TuningImages:
+    """The images of a compilation, split once: to fit to, and to judge by.
 
-    In this order, so that the images that distillation holds out, the last ones, are of the set.
+    All are uint8 (B, H, W, 3). What judges is never fitted to: neither ranges, weights nor
+    distillation see it.
+
+    Attributes:
+        fitted: random scenes, where the set is synthetic, and the set without its last images.
+        held_out: the last images of the set; they also choose the state that distillation keeps.
+        scenes: fresh random scenes, as many; none beside images from elsewhere.
+        kind: of the set: ``synthetic``, ``noise``, ``images``, …
     """
-    pixels = calibration.images()
-    if count := procedural_count(job, calibration):
-        pixels = np.concatenate([scenes(count, pixels.shape[1], job.seed), pixels])
-    return torch.from_numpy(pixels)
+
+    fitted: torch.Tensor
+    held_out: torch.Tensor
+    scenes: torch.Tensor
+    kind: str
+
+    @property
+    def all(self) -> torch.Tensor:
+        """Those fitted to and those held out, in the order in which distillation splits them."""
+        return torch.cat([self.fitted, self.held_out])
+
+    @property
+    def judging(self) -> dict[str, ByteArray]:
+        """What the cost is measured on, by kind."""
+        kinds = {self.kind: self.held_out, "scenes": self.scenes}
+        return {kind: images.numpy() for kind, images in kinds.items() if len(images)}
+
+
+def tuning_images(job: Job, calibration: CalibrationSet) -> TuningImages:
+    """Split the set, and draw the scenes that belong beside it.
+
+    Raises:
+        BadInput: when the set is too small to hold any images out.
+    """
+    pixels, kind = calibration.images(), calibration.manifest["kind"]
+    size, count = pixels.shape[1], procedural_count(job, calibration)
+    if count:
+        pixels = np.concatenate([scenes(count, size, job.seed), pixels])
+    fitted, held_out = job.recipe.distillation.split(torch.from_numpy(pixels))
+    fresh = scenes(len(held_out) if count else 0, size, job.seed + _FRESH)
+    return TuningImages(
+        fitted, held_out, torch.from_numpy(fresh), "images" if kind == "folder" else kind
+    )
 
 
 def procedural_count(job: Job, calibration: CalibrationSet) -> int:

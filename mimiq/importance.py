@@ -7,14 +7,14 @@ fitted to those that do not count.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import nn
 
-from mimiq.sampling import evenly_spread
+from mimiq.sampling import evenly_spread, watch_inputs
 
 IMAGES = 48  # at most: the shares of 48 and of 96 differ by no more than 0.03 (DeiT-T)
 
@@ -53,6 +53,51 @@ def prefix_shares(
             power = gradient.square().sum((0, 2)).cpu()
             shares[name] += torch.stack([power[:prefix].sum(), power.sum()])
     return {name: float(part / whole) for name, (part, whole) in shares.items() if whole > 0}
+
+
+def weighed_inputs(
+    module: nn.Module,
+    layers: Mapping[str, nn.Module],
+    images: torch.Tensor,
+    see: Callable[[str, torch.Tensor, torch.Tensor], None],
+    *,
+    batch_size: int = 8,
+    seed: int = 0,
+) -> None:
+    """Show the inputs of ``layers``, with what an error of their outputs does to the answer.
+
+    To first order, errors e of the output rows change the logits by a mean square of
+    ``Σ weight · ‖e‖²``, over the logits' variance, if they lie in no special direction: the weight
+    of a row is the mean squared gradient of the logits' projection on a random direction
+    (Hutchinson's estimate of the trace of JᵀJ), over classes and images.
+
+    Args:
+        module: in floating point; gradients pass through it, none are kept.
+        layers: of ``module``, by name.
+        images: (B, 3, H, W), normalised.
+        see: called once a batch and layer with its name, inputs (n, K) and weights (n,).
+        seed: of the directions.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    for batch in images.split(batch_size):
+        inputs: dict[str, torch.Tensor] = {}
+        with (
+            torch.enable_grad(),
+            _kept_outputs(layers) as outputs,
+            watch_inputs(layers, inputs.__setitem__),
+        ):
+            logits = module(batch.detach().requires_grad_())
+            directions = torch.randn(logits.shape, generator=generator).to(logits)
+            gradients = torch.autograd.grad(
+                (logits * directions).sum(), list(outputs.values()), allow_unused=True
+            )
+        variance = float(logits.detach().var()) or 1.0
+        for name, gradient in zip(outputs, gradients, strict=True):
+            if gradient is None:  # computed, and never read: the patches behind the last attention
+                continue
+            share = logits.shape[-1] * variance * len(images)
+            power = gradient.square().mean(-1).flatten() / share
+            see(name, inputs[name].reshape(-1, inputs[name].shape[-1]).float(), power)
 
 
 @contextmanager

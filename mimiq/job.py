@@ -29,7 +29,6 @@ class Job:
         evaluation_name: what to call them in the report.
         batches: batch sizes whose latency is measured against the fp32 graph; none to skip it.
         overwrite: replace an existing bundle.
-        estimated: a loss is estimated on the images that distillation holds out.
         raised: the manifest's entry on what :func:`mimiq.raising.within_budget` raised, and why.
     """
 
@@ -44,10 +43,4 @@ class Job:
     evaluation_name: str | None = None
     batches: tuple[int, ...] = (1, 8, 32)
     overwrite: bool = False
-    estimated: bool = False
     raised: Mapping[str, Any] | None = None
-
-    @property
-    def holds_out(self) -> bool:
-        """Whether the fit must not see some images: they choose or estimate something after it."""
-        return self.estimated or self.recipe.distillation.steps > 0

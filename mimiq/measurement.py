@@ -6,10 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from mimiq.agreement import agreement_notes, simulated
-from mimiq.calibrate import CalibrationSet
+from mimiq.agreement import Logits, agreement_notes, simulated
+from mimiq.image_sets import TuningImages
 from mimiq.job import Job
 from mimiq.models.loading import EMBEDDED
 from mimiq.progress import Progress
@@ -17,21 +15,30 @@ from mimiq.quantization import QuantizedModel
 from mimiq.runtime.accuracy import Comparison, compare
 from mimiq.runtime.bundle import MODEL
 from mimiq.runtime.datasets import InMemoryImages, LabelledImages
+from mimiq.runtime.held_out import Cost, HeldOut, cost, logits_of
 from mimiq.runtime.latency import Engine, LatencyRow, measure
 from mimiq.runtime.onnxruntime_session import OnnxRuntimeSession
 from mimiq.runtime.opening import deployed_graph
 from mimiq.runtime.report import build_report
 
+_POOR = 2.0  # points of top-1 that are probably lost: more is said in a warning
+
 
 def measured(
     job: Job,
     quantized: QuantizedModel,
-    calibration: CalibrationSet,
+    images: TuningImages,
     graphs: Mapping[str, Path],
     reference: Path,
+    errors: Mapping[str, float],
     progress: Progress,
 ) -> dict[str, Any]:
-    """Accuracy, agreement and latency of the exported graph, as ONNX Runtime executes it.
+    """Accuracy, cost and latency of the exported graph, as ONNX Runtime executes it.
+
+    Args:
+        images: of the compilation; those that nothing was fitted to tell the cost without labels.
+        errors: what rounding each Linear alone does to the logits, see
+            :class:`mimiq.outliers.Survey`.
 
     Raises:
         CheckFailed: when it does something else than the simulated network.
@@ -52,16 +59,9 @@ def measured(
                     model.preprocessing,
                     progress=lambda done, _: stage.update(done, "exported graph against fp32"),
                 )
-        seen = dataset if dataset is not None else _as_dataset(calibration, model.num_classes)
-        with progress.stage("agreement", len(seen)) as stage:
-            simulation = compare(
-                exported,
-                simulated(quantized),
-                seen,
-                model.preprocessing,
-                progress=lambda done, _: stage.update(done, "exported graph against simulation"),
-            )
-    near_ties = agreement_notes(quantized, simulation, seen, progress)
+        with progress.stage("cost") as stage:
+            stage.status("on images held out")
+            held_out, near_ties = _cost(quantized, images, exported, full)
     return build_report(
         model=model.describe(),
         precision=job.precision.to_json(),
@@ -69,9 +69,9 @@ def measured(
         reference_bytes=reference.stat().st_size,
         dataset=name,
         accuracy=accuracy,
-        simulation=simulation,
+        held_out=held_out,
         latency=_latency(job, graph, reference, progress),
-        notes=[*_notes(job, calibration), *near_ties],
+        notes=[*_notes(job, images), *_warnings(held_out, errors), *near_ties],
     )
 
 
@@ -98,13 +98,41 @@ def _evaluation(job: Job) -> tuple[LabelledImages | None, str | None]:
     return InMemoryImages(images, labels, job.model.num_classes), "held-out digits"
 
 
-def _as_dataset(calibration: CalibrationSet, num_classes: int) -> InMemoryImages:
-    """Calibration images where no labelled ones are at hand: good for agreement alone."""
-    images = calibration.images()[:256]
-    return InMemoryImages(images, np.zeros(len(images), np.int64), num_classes)
+def _cost(
+    quantized: QuantizedModel,
+    images: TuningImages,
+    exported: OnnxRuntimeSession,
+    full: OnnxRuntimeSession,
+) -> tuple[HeldOut, list[str]]:
+    """What the exported graph costs by kind of images, and notes on its simulation."""
+    preprocessing = quantized.model.preprocessing
+    kinds: dict[str, Cost] = {}
+    every: list[Logits] = []
+    for kind, pixels in images.judging.items():
+        found = Logits(
+            exported=logits_of(exported.run, pixels, preprocessing),
+            full=logits_of(full.run, pixels, preprocessing),
+            simulated=logits_of(simulated(quantized), pixels, preprocessing),
+            nudged=logits_of(simulated(quantized, nudge=1e-6), pixels, preprocessing),
+        )
+        kinds[kind] = cost(found.exported, found.full)
+        every.append(found)
+    return HeldOut(kinds), agreement_notes(every)
 
 
-def _notes(job: Job, calibration: CalibrationSet) -> list[str]:
+def _warnings(held_out: HeldOut, errors: Mapping[str, float]) -> list[str]:
+    """Where the network loses much: which layers are at fault, and what would help."""
+    if held_out.points <= _POOR:
+        return []
+    worst = sorted(errors, key=lambda name: -errors[name])[:3]
+    at_fault = f" The layers that cost most are {', '.join(worst)}." if worst else ""
+    return [
+        f"This network loses much at this precision: about {held_out.points:.1f} points of top-1."
+        f"{at_fault} Set a limit for the loss (max_drop), tune longer (steps), or choose more bits."
+    ]
+
+
+def _notes(job: Job, images: TuningImages) -> list[str]:
     notes = [str(job.raised["note"])] if job.raised else []
     bits = job.precision.linear.activation_bits
     if bits is not None and bits < 8:
@@ -114,6 +142,6 @@ def _notes(job: Job, calibration: CalibrationSet) -> list[str]:
         )
     if job.recipe.ranges.refit and not job.recipe.distillation.steps:
         notes.append("Fitted layer by layer and not distilled: --steps N distils as well.")
-    if calibration.manifest.get("kind") == "noise":
+    if images.kind == "noise":
         notes.append("Calibrated on Gaussian noise: a control, not a recommendation.")
     return notes

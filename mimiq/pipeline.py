@@ -31,6 +31,7 @@ from mimiq.runtime.tensorrt_record import HALF_MODEL
 from mimiq.state import load_quantized, save_quantized
 
 SOFTWARE = ("mimiq", "torch", "timm", "onnx", "onnx-ir", "onnxscript", "onnxruntime-gpu", "numpy")
+_FITTED = "each Linear as images held out from its fit find best"  # part of the cache's keys
 
 
 def compile_model(job: Job, cache: Cache, progress: Progress) -> Bundle:
@@ -47,11 +48,12 @@ def compile_model(job: Job, cache: Cache, progress: Progress) -> Bundle:
         )
     started = time.monotonic()
     calibration = calibration_set(job, cache, progress)
+    images = tuning_images(job, calibration)
     quantized, tuning = tuned_network(job, calibration, cache, progress)
     graphs = quantized_graphs(job, quantized, tuning["key"], calibration, cache, progress)
     require_fits(job.raised, graphs[MODEL])
     reference = reference_graph(job.model, cache, progress)
-    report = measured(job, quantized, calibration, graphs, reference, progress)
+    report = measured(job, quantized, images, graphs, reference, tuning["errors"], progress)
     report["tuning"] = tuning["result"]
     report["seconds"] = time.monotonic() - started
     return write_bundle(
@@ -77,15 +79,14 @@ def tuned_network(
         "ranges": job.recipe.ranges.to_json(),
         "distillation": distillation.to_json(),
         "procedural": procedural_count(job, calibration),
-        "fitted": "without held-out images" if job.holds_out else "to all images",
+        "fitted": _FITTED,
         "seed": job.seed,
     }
 
     def make(path: Path) -> None:
         device = pick_device(job.device)
-        pixels = tuning_images(job, calibration)
-        learnt_from = distillation.split(pixels)[0] if job.holds_out else pixels
-        normalized = torch.from_numpy(job.model.preprocessing.normalize(learnt_from.numpy()))
+        images = tuning_images(job, calibration)
+        normalized = torch.from_numpy(job.model.preprocessing.normalize(images.fitted.numpy()))
         with progress.stage("quantize") as stage:
             quantized = quantize(
                 job.model, job.precision, normalized.to(device), job.recipe.ranges, stage.status
@@ -95,7 +96,7 @@ def tuned_network(
                 stage.status("left out: 0 steps")
             result = distill(
                 quantized,
-                pixels,
+                images.all,
                 distillation,
                 seed=job.seed,
                 checkpoint=path / "checkpoint.pt",
@@ -108,6 +109,9 @@ def tuned_network(
         report = {
             "result": result.to_json(),
             "migrations": [vars(migration) for migration in quantized.migrations],
+            "outliers": [vars(found) for found in quantized.outliers],
+            "errors": dict(quantized.errors),
+            "fits": [vars(fit) for fit in quantized.fits],
         }
         (path / "tuning.json").write_text(json.dumps(report, indent=1))
 
@@ -197,6 +201,7 @@ def _manifest(job: Job, calibration: CalibrationSet, tuning: Mapping[str, Any]) 
         "calibration": calibration.manifest,
         "recipes": job.recipe.to_json(),
         "migrations": tuning["migrations"],
+        "outliers": tuning["outliers"],
         "raised": job.raised,
         "seed": job.seed,
         "inputs": [{"name": "images", "dtype": "float32", "shape": ["batch", 3, size, size]}],

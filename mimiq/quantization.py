@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
+from types import MappingProxyType
 from typing import Any, Literal
 
 import torch
@@ -22,10 +23,12 @@ from mimiq.fake_quant import (
     QuantLayer,
     QuantLinear,
     weight_axis,
+    without_columns,
 )
 from mimiq.models import LoadedModel, quantizable_layers
+from mimiq.outliers import Outliers, survey
 from mimiq.precision import Block, LayerPrecision, Precision
-from mimiq.reconstruction import reconstruct
+from mimiq.reconstruction import Fit, reconstruct
 from mimiq.rotation import rotate
 
 
@@ -41,6 +44,7 @@ class RangeRecipe:
         migrate: where its stream cannot be turned, move outliers of activations into weights.
         refit: fit weights, layer by layer, to what the original computes there.
         importance: tokens count in the fit by what their errors do to the answer.
+        outliers: compute the few columns that would ruin a Linear's integers in floating point.
         rounding: ``nearest``, or ``compensated`` (GPTQ) for weights of fewer than 8 bits.
     """
 
@@ -51,6 +55,7 @@ class RangeRecipe:
     migrate: bool = True
     refit: bool = True
     importance: bool = True
+    outliers: bool = True
     rounding: Literal["nearest", "compensated"] = "compensated"
 
     def to_json(self) -> dict[str, Any]:
@@ -66,12 +71,18 @@ class QuantizedModel:
         model: the network it was made from.
         precision: what was asked for.
         migrations: what outlier migration chose.
+        outliers: the Linears with columns in floating point.
+        errors: what rounding each Linear does to the logits, see :class:`mimiq.outliers.Survey`.
+        fits: what the layer-wise fit chose for each Linear.
     """
 
     module: nn.Module
     model: LoadedModel
     precision: Precision
     migrations: list[MigrationResult] = field(default_factory=list)
+    outliers: tuple[Outliers, ...] = ()
+    errors: Mapping[str, float] = field(default_factory=dict)
+    fits: list[Fit] = field(default_factory=list)
 
 
 def quantize(
@@ -97,16 +108,18 @@ def quantize(
     module = copy.deepcopy(model.module).to(images.device)
     migrations = spread_outliers(model, module, precision, images, recipe, progress)
     reference = copy.deepcopy(module)
+    progress("outlier columns")
+    found = survey(model.family, module, precision, images, find=recipe.outliers)
     progress("weight scales")
-    swap_layers(module, precision)
+    swap_layers(module, precision, found.columns)
     progress("activation ranges")
     activation_quantizers(
         model.family, module, precision, images, recipe.observer, two_steps=recipe.two_steps
     )
-    compensate = recipe.rounding == "compensated"
+    compensate, fits = recipe.rounding == "compensated", []
     if recipe.refit or compensate:
         progress("fitting weights")
-        reconstruct(
+        fits = reconstruct(
             model.family,
             reference,
             module,
@@ -117,7 +130,7 @@ def quantize(
             importance=recipe.importance,
         )
     module.requires_grad_(False)
-    return QuantizedModel(module, model, precision, migrations)
+    return QuantizedModel(module, model, precision, migrations, found.outliers, found.errors, fits)
 
 
 def spread_outliers(
@@ -142,15 +155,25 @@ def spread_outliers(
     return migrate_outliers(model, module, precision, images)
 
 
-def swap_layers(module: nn.Module, precision: Precision) -> None:
-    """Replace each layer that is to be quantised by its quantised form; weight scales by MSE."""
+def swap_layers(
+    module: nn.Module,
+    precision: Precision,
+    outliers: Mapping[str, tuple[int, ...]] = MappingProxyType({}),
+) -> None:
+    """Replace each layer that is to be quantised by its quantised form; weight scales by MSE.
+
+    Args:
+        outliers: columns that stay in floating point, by the Linear's name.
+    """
     for name, layer in quantizable_layers(module).items():
         layer_precision = precision.of(name)
         if layer_precision.is_float:
             continue
-        quantizer = _weight_quantizer(layer.weight, layer_precision)
+        columns = outliers.get(name, ())
+        integers = without_columns(layer.weight, columns) if columns else layer.weight
+        quantizer = _weight_quantizer(integers, layer_precision)
         swapped: QuantLayer = (
-            QuantLinear(layer, quantizer)
+            QuantLinear(layer, quantizer, columns)
             if isinstance(layer, nn.Linear)
             else QuantConv2d(layer, quantizer)
         )

@@ -51,12 +51,11 @@ def ranking(job: Job, calibration: CalibrationSet, cache: Cache, progress: Progr
 
     def make(path: Path) -> None:
         # Of the images that a fit may see, which a loss is not estimated on.
-        learnt_from, held_out = job.recipe.distillation.split(tuning_images(job, calibration))
-        count = len(calibration)
-        own = calibration.images()[: max(count - len(held_out), count // 2)]
+        tuning, count = tuning_images(job, calibration), len(calibration)
+        own = calibration.images()[: max(count - len(tuning.held_out), count // 2)]
         images, seen = (
             _normalized(job, pixels[evenly_spread(len(pixels), RANKED_ON)])
-            for pixels in (own, learnt_from.numpy())
+            for pixels in (own, tuning.fitted.numpy())
         )
         total = len(units_of(job.model, job.precision))
         with progress.stage("sensitivity", total) as stage:
@@ -76,7 +75,6 @@ def within_budget(job: Job, budget: Budget, cache: Cache, progress: Progress) ->
         MimiqError: as :func:`mimiq.budget.choose`, and whatever a stage found wrong.
     """
     started = time.monotonic()
-    job = replace(job, estimated=budget.max_drop is not None)
     calibration = calibration_set(job, cache, progress)
     ranked = ranking(job, calibration, cache, progress)
     raising = choose(
@@ -125,8 +123,7 @@ def _drop_of(
         tuned, tuning = tuned_network(raised, calibration, cache, progress)
 
         def make(path: Path) -> None:
-            _, held_out = recipe.split(tuning_images(job, calibration))
-            images = _normalized(job, held_out.numpy())
+            images = _normalized(job, tuning_images(job, calibration).held_out.numpy())
             with progress.stage("drop") as stage:
                 stage.status("held-out images")
                 network = tuned.module.to(images.device)
@@ -148,7 +145,9 @@ def _graph_bytes(
     """Bytes of the ONNX file at a precision, found before tuning; cached."""
     from mimiq.export import export_onnx
 
-    ranges = replace(job.recipe.ranges, migrate=False, refit=False, rounding="nearest")
+    ranges = replace(
+        job.recipe.ranges, migrate=False, refit=False, outliers=False, rounding="nearest"
+    )
 
     def make(path: Path) -> None:
         with progress.stage("size") as stage, tempfile.TemporaryDirectory() as folder:

@@ -80,7 +80,13 @@ def recipe_for(name: str, precision: Precision) -> Recipe:
     distillation = _DISTILLATION[name]
     if name == "paper":
         ranges = RangeRecipe(
-            "mse", two_steps=False, rotate=False, migrate=False, refit=False, rounding="nearest"
+            "mse",
+            two_steps=False,
+            rotate=False,
+            migrate=False,
+            refit=False,
+            outliers=False,
+            rounding="nearest",
         )
     else:
         ranges, distillation = _ranges(precision), _fitted(distillation, precision)

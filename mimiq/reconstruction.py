@@ -6,13 +6,15 @@ did wrong is in the residual stream, so a Linear that adds to the stream is fitt
 itself and makes up for them as far as its input tells. It is the reconstruction of Nagel et al.
 (AdaRound, ICML 2020, equation 21) and Li et al. (BRECQ, ICLR 2021), solved in closed form and
 damped towards the trained weights; rounding follows by :func:`mimiq.rounding.gptq`.
+
+How much each Linear is fitted, and how it is rounded, is decided on images held out from that: the
+squared error is a quadratic form in the weights, so its moments on a quarter of the images judge
+what was fitted to the other three.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import nn
@@ -23,22 +25,38 @@ from mimiq.importance import prefix_shares
 from mimiq.models.family import Family
 from mimiq.precision import Precision
 from mimiq.rounding import gptq
-from mimiq.sampling import evenly_spread, watch_inputs
+from mimiq.sampling import evenly_spread
+from mimiq.walk import Rows, Visit, walk
 
 # At most; evenly spread over those given. DeiT-T, 720 images instead of 384: logit error on
 # photographs and on real images at W4A8 8.4 → 8.2 and 9.0 → 8.6 %.
 IMAGES = 1024
 
-# Of the mean diagonal of XᵀX. At 0.03 and 0.5 the fit was better on the images it was made from and
-# worse on others of the same kinds, than at 2 to 8, which are alike (DeiT-T, W4A4, 192 images).
-_DAMPING = 4.0
+_FOLDS = 4
+_DAMPINGS = (16.0, 4.0, 1.0, 0.25, 0.06)  # of the mean diagonal of XᵀX
+_TIE = 1.01  # errors up to this many times the least count as equally good: the damped one is kept
 
 # Of the squared error, for the tokens that the head reads: one of hundreds. Their own share in what
-# errors do to the answer, between these; near 1 a few hundred rows would decide alone. DeiT-T,
-# logit error on held-out synthetic images at W4A4 and W4 in blocks of 64: 0.1 throughout 30.6 and
-# 4.13 %, at most 0.3 and 4.08, at most 0.5 27.2 and 4.01, at most 0.8 4.30.
+# errors do to the answer, between these; near 1 a few hundred rows would decide alone.
 _PREFIX_SHARE = 0.1
 _PREFIX_SHARES = (0.05, 0.5)
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What was found best for one Linear.
+
+    Attributes:
+        layer: module name.
+        damping: of the fit, in the mean diagonal of XᵀX; None where the trained weights stay.
+        compensated: whether rounding errors make up for each other.
+        error: on images held out, over that of the trained weights rounded to nearest.
+    """
+
+    layer: str
+    damping: float | None
+    compensated: bool
+    error: float
 
 
 @torch.no_grad()
@@ -53,147 +71,73 @@ def reconstruct(
     compensate: bool = True,
     importance: bool = True,
     batch_size: int = 32,
-) -> None:
+) -> list[Fit]:
     """Fit the Linears of every block of ``module`` in place, in the order in which data meets them.
 
     Args:
         reference: ``module`` before quantisers were put in.
         module: quantisers in place, scales set.
-        images: (B, 3, S, S), normalised.
-        refit: fit weights and biases to the reference.
-        compensate: then round weights below 8 bits so that errors compensate.
+        images: (B, 3, H, W), normalised; four at least.
+        refit: fit weights and biases to the reference, where that holds on other images.
+        compensate: round weights below 8 bits so that errors compensate, likewise.
         importance: prefix tokens count by what they do to the answer, not a tenth everywhere.
     """
-    names = {layer: name for name, layer in quant_layers(module).items()}
     chosen = images[evenly_spread(len(images), IMAGES)]
-    streams = [
-        _Streams(family.embed(module)(batch), family.embed(reference)(batch))
-        for batch in chosen.split(batch_size)
-    ]
     prefix = next((part.num_prefix_tokens for part in family.attentions(reference)), 0)
     shares: dict[str, float] = {}
-    if importance and prefix and names:
-        originals = {name: reference.get_submodule(name) for name in names.values()}
+    if importance and prefix:
+        originals = {name: reference.get_submodule(name) for name in quant_layers(module)}
         shares = prefix_shares(reference, originals, prefix, images)
-    for block, original in zip(family.blocks(module), family.blocks(reference), strict=True):
-        readers = family.stream_readers(block)
-        for name, layer in list(block.named_modules()):
-            if not isinstance(layer, QuantLinear):
-                continue
-            bits = precision.of(names[layer]).weight_bits or 16
-            rounds = compensate and bits < 8
-            if not (refit or rounds):
-                continue
-            pair = _Pair(block, original, name, readers.get(name, name))
-            share = shares.get(names[layer], _PREFIX_SHARE)
-            weights = row_weights(streams[0].reference.shape[1], prefix, share)
-            moments = _moments(pair, layer, streams, weights)
-            if refit:
-                _refit(layer, moments)
-            if rounds:
-                hessian = moments.inputs[:-1, :-1].float()
-                layer.weight.copy_(gptq(layer.weight, hessian, layer.weight_quantizer))
-        streams = [
-            _Streams(block(stream.quantized), original(stream.reference)) for stream in streams
-        ]
+    fits = []
+    for visit in walk(family, reference, module, chosen, batch_size=batch_size):
+        bits = precision.of(visit.name).weight_bits or 16
+        rounds = compensate and bits < 8
+        if refit or rounds:
+            share = shares.get(visit.name, _PREFIX_SHARE)
+            moments = _moments(visit, prefix, share)
+            fits.append(_fit(visit.name, visit.layer, moments, refit=refit, rounds=rounds))
+    return fits
 
 
 @dataclass(frozen=True)
-class _Streams:
-    """The tokens (B, T, C) that enter a block, in both networks."""
-
-    quantized: torch.Tensor
-    reference: torch.Tensor
-
-
-class _Reached(Exception):
-    """Ends a block's forward where its place is: the rest of it is not needed."""
-
-    def __init__(self, tensor: torch.Tensor) -> None:
-        super().__init__()
-        self.tensor = tensor
-
-
-@dataclass(frozen=True)
-class _Pair:
-    """A block, its original, and the place where a layer of it is compared.
-
-    Attributes:
-        layer: the layer's name in the block.
-        place: the layer's name again, whose output is compared then; or the name of the part that
-            reads the stream next, whose input is; or empty, for the block's output.
-    """
-
-    block: nn.Module
-    original: nn.Module
-    layer: str
-    place: str
-
-    def run(self, streams: _Streams) -> tuple[torch.Tensor, torch.Tensor]:
-        """(the layer's input in the quantised block, how far its place is from the original's)."""
-        inputs: list[torch.Tensor] = []
-        layer = self.block.get_submodule(self.layer)
-        with watch_inputs({self.layer: layer}, lambda _, x: inputs.append(x)):
-            found = self._at_place(self.block, streams.quantized)
-        return inputs[0], self._at_place(self.original, streams.reference) - found
-
-    def _at_place(self, block: nn.Module, tokens: torch.Tensor) -> torch.Tensor:
-        if not self.place:
-            out: torch.Tensor = block(tokens)
-            return out
-        part = block.get_submodule(self.place)
-
-        def hook(_module: nn.Module, inputs: tuple[Any, ...], *output: torch.Tensor) -> None:
-            raise _Reached(output[0] if output else inputs[0])
-
-        own = self.place == self.layer
-        handle = (part.register_forward_hook if own else part.register_forward_pre_hook)(hook)
-        try:
-            block(tokens)
-        except _Reached as reached:
-            return reached.tensor
-        finally:
-            handle.remove()
-        raise AssertionError(f"{self.place} takes no part in the block")
-
-
-@dataclass(frozen=True)
-class _Moments:
-    """Sums over rows x, the layer's quantised input with a one behind it, and errors d.
+class Moments:
+    """Weighed sums over rows x, a layer's quantised input with a one behind it, and errors d.
 
     Attributes:
         inputs: xxᵀ, fp64 (K + 1, K + 1).
         errors: dxᵀ, fp64 (N, K + 1).
+        power: ‖d‖².
     """
 
     inputs: torch.Tensor
     errors: torch.Tensor
+    power: float
 
+    def __add__(self, other: Moments) -> Moments:
+        return Moments(
+            self.inputs + other.inputs, self.errors + other.errors, self.power + other.power
+        )
 
-def _moments(
-    pair: _Pair, layer: QuantLinear, streams: list[_Streams], row_weights: torch.Tensor
-) -> _Moments:
-    size, device = layer.in_features, layer.weight.device
-    inputs = torch.zeros(size + 1, size + 1, dtype=torch.float64, device=device)
-    errors = torch.zeros(layer.out_features, size + 1, dtype=torch.float64, device=device)
-    weight = row_weights.to(device).sqrt().unsqueeze(1)
-    for x, d in _compared(pair, layer, streams):
-        x = torch.cat([x, torch.ones_like(x[..., :1])], -1).float() * weight
-        x, d = x.flatten(0, 1), (d.float() * weight).flatten(0, 1)
-        inputs += (x.T @ x).double()
-        errors += (d.T @ x).double()
-    return _Moments(inputs, errors)
+    def __sub__(self, other: Moments) -> Moments:
+        return Moments(
+            self.inputs - other.inputs, self.errors - other.errors, self.power - other.power
+        )
 
+    def error(self, change: torch.Tensor) -> float:
+        """Σ ‖d − Δx‖² once ``change`` Δ (N, K + 1) is added to weights and bias."""
+        change = change.double()
+        quadratic = float(((change @ self.inputs) * change).sum())
+        return self.power - 2 * float((change * self.errors).sum()) + quadratic
 
-def _compared(
-    pair: _Pair, layer: QuantLinear, streams: list[_Streams]
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """(quantised inputs, errors) of the layer with its weight not rounded, batch by batch."""
-    quantizer, layer.weight_quantizer = layer.weight_quantizer, nn.Identity()
-    for stream in streams:
-        x, error = pair.run(stream)
-        yield layer.input_quantizer(x), error
-    layer.weight_quantizer = quantizer
+    def solve(self, damping: float) -> torch.Tensor:
+        """The Δ of least error, damped by ``damping`` times the mean diagonal; fp32 (N, K + 1)."""
+        damped = self.inputs.clone()
+        diagonal = damped.diagonal()[:-1]  # the bias is not damped
+        diagonal.add_(damping * diagonal.mean() + torch.finfo(torch.float32).tiny)
+        factor, failed = torch.linalg.cholesky_ex(damped)
+        if failed:  # not positive: rounding of a singular matrix
+            return torch.linalg.lstsq(damped, self.errors.T).solution.T.float()
+        return torch.cholesky_solve(self.errors.T, factor).T.float()
 
 
 def row_weights(tokens: int, prefix: int, share: float = _PREFIX_SHARE) -> torch.Tensor:
@@ -205,17 +149,113 @@ def row_weights(tokens: int, prefix: int, share: float = _PREFIX_SHARE) -> torch
     return weights
 
 
-def _refit(layer: QuantLinear, moments: _Moments) -> None:
-    """Ridge regression of the errors on the inputs, added to the weights; scales follow."""
-    damped = moments.inputs.clone()
-    diagonal = damped.diagonal()[:-1]  # the bias is not damped
-    diagonal.add_(_DAMPING * diagonal.mean() + torch.finfo(torch.float32).tiny)
-    change = torch.linalg.solve(damped, moments.errors.T).T.float()
-    layer.weight.add_(change[:, :-1])
-    if layer.bias is not None:
-        layer.bias.add_(change[:, -1])
+def _moments(visit: Visit, prefix: int, share: float) -> list[Moments]:
+    """Of each fold: the images whose index leaves the fold's when divided by their number."""
+    folds: list[Moments | None] = [None] * _FOLDS
+    outliers = list(visit.layer.outliers)
+    for rows in visit.rows():
+        x = rows.inputs.float()
+        if outliers:  # they are as they should be, and no business of the integers'
+            x[..., outliers] = 0
+        x = torch.cat([x, torch.ones_like(x[..., :1])], -1)
+        weight = _token_weights(rows, prefix, share).sqrt()
+        x, d = x * weight, rows.errors.float() * weight
+        for fold in range(_FOLDS):
+            part, error = x[fold::_FOLDS].flatten(0, 1), d[fold::_FOLDS].flatten(0, 1)
+            if not len(part):
+                continue
+            found = Moments(
+                (part.T @ part).double(), (error.T @ part).double(), float(error.square().sum())
+            )
+            known = folds[fold]
+            folds[fold] = found if known is None else known + found
+    return [fold for fold in folds if fold is not None]
+
+
+def _token_weights(rows: Rows, prefix: int, share: float) -> torch.Tensor:
+    """What errors of each token count, (B, T, 1).
+
+    LayerNorm divides a token of the stream by its deviation over the channels, errors included.
+    """
+    tokens = rows.inputs.shape[1]
+    weights = row_weights(tokens, prefix, share).to(rows.inputs.device).reshape(1, tokens, 1)
+    if rows.stream is None:
+        return weights
+    variance = rows.stream.float().var(-1, keepdim=True)
+    return weights * (variance.median() / variance.clamp_min(1e-12)).clamp_max(1.0)
+
+
+def _fit(
+    name: str, layer: QuantLinear, moments: list[Moments], *, refit: bool, rounds: bool
+) -> Fit:
+    """The best of what may be done to one Linear, judged by images held out, done to it."""
+    whole = sum(moments[1:], moments[0])
+    trained, bias = layer.weight.clone(), None if layer.bias is None else layer.bias.clone()
+    damping = _damping(whole, moments) if refit and len(moments) > 1 else None
+    held_out = moments[0]
+    others = whole - held_out if len(moments) > 1 else whole
+    candidates = [
+        (damp, compensate)
+        for damp in dict.fromkeys((None, damping))
+        for compensate in ((False, True) if rounds else (False,))
+    ]
+    errors = {}
+    for damp, compensate in candidates:
+        _change(layer, others, damp, compensate)
+        change = _difference(layer, trained, bias)
+        errors[damp, compensate] = held_out.error(change)
+        layer.weight.copy_(trained)
+        if bias is not None:
+            layer.bias.copy_(bias)
+    best = min(candidates, key=lambda candidate: errors[candidate])
+    _change(layer, whole, *best, keep=True)
+    nearest = errors[None, False]
+    return Fit(name, *best, error=errors[best] / nearest if nearest > 0 else 1.0)
+
+
+def _damping(whole: Moments, folds: list[Moments]) -> float | None:
+    """The damping whose fits to all folds but one err least on that one; None: do not fit."""
+    errors = {
+        damping: sum(fold.error((whole - fold).solve(damping)) for fold in folds)
+        for damping in _DAMPINGS
+    }
+    least = min(errors.values())
+    if least >= whole.power:
+        return None
+    return next(damping for damping, error in errors.items() if error <= _TIE * least)
+
+
+def _change(
+    layer: QuantLinear,
+    moments: Moments,
+    damping: float | None,
+    compensate: bool,
+    *,
+    keep: bool = False,
+) -> None:
+    """Fit and round; the weight is left rounded, unless ``keep`` and it is rounded to nearest."""
+    if damping is not None:
+        change = moments.solve(damping)
+        layer.weight.add_(change[:, :-1])
+        if layer.bias is not None:
+            layer.bias.add_(change[:, -1])
     quantizer = layer.weight_quantizer
-    if isinstance(quantizer, Quantizer):
-        quantizer.set_scale(
-            mse_weight_scale(layer.weight, quantizer.grid, quantizer.axis, quantizer.block_size)
-        )
+    if not isinstance(quantizer, Quantizer):
+        return
+    quantizer.set_scale(
+        mse_weight_scale(layer.weight, quantizer.grid, quantizer.axis, quantizer.block_size)
+    )
+    if compensate:
+        layer.weight.copy_(gptq(layer.weight, moments.inputs[:-1, :-1].float(), quantizer))
+    elif not keep:
+        layer.weight.copy_(quantizer(layer.weight))
+
+
+def _difference(
+    layer: QuantLinear, weight: torch.Tensor, bias: torch.Tensor | None
+) -> torch.Tensor:
+    """What was added to weights and bias, fp32 (N, K + 1)."""
+    added = torch.zeros(len(weight), 1, device=weight.device)
+    if bias is not None:
+        added = (layer.bias - bias).unsqueeze(1)
+    return torch.cat([layer.weight - weight, added], 1)

@@ -9,7 +9,9 @@ A report, ``report.json`` in the bundle, has these keys; what was not measured i
     size        bytes, reference_bytes: of the model files and of their fp32 counterpart
     dataset     what accuracy was measured on
     accuracy    Comparison.to_json(): the exported model against the full-precision one
-    simulation  Comparison.to_json(): the exported model against the simulated one
+    heldout     HeldOut.to_json(): the cost on images without labels, held out from everything
+    simulation  Comparison.to_json(): the exported model against the simulated one; in reports
+                written before the cost was measured
     latency     [LatencyRow.to_json(), …], the reference engine first at each batch size
     fallbacks   [text, …]: layers that run in higher precision than asked for, and why
     hardware    describe_hardware()
@@ -25,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 from mimiq.runtime.accuracy import Comparison
 from mimiq.runtime.hardware import describe_hardware, describe_software
+from mimiq.runtime.held_out import HeldOut
 from mimiq.runtime.latency import LatencyRow
 
 if TYPE_CHECKING:
@@ -42,7 +45,7 @@ def build_report(
     reference_bytes: int | None = None,
     dataset: str | None = None,
     accuracy: Comparison | None = None,
-    simulation: Comparison | None = None,
+    held_out: HeldOut | None = None,
     latency: Sequence[LatencyRow] = (),
     fallbacks: Sequence[str] = (),
     hardware: Mapping[str, Any] | None = None,
@@ -62,7 +65,8 @@ def build_report(
         "size": {"bytes": size_bytes, "reference_bytes": reference_bytes},
         "dataset": dataset,
         "accuracy": accuracy.to_json() if accuracy else None,
-        "simulation": simulation.to_json() if simulation else None,
+        "heldout": held_out.to_json() if held_out else None,
+        "simulation": None,
         "latency": [row.to_json() for row in latency],
         "fallbacks": list(fallbacks),
         "hardware": dict(hardware or describe_hardware()),
@@ -112,6 +116,8 @@ def _figures(report: Mapping[str, Any]) -> Table:
         )
     if report.get("accuracy"):
         _add_accuracy(table, Comparison.from_json(report["accuracy"]))
+    if report.get("heldout"):
+        _add_cost(table, HeldOut.from_json(report["heldout"]))
     if report.get("simulation"):
         simulation = Comparison.from_json(report["simulation"])
         table.add_row(
@@ -136,6 +142,18 @@ def _add_accuracy(table: Table, found: Comparison) -> None:
     )
     table.add_row("same top-1 as full precision", "", f"{100 * found.agreement:.2f} %", _of(found))
     table.add_row("logit error", "", f"{100 * found.logit_error:.2f} %", "of their variance")
+
+
+def _add_cost(table: Table, found: HeldOut) -> None:
+    low, high = (100 * bound for bound in found.agreement_interval)
+    table.add_row(
+        "same top-1 as full precision, images held out",
+        "",
+        f"{100 * found.agreement:.1f} %",
+        f"[{low:.1f}, {high:.1f}]  {found.count} images",
+    )
+    table.add_row("logit error there", "", f"{100 * found.logit_error:.2f} %", "of their variance")
+    table.add_row("top-1 probably lost", "", f"{found.points:.1f} points", "estimated there")
 
 
 def _latency_table(report: Mapping[str, Any]) -> Table:
