@@ -101,6 +101,13 @@ class Preprocessing:
         """The same for an input of another height and width."""
         return replace(self, image_size=image_size)
 
+    def with_channels(self, channels: int) -> Preprocessing:
+        """The same for another number of channels: each has the average mean and std then."""
+        if channels == self.channels:
+            return self
+        mean, std = (sum(values) / self.channels for values in (self.mean, self.std))
+        return replace(self, mean=(mean,) * channels, std=(std,) * channels)
+
     def to_json(self) -> dict[str, Any]:
         data = asdict(self)
         # A manifest without it means "center", as all had before there was a choice.

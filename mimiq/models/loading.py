@@ -151,7 +151,7 @@ def load_model(
         original = _embedded(request, bool(changed))
     else:
         original = _original(request)
-        original = replace(original, preprocessing=replace(original.preprocessing, **changed))
+        original = replace(original, preprocessing=_changed(original.preprocessing, changed))
     _check_patches(original.module, name, original.preprocessing)
     family = _family_of(original.module, original.architecture)
     rewritten = family.rewrite(original.module)
@@ -182,6 +182,18 @@ def load_model(
         embedding_dim=width if embedding else 0,
         notes=original.notes,
     )
+
+
+def _changed(preprocessing: Preprocessing, changed: Mapping[str, Any]) -> Preprocessing:
+    for key in ("mean", "std"):
+        values = changed.get(key)
+        if values is not None and len(values) != preprocessing.channels:
+            raise BadInput(
+                f"`{key}` has {len(values)} values, and the network takes "
+                f"{preprocessing.channels} channels.",
+                "Give one value for each channel.",
+            )
+    return replace(preprocessing, **changed)
 
 
 def require_compilable(model: LoadedModel) -> None:

@@ -445,6 +445,11 @@ def test_26_other_channels(channels: int, tmp_path: Path) -> None:
     model = load_model(_NAME, weights=saved(original.state_dict(), tmp_path))
     check(model, original)
     assert model.preprocessing.channels == channels
+    given = (0.4,) * channels
+    told = load_model(_NAME, weights=tmp_path / "weights.pth", mean=given, std=given)
+    assert told.preprocessing.mean == given
+    with pytest.raises(BadInput, match="2 values"):
+        load_model(_NAME, weights=tmp_path / "weights.pth", mean=(0.5, 0.5), std=(0.5, 0.5))
 
 
 @pytest.mark.parametrize(

@@ -63,6 +63,9 @@ def _image_embeds(out: Any) -> torch.Tensor:
 NETWORKS: list[tuple[str, str, dict[str, Any], Callable[[Any], torch.Tensor]]] = [
     ("ViTForImageClassification", "ViTConfig", _LABELS, _logits),
     ("ViTForImageClassification", "ViTConfig", _LABELS | {"qkv_bias": False}, _logits),
+    ("ViTForImageClassification", "ViTConfig", _LABELS | {"num_channels": 1}, _logits),
+    ("ViTForImageClassification", "ViTConfig", _LABELS | {"hidden_act": "gelu_new"}, _logits),
+    ("ViTForImageClassification", "ViTConfig", _LABELS | {"image_size": [32, 64]}, _logits),
     ("ViTModel", "ViTConfig", {}, _pooled),
     ("DeiTForImageClassificationWithTeacher", "DeiTConfig", _LABELS, _logits),
     ("DeiTForImageClassification", "DeiTConfig", _LABELS, _logits),
@@ -83,6 +86,7 @@ NETWORKS: list[tuple[str, str, dict[str, Any], Callable[[Any], torch.Tensor]]] =
     ("CLIPVisionModel", "CLIPVisionConfig", {}, _pooled),
     ("CLIPVisionModelWithProjection", "CLIPVisionConfig", {"projection_dim": 24}, _image_embeds),
     ("SiglipVisionModel", "SiglipVisionConfig", {}, _pooled),
+    ("SiglipVisionModel", "SiglipVisionConfig", {"vision_use_head": False}, _mean),
 ]
 WHOLE = [
     ("CLIPModel", "CLIPConfig"),
@@ -122,7 +126,8 @@ def test_folders_give_what_transformers_gives(
     if "Dinov2" in name:  # whose input is as large as its processor says
         (tmp_path / "preprocessor_config.json").write_text(json.dumps({"size": 32}))
     model = load_model(str(tmp_path))
-    images = torch.randn(2, 3, 32, 32)
+    size = model.preprocessing
+    images = torch.randn(2, size.channels, size.height, size.width)
     noise = {"noise": torch.arange(16.0).repeat(2, 1)} if "MAE" in name else {}
     with torch.inference_mode():
         expected = answer(network(images, **noise))

@@ -96,7 +96,7 @@ def load(request: Request, folder: Path, config: Mapping[str, Any], weights: Pat
     return Original(
         module,
         f"transformers/{kind}",
-        processed.with_size(size),
+        processed.with_size(size).with_channels(int(kwargs["in_chans"])),
         labels=_labels(config, classes),
         output="logits" if classes else "embedding",
         structure=json.dumps(facts | {"img_size": list(size), "type": kind}, sort_keys=True),

@@ -157,16 +157,10 @@ def preprocessing_of(module: nn.Module, image_size: tuple[int, int] | None = Non
         image_size: height and width, where they are not timm's own.
     """
     config: dict[str, Any] = dict(getattr(module, "pretrained_cfg", None) or {})
-    channels, height, width = config.get("input_size") or (3, 224, 224)
+    _, height, width = config.get("input_size") or (3, 224, 224)
     mean = tuple(config.get("mean") or IMAGENET_MEAN)
     std = tuple(config.get("std") or IMAGENET_STD)
-    channels = int(
-        getattr(getattr(module, "patch_embed", None), "in_chans", 0) or channels_of(module)
-    )
-    if len(mean) != channels:  # as timm's own loader: one value for all, or the mean of three
-        mean = (sum(mean) / len(mean),) * channels
-        std = (sum(std) / len(std),) * channels
-    return Preprocessing(
+    preprocessing = Preprocessing(
         image_size=image_size or (int(height), int(width)),
         crop_pct=float(config.get("crop_pct") or 0.9),
         interpolation=str(config.get("interpolation") or "bicubic"),
@@ -174,6 +168,7 @@ def preprocessing_of(module: nn.Module, image_size: tuple[int, int] | None = Non
         std=std,
         crop_mode=str(config.get("crop_mode") or "center"),
     )
+    return preprocessing.with_channels(channels_of(module))
 
 
 def _check_pretrained(request: Request, architecture: str) -> None:
