@@ -323,7 +323,7 @@ def _products(
     model: LoadedModel, layers: Mapping[str, nn.Module], attentions: Sequence[str]
 ) -> dict[str, int]:
     """Multiplications of every layer and attention for one image, as one forward shows them."""
-    module, size = model.module, model.preprocessing.image_size
+    module, size = model.module, model.preprocessing.side
     counts: dict[str, int] = {}
 
     def count(name: str) -> Callable[[nn.Module, Any, torch.Tensor], None]:

@@ -55,7 +55,7 @@ def from_folder(
         "files_sha256": _hash_files(files),
         "shard_size": _SHARD_SIZE,
     }
-    manifest = make_manifest("folder", len(files), preprocessing.image_size, seed, recipe)
+    manifest = make_manifest("folder", len(files), preprocessing.side, seed, recipe)
     writer = CalibrationSetWriter(out, manifest)
     for batch, start in enumerate(range(0, len(files), _SHARD_SIZE)):
         if writer.has(batch):
@@ -81,7 +81,7 @@ def gaussian_noise(
         BadInput: a count below 1, or ``out`` holds something else.
         EnvironmentLacks: the disk is full.
     """
-    size = preprocessing.image_size
+    size = preprocessing.side
     recipe = {
         "mean": list(preprocessing.mean),
         "std": list(preprocessing.std),
@@ -118,10 +118,10 @@ def open_or_import(
     if not CalibrationSet.is_set(path):
         return from_folder(path, preprocessing, out, limit, seed)
     ready = CalibrationSet.open(path)
-    if ready.image_size != preprocessing.image_size:
+    if ready.image_size != preprocessing.side:
         raise BadInput(
             f"Calibration set {path} has images of {ready.image_size} pixels, "
-            f"the network takes {preprocessing.image_size}.",
+            f"the network takes {preprocessing.side}.",
             "Use a set made for this network.",
         )
     return ready if limit is None else ready.subset(0, min(limit, len(ready)))

@@ -149,7 +149,7 @@ def quantized_graphs(
             stage.status("Q/DQ graph")
             plain = export_onnx(
                 quantized.module,
-                job.model.preprocessing.image_size,
+                job.model.preprocessing.side,
                 path / MODEL,
                 metadata=metadata,
             )
@@ -173,7 +173,7 @@ def reference_graph(model: LoadedModel, cache: Cache, progress: Progress) -> Pat
     def make(path: Path) -> None:
         with progress.stage("export") as stage:
             stage.status("fp32 reference")
-            export_onnx(model.module, model.preprocessing.image_size, path / "model.onnx")
+            export_onnx(model.module, model.preprocessing.side, path / "model.onnx")
 
     inputs = {"weights": model.weights_hash, "architecture": model.architecture}
     path, _ = cache.get_or_make("fp32", inputs, make)
@@ -193,7 +193,7 @@ def _metadata(job: Job, calibration: CalibrationSet) -> dict[str, str]:
 
 
 def _manifest(job: Job, calibration: CalibrationSet, tuning: Mapping[str, Any]) -> dict[str, Any]:
-    size = job.model.preprocessing.image_size
+    size = job.model.preprocessing.side
     return {
         "model": job.model.describe(),
         "precision": job.precision.to_json(),

@@ -154,7 +154,7 @@ def _graph_bytes(
             stage.status(f"of the file at {precision.label}")
             images = _normalized(job, calibration.images()[:2]).cpu()
             network = quantize(job.model, precision, images, ranges).module
-            side = job.model.preprocessing.image_size
+            side = job.model.preprocessing.side
             graph = export_onnx(network, side, Path(folder) / "model.onnx")
             (path / "size.json").write_text(json.dumps(graph.stat().st_size))
 

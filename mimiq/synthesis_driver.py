@@ -162,7 +162,7 @@ def draw_batch(model: LoadedModel, size: int, seed: int, index: int, device: tor
     """Standard normal images and uniform labels: the same for every device and order of batches."""
     digest = hashlib.sha256(f"mimiq synthesis {seed} {index}".encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
-    side = model.preprocessing.image_size
+    side = model.preprocessing.side
     labels = torch.randint(model.num_classes, (size,), generator=generator)
     images = torch.randn((size, 3, side, side), generator=generator)
     mean = torch.tensor(model.preprocessing.mean).reshape(3, 1, 1)
@@ -224,7 +224,7 @@ def _manifest(
     manifest = make_manifest(
         kind,
         plan.images,
-        model.preprocessing.image_size,
+        model.preprocessing.side,
         seed,
         {**plan.to_json(), "preprocessing": model.preprocessing.to_json()},
         model.describe(),

@@ -185,7 +185,7 @@ def metadata_differences(bundle: Bundle, served: ServedModel) -> list[str]:
     A model packed with ``--preprocess`` may take ``pixels`` instead of the manifest's input, and
     one packed with ``--top-k`` may give more outputs.
     """
-    size = bundle.preprocessing.image_size
+    size = bundle.preprocessing.side
     inputs, outputs = (manifest_tensors(bundle, side) for side in ("inputs", "outputs"))
     failures = []
     if served.inputs not in (inputs, (Tensor(PIXELS, "UINT8", (size, size, 3)),)):
@@ -210,7 +210,7 @@ def probe_images(session: Session, preprocessing: Preprocessing) -> InMemoryImag
     Of 128 blurred noise fields those whose first logit is furthest ahead of the second are taken,
     so that another engine's rounding changes no answer.
     """
-    size = preprocessing.image_size
+    size = preprocessing.side
     generator = np.random.default_rng(0)
     coarse = generator.integers(0, 256, (_CANDIDATES, 8, 8, 3), dtype=np.uint8)
     index = np.arange(size) * 8 // size

@@ -133,7 +133,7 @@ class InMemoryImages:
     def batches(self, preprocessing: Preprocessing, batch_size: int) -> Iterator[Batch]:
         """See :meth:`LabelledImages.batches`."""
         _check_batch_size(batch_size)
-        size = preprocessing.image_size
+        size = preprocessing.side
         if self.images.shape[1:3] != (size, size):
             raise BadInput(
                 f"Images of {self.images.shape[1]}×{self.images.shape[2]} pixels do not fit a "

@@ -70,7 +70,7 @@ def _page(
 
 def _head(bundle: Bundle, title: str) -> Iterator[Element]:
     model, manifest = bundle.manifest["model"], bundle.manifest
-    side = bundle.preprocessing.image_size
+    side = bundle.preprocessing.side
     yield element("h1", title)
     facts = [str(model.get("architecture", ""))]
     if count := model.get("parameters"):

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
-from mimiq.errors import BadInput
+from mimiq.errors import BadInput, UnsupportedModel
 
 FloatArray = npt.NDArray[np.float32]
 ByteArray = npt.NDArray[np.uint8]
@@ -91,6 +91,21 @@ class Preprocessing:
     def width(self) -> int:
         """Of the network input, in pixels."""
         return self.image_size if isinstance(self.image_size, int) else self.image_size[1]
+
+    @property
+    def side(self) -> int:
+        """Of a square network input, in pixels.
+
+        Raises:
+            UnsupportedModel: the input is not square.
+        """
+        if not isinstance(self.image_size, int):
+            raise UnsupportedModel(
+                f"The network takes images of {self.height}×{self.width} pixels, and this step has "
+                "no form yet for images that are not square.",
+                "Give a square `image_size`: the position embedding is resized to it.",
+            )
+        return self.image_size
 
     @property
     def channels(self) -> int:

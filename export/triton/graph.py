@@ -63,7 +63,7 @@ def _take_pixels(graph: onnx.GraphProto, preprocessing: Preprocessing) -> None:
 
     (images,) = graph.input
     batch = images.type.tensor_type.shape.dim[0]
-    size = preprocessing.image_size
+    size = preprocessing.side
     # In the order of Preprocessing.normalize, and in float32 as there, so that the results are
     # the same bits.
     constants = {

@@ -136,7 +136,7 @@ def _graph_plan(bundle: Bundle, options: PackOptions) -> Plan:
     inputs = manifest_tensors(bundle, "inputs")
     outputs = manifest_tensors(bundle, "outputs")
     if options.preprocess:
-        size = bundle.preprocessing.image_size
+        size = bundle.preprocessing.side
         inputs = (Tensor(PIXELS, "UINT8", (size, size, 3)),)
     if options.top_k is not None:
         if options.top_k > bundle.num_classes:

@@ -12,7 +12,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from mimiq.errors import BadInput
+from mimiq.errors import BadInput, UnsupportedModel
 from mimiq.runtime.preprocessing import CROP_MODES, Preprocessing, read_image
 
 MODES = ("RGB", "L", "RGBA", "P", "CMYK", "LA", "1")
@@ -142,6 +142,12 @@ def test_other_numbers_of_channels(channels: int, mode: str) -> None:
     normalized = preprocessing.normalize(pixels[None])
     wanted = (expected.transpose(2, 0, 1) / np.float32(255) - 0.5) / 0.25
     np.testing.assert_allclose(normalized[0], wanted, atol=1e-6)
+
+
+def test_steps_for_square_images_refuse_others_by_name() -> None:
+    assert Preprocessing((32, 32)).side == 32
+    with pytest.raises(UnsupportedModel, match="112×448"):
+        _ = Preprocessing((112, 448)).side
 
 
 def test_channels_that_no_image_has_are_refused() -> None:

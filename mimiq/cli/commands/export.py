@@ -90,7 +90,7 @@ def export(
         with progress.stage("export") as stage, tempfile.TemporaryDirectory() as folder:
             stage.update(text="Q/DQ graph")
             graph = Path(folder) / "model.onnx"
-            pixels = model.preprocessing.image_size
+            pixels = model.preprocessing.side
             graph = export_onnx(quantized.module, pixels, graph, metadata=metadata)
             summary, carried = summarize(graph), False
             if target != "ort":

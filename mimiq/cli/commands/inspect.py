@@ -110,7 +110,7 @@ def _show_bundle(
     rows = [
         ("model", f"{bundle.model_name} ({manifest['model'].get('architecture')})"),
         ("precision", bundle.precision_label),
-        ("input", f"{bundle.preprocessing.image_size}×{bundle.preprocessing.image_size} pixels"),
+        ("input", f"{bundle.preprocessing.height}×{bundle.preprocessing.width} pixels"),
         ("classes", f"{bundle.num_classes}" + (", named" if bundle.labels else "")),
         ("calibrated on", f"{calibration.get('count')} images, {calibration.get('kind')}"),
         ("made", f"{manifest['created']} by mimiq {manifest['mimiq']}"),
