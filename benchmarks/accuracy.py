@@ -52,16 +52,16 @@ from accuracy_variants import PRECISIONS, VARIANTS, Scale, recipe_of
 
 from mimiq.cache import Cache, default_cache_dir
 from mimiq.cli.terminal_progress import shown_progress
+from mimiq.compile import compile_model
+from mimiq.config.recipes import NAMES
 from mimiq.devices import describe_device, pick_device
 from mimiq.errors import MimiqError
-from mimiq.job import Job
 from mimiq.models import LoadedModel
-from mimiq.pipeline import compile_model
 from mimiq.progress import Progress
-from mimiq.recipes import NAMES
 from mimiq.runtime.bundle import Bundle
-from mimiq.runtime.hardware import instruction_sets
+from mimiq.runtime.host import instruction_sets
 from mimiq.runtime.opening import open_bundle
+from mimiq.spec import Job
 
 
 def main() -> int:

@@ -11,13 +11,13 @@ import numpy as np
 import numpy.typing as npt
 
 from mimiq.cache import Cache
+from mimiq.compile import reference_graph
 from mimiq.models import LoadedModel
-from mimiq.pipeline import reference_graph
 from mimiq.progress import Progress
-from mimiq.runtime.accuracy import Comparison, compare
-from mimiq.runtime.datasets import Batch, ImageFiles, InMemoryImages, open_dataset
-from mimiq.runtime.hardware import installed_version
-from mimiq.runtime.onnxruntime_session import OnnxRuntimeSession
+from mimiq.runtime.evaluation.accuracy import Comparison, compare
+from mimiq.runtime.evaluation.datasets import Batch, ImageFiles, InMemoryImages, open_dataset
+from mimiq.runtime.host import installed_version
+from mimiq.runtime.onnxruntime.session import OnnxRuntimeSession
 from mimiq.runtime.preprocessing import FloatArray, Preprocessing
 from mimiq.runtime.session import Session
 
@@ -34,7 +34,7 @@ def pooled(sources: Sequence[str], num_classes: int) -> Images:
         num_classes: of the network.
 
     Raises:
-        BadInput: as :func:`mimiq.runtime.datasets.open_dataset`.
+        BadInput: as :func:`mimiq.runtime.evaluation.datasets.open_dataset`.
     """
     if list(sources) == [DIGITS]:
         from mimiq.models.digits import digits_heldout

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from mimiq.cache import Cache
 from mimiq.errors import BadInput
-from mimiq.image_sets import calibration_set
-from mimiq.job import Job
 from mimiq.models import LoadedModel, load_model
 from mimiq.progress import Progress
+from mimiq.spec import Job
+from mimiq.stages.images import calibration_set
 
 # What comes before a colon that is part of a model's name.
 _SCHEMES = ("hf-hub", "hf_hub", "local-dir")

@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 from accuracy_results import in_order, split_key
 
-from mimiq.runtime.accuracy import Comparison
-from mimiq.runtime.intervals import Z95, Interval
+from mimiq.runtime.evaluation.accuracy import Comparison
+from mimiq.runtime.evaluation.intervals import Z95, Interval
 
 # Those of describe_hardware's instruction sets that change speed or sums here.
 _SHOWN_SETS = ("avx2", "avx_vnni", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16")
@@ -36,8 +36,8 @@ def table(result: Mapping[str, Any]) -> str:
 def paired_mean(changes: npt.NDArray[np.float64]) -> Interval:
     """95 % interval of the mean of paired differences, one an image.
 
-    With one seed this is :func:`mimiq.runtime.intervals.paired_difference` (half an image is added
-    on either side); with several, each image counts with the mean over them.
+    With one seed this is :func:`mimiq.runtime.evaluation.intervals.paired_difference` (half an
+    image is added on either side); with several, each image counts with the mean over them.
 
     Args:
         changes: (images,).

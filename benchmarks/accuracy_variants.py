@@ -6,9 +6,9 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from mimiq.precision import Precision, from_bits, weight_only
-from mimiq.quantization import RangeRecipe
-from mimiq.recipes import Recipe, recipe_for
+from mimiq.config.precision import Precision, from_bits, weight_only
+from mimiq.config.recipes import Recipe, recipe_for
+from mimiq.quantize.insert import RangeRecipe
 
 PRECISIONS: dict[str, Precision] = {
     "w8a8": from_bits(8, 8),

@@ -5,7 +5,7 @@ the same synthetic images); with ``--openvino PYTHON``, OpenVINO in fp32 and in 
 chooses itself (bfloat16 where the CPU has it), NNCF's INT8, and OpenVINO on the bundles' own
 ``model.onnx``; and the bundles given. Each runs in a process of its own; they take turns burst by
 burst, and a ratio is the median over rounds of the ratio within a round
-(``mimiq.runtime.latency``). Top-1 is measured on the same images for all.
+(``mimiq.runtime.latency.measure``). Top-1 is measured on the same images for all.
 
     mimiq-compile deit_t --int8 --weights W -o w8a8.mimiq      # and --int4, --int4 --weight-only
     mimiq synthesize deit_t --weights W -o images
@@ -34,12 +34,12 @@ from mimiq.cli.terminal_progress import shown_progress
 from mimiq.errors import MimiqError
 from mimiq.export import export_onnx
 from mimiq.models import load_model
-from mimiq.runtime.accuracy import Comparison, compare
 from mimiq.runtime.bundle import CPU_MODEL, MODEL, Bundle
-from mimiq.runtime.datasets import LabelledImages, open_dataset
-from mimiq.runtime.hardware import describe_hardware, describe_software
-from mimiq.runtime.latency import Engine, LatencyRow, measure
-from mimiq.runtime.onnxruntime_graph import integer_kernels
+from mimiq.runtime.evaluation.accuracy import Comparison, compare
+from mimiq.runtime.evaluation.datasets import LabelledImages, open_dataset
+from mimiq.runtime.host import describe_hardware, describe_software
+from mimiq.runtime.latency.measure import Engine, LatencyRow, measure
+from mimiq.runtime.onnxruntime.graph import integer_kernels
 from mimiq.runtime.opening import open_bundle
 from mimiq.runtime.preprocessing import FloatArray, Preprocessing
 

@@ -1,6 +1,6 @@
 """Peers of ``cpu_serving.py``: engines that are not mimiq's, with the options their users have.
 
-As a program it is the measuring process of one of them; see ``mimiq.runtime.latency_worker``. For
+As a program it is the measuring process of one of them; see ``mimiq.runtime.latency.worker``. For
 OpenVINO it runs under the Python of an environment that has openvino.
 """
 
@@ -13,8 +13,8 @@ from typing import Any, Self
 
 import numpy as np
 
-from mimiq.runtime.latency import Engine
-from mimiq.runtime.latency_worker import serve
+from mimiq.runtime.latency.measure import Engine
+from mimiq.runtime.latency.worker import serve
 from mimiq.runtime.preprocessing import FloatArray
 from mimiq.runtime.session import Session
 

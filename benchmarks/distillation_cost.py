@@ -22,14 +22,14 @@ import numpy as np
 import torch
 from turns import median_ratio, take_turns, verdict
 
-from mimiq import fake_quant_kernels as kernels
+from mimiq.config.precision import Precision, from_bits
+from mimiq.config.recipes import recipe_for
 from mimiq.devices import describe_device, fast_dtype, pick_device
-from mimiq.distillation import Distillation
-from mimiq.losses import distillation_loss, outputs_of
+from mimiq.distill.loop import Distillation
+from mimiq.distill.losses import distillation_loss, outputs_of
 from mimiq.models import LoadedModel, load_model
-from mimiq.precision import Precision, from_bits
-from mimiq.quantization import RangeRecipe, quantize
-from mimiq.recipes import recipe_for
+from mimiq.quantize import kernels as kernels
+from mimiq.quantize.insert import RangeRecipe, quantize
 
 MOST = 1.6
 # Scales do not change what a step costs; grids of two steps do.

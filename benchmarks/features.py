@@ -25,17 +25,17 @@ from accuracy_variants import PRECISIONS
 from mimiq.cache import Cache, default_cache_dir
 from mimiq.calibrate.sources import image_files
 from mimiq.cli.terminal_progress import shown_progress
+from mimiq.config.recipes import recipe_for
 from mimiq.export import export_onnx, to_cpu
 from mimiq.models import LoadedModel, load_model
-from mimiq.procedural import scenes
 from mimiq.progress import Progress
-from mimiq.quantization import QuantizedModel, quantize
-from mimiq.recipes import recipe_for
+from mimiq.quantize.insert import QuantizedModel, quantize
 from mimiq.runtime.bundle import CPU_MODEL, MODEL
-from mimiq.runtime.datasets import ImageFiles
-from mimiq.runtime.onnxruntime_session import OnnxRuntimeSession
+from mimiq.runtime.evaluation.datasets import ImageFiles
+from mimiq.runtime.onnxruntime.session import OnnxRuntimeSession
 from mimiq.runtime.opening import deployed_graph
 from mimiq.runtime.preprocessing import FloatArray
+from mimiq.synthesis.scenes import scenes
 
 
 def main() -> None:

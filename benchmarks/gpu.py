@@ -35,19 +35,19 @@ from gpu_report import markdown, operations, roofline_ms
 from mimiq.errors import MimiqError
 from mimiq.export.tensorrt.build import BuildOptions, build_engine
 from mimiq.export.tensorrt.engines import summarize
-from mimiq.export.tensorrt.product import PRODUCTS, Product
 from mimiq.export.tensorrt.proof import Proof, judge
 from mimiq.export.tensorrt.verdict import verdict
 from mimiq.files import write_whole
-from mimiq.runtime.accuracy import compare
-from mimiq.runtime.datasets import open_dataset
+from mimiq.runtime.evaluation.accuracy import compare
+from mimiq.runtime.evaluation.datasets import open_dataset
 from mimiq.runtime.gpus import gpu_state
-from mimiq.runtime.hardware import cuda_driver_present, describe_hardware, describe_software
-from mimiq.runtime.latency import LatencyRow, Runner, interleave
-from mimiq.runtime.latency import summarize as summarize_rounds
-from mimiq.runtime.onnxruntime_session import OnnxRuntimeSession
-from mimiq.runtime.tensorrt import TensorRTSession
-from mimiq.runtime.tensorrt_timing import device_runner
+from mimiq.runtime.host import cuda_driver_present, describe_hardware, describe_software
+from mimiq.runtime.latency.measure import LatencyRow, Runner, interleave
+from mimiq.runtime.latency.measure import summarize as summarize_rounds
+from mimiq.runtime.onnxruntime.session import OnnxRuntimeSession
+from mimiq.runtime.tensorrt.library import PRODUCTS, Product
+from mimiq.runtime.tensorrt.session import TensorRTSession
+from mimiq.runtime.tensorrt.timing import device_runner
 
 CAPABILITIES = ("8.0", "8.6", "8.9", "12.0")
 SOFTWARE = (

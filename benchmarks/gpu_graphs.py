@@ -54,11 +54,11 @@ def prepare(name: str, folder: Path, weights: Path | None) -> Prepared:
     """Export one model in every precision. Needs the extra ``compile``; calibrates on noise."""
     import torch
 
+    from mimiq.config.precision import int4, int8, largest_block, weight_only
     from mimiq.export.forms import to_fp16
     from mimiq.export.torch_onnx import export_onnx
     from mimiq.models import load_model, quantizable_layers
-    from mimiq.precision import int4, int8, largest_block, weight_only
-    from mimiq.quantization import RangeRecipe, quantize
+    from mimiq.quantize.insert import RangeRecipe, quantize
 
     folder.mkdir(parents=True, exist_ok=True)
     model = load_model(name, weights=weights, untrained=weights is None and name != "digits")

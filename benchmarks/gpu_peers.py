@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from mimiq.runtime.latency import Runner
+from mimiq.runtime.latency.measure import Runner
 
 
 def torch_runner(name: str, device: str, compiled: bool) -> Runner:
@@ -61,7 +61,7 @@ def ort_runner(graph: Path, device: str) -> Runner:
 
     Times are the wall clock's around each run, the wait for its result included.
     """
-    from mimiq.runtime.onnxruntime_session import OnnxRuntimeSession
+    from mimiq.runtime.onnxruntime.session import OnnxRuntimeSession
 
     session = OnnxRuntimeSession(
         graph, device="cuda" if device == "cuda" else "cpu", spinning=False

@@ -20,11 +20,11 @@ from judge import Judge
 from torch import nn
 
 from mimiq.calibrate.ranges import activation_quantizers
-from mimiq.fake_quant import Quantizer
+from mimiq.config.precision import FLOAT, LayerPrecision, PerChannel, Precision
 from mimiq.models import LoadedModel, load_model
-from mimiq.precision import FLOAT, LayerPrecision, PerChannel, Precision
-from mimiq.procedural import scenes
-from mimiq.quantization import RangeRecipe, spread_outliers, swap_layers
+from mimiq.quantize.fake_quant import Quantizer
+from mimiq.quantize.insert import RangeRecipe, spread_outliers, swap_layers
+from mimiq.synthesis.scenes import scenes
 
 # The end of a quantiser's module name; the classifier and the patch embedding stay as they are.
 GROUPS = {

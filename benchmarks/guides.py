@@ -29,15 +29,15 @@ from torch.nn import functional as F
 
 from mimiq.calibrate.dataset import CalibrationSet
 from mimiq.calibrate.sources import from_folder, gaussian_noise
+from mimiq.config.precision import from_bits
+from mimiq.config.recipes import recipe_for
+from mimiq.config.synthesis import SYNTHESIS_RECIPES
 from mimiq.models import LoadedModel, load_model, observe_attention, quantizable_layers
-from mimiq.precision import from_bits
-from mimiq.procedural import scenes
-from mimiq.psaq import PsaqRecipe, synthesize_psaq
-from mimiq.quantization import quantize
-from mimiq.recipes import recipe_for
-from mimiq.recipes_synthesis import SYNTHESIS_RECIPES
-from mimiq.sampling import watch_inputs
-from mimiq.synthesis import synthesize
+from mimiq.quantize.hooks import watch_inputs
+from mimiq.quantize.insert import quantize
+from mimiq.synthesis.mimiq import synthesize
+from mimiq.synthesis.psaq import PsaqRecipe, synthesize_psaq
+from mimiq.synthesis.scenes import scenes
 
 ByteArray = npt.NDArray[np.uint8]
 PRECISIONS = {"w4a8": from_bits(4, 8), "w4a4": from_bits(4, 4)}

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from mimiq.models import LoadedModel
-from mimiq.runtime.datasets import open_dataset
+from mimiq.runtime.evaluation.datasets import open_dataset
 
 
 class Judge:

@@ -27,15 +27,15 @@ from PIL import Image
 
 from mimiq.calibrate.observers import mse_weight_scale
 from mimiq.calibrate.sources import from_folder, gaussian_noise
-from mimiq.fake_quant import Grid, Quantizer
+from mimiq.config.synthesis import SYNTHESIS_RECIPES
 from mimiq.models import LoadedModel, load_model
-from mimiq.procedural import scenes
-from mimiq.recipes_synthesis import SYNTHESIS_RECIPES
-from mimiq.reconstruction import row_weights
-from mimiq.rotation import rotate
-from mimiq.rounding import gptq
-from mimiq.sampling import watch_inputs
-from mimiq.synthesis import synthesize
+from mimiq.quantize.fake_quant import Grid, Quantizer
+from mimiq.quantize.gptq import gptq
+from mimiq.quantize.hooks import watch_inputs
+from mimiq.quantize.layerwise import row_weights
+from mimiq.quantize.rotation import rotate
+from mimiq.synthesis.mimiq import synthesize
+from mimiq.synthesis.scenes import scenes
 
 ByteArray = npt.NDArray[np.uint8]
 Moments = dict[str, torch.Tensor]  # of the inputs of each Linear, fp64 (C, C)

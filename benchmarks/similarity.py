@@ -1,7 +1,8 @@
 """How alike a network's heads attend on real images, noise and synthetic images, block by block.
 
-Mean off-diagonal |SSIM| between the heads' maps (:func:`mimiq.similarity.inter_head_similarity`)
-for real images, Gaussian noise, PSAQ-ViT's images, and ours without and with the similarity loss.
+Mean off-diagonal |SSIM| between the heads' maps
+(:func:`mimiq.synthesis.similarity.inter_head_similarity`) for real images, Gaussian noise,
+PSAQ-ViT's images, and ours without and with the similarity loss.
 The paper observes that real images score high and naïve synthetic ones low; this says what holds
 for the network at hand. The real images are looked at and never learned from.
 
@@ -23,15 +24,15 @@ import torch
 
 from mimiq.calibrate.dataset import CalibrationSet
 from mimiq.calibrate.sources import gaussian_noise
+from mimiq.config.synthesis import SYNTHESIS_RECIPES
 from mimiq.devices import fast_dtype, pick_device
 from mimiq.errors import BadInput
 from mimiq.models import LoadedModel, load_model, observe_attention
-from mimiq.psaq import PsaqRecipe, synthesize_psaq
-from mimiq.recipes_synthesis import SYNTHESIS_RECIPES
-from mimiq.runtime.datasets import IMAGE_SUFFIXES
-from mimiq.sampling import evenly_spread
-from mimiq.similarity import inter_head_similarity, mean_off_diagonal
-from mimiq.synthesis import synthesize
+from mimiq.quantize.hooks import evenly_spread
+from mimiq.runtime.evaluation.datasets import IMAGE_SUFFIXES
+from mimiq.synthesis.mimiq import synthesize
+from mimiq.synthesis.psaq import PsaqRecipe, synthesize_psaq
+from mimiq.synthesis.similarity import inter_head_similarity, mean_off_diagonal
 
 REAL, NOISE, PSAQ = "real images", "Gaussian noise", "PSAQ-ViT"
 WITHOUT, WITH = "ours, no similarity loss", "ours"

@@ -1,7 +1,7 @@
 """Observers: activation ranges gathered batch by batch, in constant memory.
 
 An observer sees activations through :meth:`Observer.update` and names the scale for a grid of
-integers (:class:`mimiq.fake_quant.Grid`) with zero point 0 through :meth:`Observer.scale`. The grid
+integers (:class:`mimiq.config.grid.Grid`) with zero point 0 through :meth:`Observer.scale`. It
 need not be symmetric: ``[0, 127]`` for probabilities, ``[-1, 14]`` for the output of GELU. What
 every observer asks of a value is its *demand*: the smallest scale at which the grid reaches it,
 ``x / top`` for x > 0 and ``x / bottom`` for x < 0. A value on a side where the grid has no integer
@@ -26,7 +26,7 @@ from mimiq.calibrate.histogram import (
     nothing_observed,
 )
 from mimiq.errors import BadInput
-from mimiq.fake_quant import Grid, scale_groups
+from mimiq.quantize.fake_quant import Grid, scale_groups
 
 # Below this, values are all noise; a power of two that fp16 still holds.
 SMALLEST_SCALE = 2.0**-24
@@ -217,7 +217,7 @@ def mse_weight_scale(
     Args:
         weight: floating-point; any shape per tensor and per channel, (out, in) for blocks.
         grid: the integers.
-        axis, block_size: as :func:`mimiq.fake_quant.fake_quantize` takes them.
+        axis, block_size: as :func:`mimiq.quantize.fake_quant.fake_quantize` takes them.
         candidates: how many clipping ratios.
 
     Returns:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from mimiq.calibrate.observers import SMALLEST_SCALE, MinMaxObserver
-from mimiq.fake_quant import Grid, fake_quantize_to
+from mimiq.quantize.fake_quant import Grid, fake_quantize_to
 
 ROWS = 512  # input rows that the errors are measured on
 _FRACTIONS = tuple(2 ** (-step / 4) for step in range(13))  # of the exact range, down to an eighth

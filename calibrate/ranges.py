@@ -11,10 +11,10 @@ from torch import nn
 
 from mimiq.calibrate.observers import OBSERVERS, MinMaxObserver, MSEObserver, Observer
 from mimiq.calibrate.output_error import SLACK, OutputErrorObserver
-from mimiq.fake_quant import Grid, QuantConv2d, Quantizer, QuantLinear, fake_quantize_to
+from mimiq.config.precision import Precision
 from mimiq.models.attention import ExplicitAttention
 from mimiq.models.family import Family
-from mimiq.precision import Precision
+from mimiq.quantize.fake_quant import Grid, QuantConv2d, Quantizer, QuantLinear, fake_quantize_to
 
 ObserverName = Literal["minmax", "percentile", "mse", "entropy", "output"]
 

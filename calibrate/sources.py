@@ -12,7 +12,7 @@ from mimiq.calibrate.dataset import CalibrationSet, CalibrationSetWriter
 from mimiq.calibrate.manifest import make_manifest
 from mimiq.calibrate.storage import ByteArray
 from mimiq.errors import BadInput
-from mimiq.runtime.datasets import IMAGE_SUFFIXES
+from mimiq.runtime.evaluation.datasets import IMAGE_SUFFIXES
 from mimiq.runtime.preprocessing import Preprocessing, read_image
 
 _SHARD_SIZE = 64

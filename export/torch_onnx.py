@@ -18,7 +18,7 @@ from torch import nn
 from mimiq.errors import BadInput, UnsupportedModel
 from mimiq.export import passes
 from mimiq.export.graph import DOMAIN, FAKE_QUANTIZE, save
-from mimiq.fake_quant import freeze
+from mimiq.quantize.fake_quant import freeze
 
 OPSET = 21  # the first with INT4 and block-wise DequantizeLinear
 INPUT, OUTPUT, BATCH = "images", "logits", "batch"
@@ -50,8 +50,8 @@ def to_ir(module: nn.Module, image_size: int, *, opset: int = OPSET) -> ir.Model
     """The network as torch's exporter sees it, each fake quantisation one custom node.
 
     The node ``mimiq::FakeQuantize`` has the operands and attributes of
-    :func:`mimiq.fake_quant.fake_quantize`. It is not yet Q/DQ, which the exporter's own optimiser
-    would fold into floating-point constants on the weights; the passes lower it.
+    :func:`mimiq.quantize.fake_quant.fake_quantize`. It is not yet Q/DQ, which the exporter's own
+    optimiser would fold into floating-point constants on the weights; the passes lower it.
     """
     if opset < OPSET:
         raise BadInput(f"Opset {opset} has no INT4.", f"Use opset {OPSET} or later.")

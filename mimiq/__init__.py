@@ -1,7 +1,7 @@
 """mimiq: compile a trained vision transformer into a quantised engine without one real image."""
 
+from mimiq.config.precision import Block, LayerPrecision, PerChannel, PerTensor, Precision
 from mimiq.errors import MimiqError
-from mimiq.precision import Block, LayerPrecision, PerChannel, PerTensor, Precision
 from mimiq.version import __version__
 
 __all__ = [

@@ -7,7 +7,7 @@ import platform
 import torch
 
 from mimiq.errors import BadInput, EnvironmentLacks
-from mimiq.runtime.hardware import cpu_name, instruction_sets
+from mimiq.runtime.host import cpu_name, instruction_sets
 
 
 def pick_device(name: str) -> torch.device:

@@ -14,40 +14,40 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mimiq.runtime.accuracy import Accuracy, Comparison, compare, evaluate
     from mimiq.runtime.bundle import Bundle, add_files, write_bundle
-    from mimiq.runtime.datasets import InMemoryImages, LabelledImages, open_dataset
-    from mimiq.runtime.hardware import describe_hardware, describe_software
-    from mimiq.runtime.latency import Engine, LatencyRow, measure
-    from mimiq.runtime.onnxruntime_session import OnnxRuntimeSession
+    from mimiq.runtime.evaluation.accuracy import Accuracy, Comparison, compare, evaluate
+    from mimiq.runtime.evaluation.datasets import InMemoryImages, LabelledImages, open_dataset
+    from mimiq.runtime.host import describe_hardware, describe_software
+    from mimiq.runtime.latency.measure import Engine, LatencyRow, measure
+    from mimiq.runtime.onnxruntime.session import OnnxRuntimeSession
     from mimiq.runtime.opening import open_bundle
     from mimiq.runtime.preprocessing import Preprocessing
-    from mimiq.runtime.report import build_report, render
+    from mimiq.runtime.report.report import build_report, render
     from mimiq.runtime.session import Prediction, Session, classify
 
 _WHERE = {
-    "Accuracy": "accuracy",
+    "Accuracy": "evaluation.accuracy",
     "Bundle": "bundle",
-    "Comparison": "accuracy",
-    "Engine": "latency",
-    "InMemoryImages": "datasets",
-    "LabelledImages": "datasets",
-    "LatencyRow": "latency",
-    "OnnxRuntimeSession": "onnxruntime_session",
+    "Comparison": "evaluation.accuracy",
+    "Engine": "latency.measure",
+    "InMemoryImages": "evaluation.datasets",
+    "LabelledImages": "evaluation.datasets",
+    "LatencyRow": "latency.measure",
+    "OnnxRuntimeSession": "onnxruntime.session",
     "Prediction": "session",
     "Preprocessing": "preprocessing",
     "Session": "session",
     "add_files": "bundle",
-    "build_report": "report",
+    "build_report": "report.report",
     "classify": "session",
-    "compare": "accuracy",
-    "describe_hardware": "hardware",
-    "describe_software": "hardware",
-    "evaluate": "accuracy",
-    "measure": "latency",
+    "compare": "evaluation.accuracy",
+    "describe_hardware": "host",
+    "describe_software": "host",
+    "evaluate": "evaluation.accuracy",
+    "measure": "latency.measure",
     "open_bundle": "opening",
-    "open_dataset": "datasets",
-    "render": "report",
+    "open_dataset": "evaluation.datasets",
+    "render": "report.report",
     "write_bundle": "bundle",
 }
 

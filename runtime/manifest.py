@@ -60,7 +60,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 def complete_manifest(manifest: Mapping[str, Any]) -> dict[str, Any]:
     """The caller's entries with format, version and time; software and hardware where absent."""
-    from mimiq.runtime.hardware import describe_hardware, describe_software
+    from mimiq.runtime.host import describe_hardware, describe_software
 
     return {
         "format": FORMAT,

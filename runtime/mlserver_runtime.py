@@ -35,8 +35,8 @@ from mlserver.utils import to_absolute_path
 from mimiq.errors import MimiqError
 from mimiq.runtime.bundle import Bundle
 from mimiq.runtime.manifest import MANIFEST
-from mimiq.runtime.packed import PackedModel, PackedRecord, check_feeds
-from mimiq.runtime.serving import BundleModel
+from mimiq.runtime.serving.packed import PackedModel, PackedRecord, check_feeds
+from mimiq.runtime.serving.settings import BundleModel
 
 _UNPROCESSABLE = 422
 

@@ -32,13 +32,13 @@ def open_bundle(path: str | Path | Bundle, backend: str = "auto", **options: Any
         raise BadInput(f"Backend {backend!r} is unknown.", f"Choose one of {', '.join(BACKENDS)}.")
     bundle = path if isinstance(path, Bundle) else Bundle(path)
     if backend in ("rtx", "trt") or (backend == "auto" and _has_engine(bundle)):
-        from mimiq.runtime import tensorrt
+        from mimiq.runtime.tensorrt import session as tensorrt
 
         if backend != "auto" or tensorrt.can_run(bundle):
             session: Session = tensorrt.open_tensorrt(bundle, backend, **options)
             return session
 
-    from mimiq.runtime.onnxruntime_session import OnnxRuntimeSession
+    from mimiq.runtime.onnxruntime.session import OnnxRuntimeSession
 
     device = {"ort": "cpu", "ort-cuda": "cuda", "auto": "auto"}[backend]
     graphs = {name: bundle.path / name for name in (MODEL, CPU_MODEL) if _has(bundle, name)}
@@ -53,7 +53,7 @@ def deployed_graph(graphs: Mapping[str, Path], device: str = "auto") -> Path:
         graphs: file by its name in the bundle.
         device: ``cpu``, ``cuda`` or ``auto``.
     """
-    from mimiq.runtime.onnxruntime_graph import runs_on_cpu
+    from mimiq.runtime.onnxruntime.graph import runs_on_cpu
 
     return graphs[CPU_MODEL if CPU_MODEL in graphs and runs_on_cpu(device) else MODEL]
 

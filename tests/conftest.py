@@ -16,7 +16,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    from mimiq.runtime.hardware import cuda_driver_present
+    from mimiq.runtime.host import cuda_driver_present
 
     if cuda_driver_present():
         return

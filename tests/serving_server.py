@@ -84,7 +84,7 @@ def start(repository: Path, ports: list[int] | None = None, second: bool = False
 
 
 def wait_ready(server: Server, *models: str) -> None:
-    from mimiq.runtime.v2_client import V2Client
+    from mimiq.runtime.serving.v2_client import V2Client
 
     deadline = time.monotonic() + START_S
     while time.monotonic() < deadline:

@@ -10,8 +10,8 @@ import pytest
 from compiled import INT4, INT8, WEIGHT_ONLY, Compile, Compiled
 
 import mimiq.runtime
+from mimiq.config.precision import Precision, int4, int8, weight_only
 from mimiq.models.digits import digits_heldout
-from mimiq.precision import Precision, int4, int8, weight_only
 
 # Flags, the precision they mean, and the most top-1 points that it may lose on 359 images. One
 # image is 0.28 points; −0.3, 0.0 and 0.0 were measured.
@@ -89,13 +89,13 @@ def test_the_same_again_is_all_from_the_cache(
 ) -> None:
     """And gives the same graph, bit by bit."""
     compile_digits(*INT8)
-    import mimiq.pipeline
+    import mimiq.compile
 
     def work(*_: object, **__: object) -> None:
         raise AssertionError("a finished stage was done again")
 
     for stage in ("quantize", "distill"):
-        monkeypatch.setattr(mimiq.pipeline, stage, work)
+        monkeypatch.setattr(mimiq.compile, stage, work)
     again = compile_digits(*INT8[:3], "--no-bench")
     files = [
         mimiq.runtime.Bundle(compiled.path).manifest["files"]["model.onnx"]

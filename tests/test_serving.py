@@ -164,7 +164,7 @@ _WHY = ("is float32", "is float64", "no input 'pictures'", "The batch is 65")
 def test_malformed_requests_are_told_what_is_wrong(
     server: Server, protocol: Any, number: int
 ) -> None:
-    from mimiq.runtime.v2_client import RequestRefused, V2Client
+    from mimiq.runtime.serving.v2_client import RequestRefused, V2Client
 
     with (
         V2Client(server.url(protocol), protocol) as client,
@@ -195,7 +195,7 @@ def test_bytes_that_do_not_fill_the_shape(server: Server) -> None:
 
 def test_labels_come_out_of_the_graph(server: Server, bundle: Path) -> None:
     from mimiq.models.digits import digits_heldout
-    from mimiq.runtime.v2_client import V2Client
+    from mimiq.runtime.serving.v2_client import V2Client
 
     pixels, labels = digits_heldout()
     names = ["top_labels", "top_classes", "top_probabilities"]
@@ -213,7 +213,7 @@ def test_labels_come_out_of_the_graph(server: Server, bundle: Path) -> None:
 def test_soak_no_answer_is_lost_crossed_or_wrong(server: Server, bundle: Path) -> None:
     """Two clients, one a protocol, mixed batch sizes, 1 % malformed (at least four)."""
     from mimiq.models.digits import digits_heldout
-    from mimiq.runtime.v2_client import RequestRefused, V2Client
+    from mimiq.runtime.serving.v2_client import RequestRefused, V2Client
 
     opened = Bundle(bundle)
     images = opened.preprocessing.normalize(digits_heldout()[0])

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_ir as ir
 
+from mimiq.config.grid import Grid
 from mimiq.errors import UnsupportedModel
 from mimiq.export.graph import (
     DEQUANTIZE,
@@ -23,7 +24,6 @@ from mimiq.export.graph import (
     producer,
     replace,
 )
-from mimiq.grid import Grid
 
 # What an operator's output can be, whatever its input. GELU's minimum is -0.16997.
 _RANGES = {"Softmax": (0.0, 1.0), "Gelu": (-0.17, math.inf), "Relu": (0.0, math.inf)}

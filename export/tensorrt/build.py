@@ -12,7 +12,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mimiq.errors import BadInput, EnvironmentLacks, MimiqError
-from mimiq.export.tensorrt.messages import (
+from mimiq.export.tensorrt.network import WantedProduct, wanted_products
+from mimiq.files import write_whole
+from mimiq.runtime.tensorrt.library import Product
+from mimiq.runtime.tensorrt.messages import (
     Message,
     builder_error,
     captured_stderr,
@@ -20,9 +23,6 @@ from mimiq.export.tensorrt.messages import (
     parser_error,
     reinterpreted,
 )
-from mimiq.export.tensorrt.network import WantedProduct, wanted_products
-from mimiq.export.tensorrt.product import Product
-from mimiq.files import write_whole
 
 HardwareCompatibility = Literal["none", "ampere-plus", "same-compute-capability"]
 

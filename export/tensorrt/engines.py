@@ -22,13 +22,13 @@ from mimiq.errors import (
 from mimiq.export.tensorrt.build import BuildOptions, BuiltEngine, build_engine
 from mimiq.export.tensorrt.inspector import read_inspector
 from mimiq.export.tensorrt.plan import read_plan
-from mimiq.export.tensorrt.product import RTX, TRT, Product, product_named
 from mimiq.export.tensorrt.proof import Proof, judge, require_precision
 from mimiq.export.tensorrt.summary import PlanSummary
 from mimiq.runtime.bundle import MODEL, Bundle, add_files
 from mimiq.runtime.manifest import read_json
-from mimiq.runtime.tensorrt_cuda import Gpu, gpu_or_reason
-from mimiq.runtime.tensorrt_record import (
+from mimiq.runtime.tensorrt.cuda import Gpu, gpu_or_reason
+from mimiq.runtime.tensorrt.library import RTX, TRT, Product, product_named
+from mimiq.runtime.tensorrt.record import (
     BUILD_AGAIN,
     ENGINES,
     FP8_MODEL,
@@ -193,9 +193,9 @@ def inspect_engine(plan: bytes, product: Product) -> str:
     """The engine inspector's JSON; needs a GPU.
 
     Raises:
-        EnvironmentLacks, BadInput: see :class:`mimiq.runtime.tensorrt.TensorRTSession`.
+        EnvironmentLacks, BadInput: see :class:`mimiq.runtime.tensorrt.session.TensorRTSession`.
     """
-    from mimiq.runtime.tensorrt import TensorRTSession
+    from mimiq.runtime.tensorrt.session import TensorRTSession
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "engine.plan"

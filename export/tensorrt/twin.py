@@ -8,9 +8,9 @@ from pathlib import Path
 from mimiq.errors import missing_extra
 from mimiq.export.tensorrt.build import BuildOptions, build_engine
 from mimiq.export.tensorrt.engines import summarize
-from mimiq.export.tensorrt.product import Product
 from mimiq.export.tensorrt.proof import Proof, judge
 from mimiq.runtime.bundle import Bundle
+from mimiq.runtime.tensorrt.library import Product
 
 
 def build_half_twin(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mimiq.export.tensorrt.proof import Proof
-from mimiq.runtime.latency import LatencyRow
+from mimiq.runtime.latency.measure import LatencyRow
 
 _SHOWN = 3
 

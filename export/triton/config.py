@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from mimiq.errors import BadInput
-from mimiq.runtime.packed import Tensor
+from mimiq.runtime.serving.packed import Tensor
 
 _TYPES = {"FP32": "TYPE_FP32", "UINT8": "TYPE_UINT8", "INT64": "TYPE_INT64", "BYTES": "TYPE_STRING"}
 

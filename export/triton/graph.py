@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mimiq.errors import BadInput, missing_extra
-from mimiq.runtime.packed import PIXELS, TOP_CLASSES, TOP_LABELS, TOP_PROBABILITIES
 from mimiq.runtime.preprocessing import Preprocessing
+from mimiq.runtime.serving.packed import PIXELS, TOP_CLASSES, TOP_LABELS, TOP_PROBABILITIES
 
 if TYPE_CHECKING:
     import onnx

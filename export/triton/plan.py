@@ -11,7 +11,7 @@ from typing import Any, Literal
 from mimiq.errors import BadInput, UnsupportedTarget
 from mimiq.export.triton.config import ModelConfig
 from mimiq.runtime.bundle import CPU_MODEL, Bundle
-from mimiq.runtime.packed import (
+from mimiq.runtime.serving.packed import (
     ONNX_FILE,
     PIXELS,
     PLAN_FILE,
@@ -21,7 +21,7 @@ from mimiq.runtime.packed import (
     PackedRecord,
     Tensor,
 )
-from mimiq.runtime.serving import manifest_tensors
+from mimiq.runtime.serving.settings import manifest_tensors
 from mimiq.version import __version__
 
 DEFAULT_MAX_BATCH = 64
@@ -249,7 +249,7 @@ def _engine_plan(bundle: Bundle, options: PackOptions) -> Plan:
 
 
 def _engine(bundle: Bundle) -> tuple[str, Any]:
-    from mimiq.runtime.tensorrt_selection import engines_of
+    from mimiq.runtime.tensorrt.selection import engines_of
 
     engines = engines_of(bundle)
     for engine in engines:

@@ -17,7 +17,7 @@ from mimiq.export.triton.config import check_config, config_text
 from mimiq.export.triton.plan import PackOptions, Plan, config_of, plan_for
 from mimiq.runtime.bundle import LABELS, Bundle
 from mimiq.runtime.manifest import file_entry, pretty_json
-from mimiq.runtime.packed import CPU_FILE, RECORD, PackedRecord, versions_of
+from mimiq.runtime.serving.packed import CPU_FILE, RECORD, PackedRecord, versions_of
 from mimiq.version import __version__
 
 CONFIG, SETTINGS = "config.pbtxt", "model-settings.json"

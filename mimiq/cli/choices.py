@@ -47,7 +47,7 @@ class PrecisionChoice:
 
 @dataclass(frozen=True)
 class BudgetChoice:
-    """What the result must keep to; see :class:`mimiq.budget.Budget`."""
+    """What the result must keep to; see :class:`mimiq.stages.budget.Budget`."""
 
     max_drop: float | None
     size_budget: str | None

@@ -12,9 +12,9 @@ from mimiq.errors import BadInput, BuildFailed, MimiqError, UnsupportedTarget, m
 if TYPE_CHECKING:
     from mimiq.export.tensorrt.build import BuildOptions
     from mimiq.export.tensorrt.engines import BundleEngine
-    from mimiq.export.tensorrt.product import Product
     from mimiq.progress import Progress
     from mimiq.runtime.bundle import Bundle
+    from mimiq.runtime.tensorrt.library import Product
 
 FP8_NOTE = (
     "{name} computes in FP8 (E4M3): its accuracy is not that of the INT8 graph; measure it with "
@@ -83,7 +83,7 @@ def built_engine(
             :func:`~mimiq.export.tensorrt.engines.build_for_bundle`.
     """
     from mimiq.export.tensorrt import engines
-    from mimiq.runtime.tensorrt_record import FP8_MODEL
+    from mimiq.runtime.tensorrt.record import FP8_MODEL
 
     if not fp8:
         return engines.build_for_bundle(bundle, target, options)

@@ -79,7 +79,7 @@ def require_target(target: str) -> None:
     """
     if target not in ("rtx", "trt"):
         return
-    from mimiq.export.tensorrt.product import product_named
+    from mimiq.runtime.tensorrt.library import product_named
 
     product = product_named(target)
     product.load()

@@ -10,10 +10,10 @@ from mimiq.cli import choices, preflight, values
 
 if TYPE_CHECKING:
     from mimiq.calibrate import CalibrationSet
-    from mimiq.job import Job
     from mimiq.models import LoadedModel
     from mimiq.progress import Progress
-    from mimiq.quantization import QuantizedModel
+    from mimiq.quantize.insert import QuantizedModel
+    from mimiq.spec import Job
 
 TUNED = "quantizers.json"  # by which a folder of mimiq distill is known
 ORIGIN = "origin.json"
@@ -44,8 +44,8 @@ def tuned(
     job: Job, cache_dir: Path | None, progress: Progress
 ) -> tuple[QuantizedModel, CalibrationSet, dict[str, Any]]:
     from mimiq.cache import Cache, default_cache_dir
-    from mimiq.image_sets import calibration_set
-    from mimiq.pipeline import tuned_network
+    from mimiq.compile import tuned_network
+    from mimiq.stages.images import calibration_set
 
     cache = Cache(cache_dir or default_cache_dir(), progress.note)
     calibration = calibration_set(job, cache, progress)
@@ -59,7 +59,7 @@ def graph_metadata(
     """What the ONNX file says of itself, as in a bundle."""
     return {
         "mimiq.model": model.name,
-        "mimiq.precision": json.dumps(quantized.precision.to_json()),
+        "mimiq.config.precision": json.dumps(quantized.precision.to_json()),
         "mimiq.preprocessing": json.dumps(model.preprocessing.to_json()),
         "mimiq.weights_sha256": model.weights_hash,
         "mimiq.calibration_sha256": calibration.content_hash,

@@ -19,8 +19,7 @@ from mimiq.cli.choices import (
 )
 from mimiq.cli.flags import with_flags
 from mimiq.cli.preflight import require_folder
-from mimiq.errors import BadInput
-from mimiq.precision import (
+from mimiq.config.precision import (
     Block,
     LayerPrecision,
     Precision,
@@ -29,15 +28,16 @@ from mimiq.precision import (
     parse_bits,
     weight_only,
 )
+from mimiq.errors import BadInput
 from mimiq.progress import SILENT, Progress
 
 if TYPE_CHECKING:
-    from mimiq.budget import Budget
-    from mimiq.job import Job
+    from mimiq.config.recipes import Recipe
+    from mimiq.config.synthesis import SynthesisRecipe
     from mimiq.models import LoadedModel
-    from mimiq.recipes import Recipe
-    from mimiq.recipes_synthesis import SynthesisRecipe
-    from mimiq.runtime.datasets import ImageFiles
+    from mimiq.runtime.evaluation.datasets import ImageFiles
+    from mimiq.spec import Job
+    from mimiq.stages.budget import Budget
 
 DIGITS = "digits"
 
@@ -97,7 +97,7 @@ def budget_of(choice: BudgetChoice) -> Budget | None:
     """
     if choice.max_drop is None and choice.size_budget is None:
         return None
-    from mimiq.budget import Budget, parse_size
+    from mimiq.stages.budget import Budget, parse_size
 
     size = parse_size(choice.size_budget) if choice.size_budget is not None else None
     return Budget(choice.max_drop, size)
@@ -201,7 +201,7 @@ def recipe_of(
     images: ImagesChoice, tuning: TuningChoice, model: str, precision: Precision
 ) -> Recipe:
     """The recipe with what the flags change in it."""
-    from mimiq.recipes import recipe_for
+    from mimiq.config.recipes import recipe_for
 
     recipe = recipe_for(recipe_name(images, model), precision)
     distillation = recipe.distillation
@@ -212,7 +212,7 @@ def recipe_of(
 
 def synthesis_of(images: ImagesChoice, model: str) -> SynthesisRecipe:
     """The part of the recipe that makes images."""
-    from mimiq.recipes_synthesis import SYNTHESIS_RECIPES
+    from mimiq.config.synthesis import SYNTHESIS_RECIPES
 
     return _resized(SYNTHESIS_RECIPES[recipe_name(images, model)], images)
 
@@ -236,7 +236,7 @@ def dataset_of(folder: Path, num_classes: int, limit: int | None) -> ImageFiles:
     Raises:
         BadInput: as :func:`mimiq.runtime.open_dataset`, or naming a file that is no image.
     """
-    from mimiq.runtime.datasets import open_dataset
+    from mimiq.runtime.evaluation.datasets import open_dataset
 
     dataset = open_dataset(folder, num_classes, limit)
     check_headers(dataset)
@@ -270,7 +270,7 @@ def job_of(
 ) -> Job:
     """A compilation without measurements; what those need is put in by the caller."""
     from mimiq.calibrate import CalibrationSet
-    from mimiq.job import Job
+    from mimiq.spec import Job
 
     calibration = calibration_of(tuning.calibration)
     given = isinstance(calibration, Path) and images.images is not None

@@ -20,7 +20,7 @@ class ExplicitAttention(nn.Module):
 
     ``scores`` and ``heads`` are points to observe: they pass on the scores q·kᵀ/√d of shape
     (B, H, T, T) before the softmax and the head outputs (B, H, T, d) before concatenation. The four
-    ``*_quantizer`` points are identities until :func:`mimiq.quantization.quantize` fills them.
+    ``*_quantizer`` points are identities until :func:`mimiq.quantize.insert.quantize` fills them.
 
     Args:
         qkv: Linear from C to 3·H·d, output ordered (q, k, v) × heads × d.

@@ -17,7 +17,7 @@ from mimiq.cache import Cache
 from mimiq.models import load_model
 from mimiq.models.digits import digits_heldout
 from mimiq.progress import SILENT
-from mimiq.runtime.datasets import ImageFiles
+from mimiq.runtime.evaluation.datasets import ImageFiles
 from mimiq.runtime.preprocessing import FloatArray
 from mimiq.runtime.session import Images
 

@@ -16,8 +16,8 @@ from accuracy_results import merged, opened, write
 from accuracy_tables import paired_mean, table
 
 from mimiq.errors import BadInput
-from mimiq.runtime.accuracy import Accuracy, Comparison
-from mimiq.runtime.intervals import paired_difference
+from mimiq.runtime.evaluation.accuracy import Accuracy, Comparison
+from mimiq.runtime.evaluation.intervals import paired_difference
 
 COUNT = 200
 ASKED: dict[str, Any] = {

@@ -24,7 +24,7 @@ from mimiq.calibrate.observers import (
     mse_weight_scale,
 )
 from mimiq.errors import BadInput
-from mimiq.fake_quant import Grid, fake_quantize
+from mimiq.quantize.fake_quant import Grid, fake_quantize
 
 GRIDS = [
     Grid(-128, 127),

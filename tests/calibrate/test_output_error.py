@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from mimiq.calibrate.observers import MinMaxObserver
 from mimiq.calibrate.output_error import ROWS, SLACK, OutputErrorObserver
-from mimiq.fake_quant import Grid, fake_quantize
+from mimiq.quantize.fake_quant import Grid, fake_quantize
 
 INT8, INT4 = Grid(-128, 127), Grid(-8, 7)
 

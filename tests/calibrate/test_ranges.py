@@ -9,11 +9,11 @@ import torch
 from torch import nn
 
 from mimiq.calibrate.ranges import activation_quantizers, two_sided_grids, two_step_grids
-from mimiq.fake_quant import Grid, Quantizer, fake_quantize, quant_layers
+from mimiq.config.precision import from_bits, int8
 from mimiq.models import ExplicitAttention
 from mimiq.models.vit import ViTFamily
-from mimiq.precision import from_bits, int8
-from mimiq.quantization import swap_layers
+from mimiq.quantize.fake_quant import Grid, Quantizer, fake_quantize, quant_layers
+from mimiq.quantize.insert import swap_layers
 
 
 @pytest.fixture(scope="module")

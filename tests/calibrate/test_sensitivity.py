@@ -9,20 +9,7 @@ import torch
 from networks import as_loaded
 from timm.models.vision_transformer import VisionTransformer
 
-from mimiq.calibrate.sensitivity import (
-    Ranking,
-    _Bench,
-    candidates,
-    raise_units,
-    raised_layer,
-    rank,
-    stored_bytes,
-    units_of,
-)
-from mimiq.errors import BadInput
-from mimiq.fake_quant import Quantizer, quant_layers
-from mimiq.models import LoadedModel, quantizable_layers
-from mimiq.precision import (
+from mimiq.config.precision import (
     FLOAT,
     FP32,
     Block,
@@ -34,7 +21,20 @@ from mimiq.precision import (
     int8,
     weight_only,
 )
-from mimiq.quantization import RangeRecipe, quantize
+from mimiq.errors import BadInput
+from mimiq.models import LoadedModel, quantizable_layers
+from mimiq.quantize.fake_quant import Quantizer, quant_layers
+from mimiq.quantize.insert import RangeRecipe, quantize
+from mimiq.stages.sensitivity import (
+    Ranking,
+    _Bench,
+    candidates,
+    raise_units,
+    raised_layer,
+    rank,
+    stored_bytes,
+    units_of,
+)
 
 
 def memory_bytes(module: torch.nn.Module) -> int:

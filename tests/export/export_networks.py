@@ -10,18 +10,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from mimiq.fake_quant import (
-    Grid,
-    QuantConv2d,
-    Quantizer,
-    QuantLinear,
-    freeze,
-    weight_axis,
-    without_columns,
-)
-from mimiq.models import ExplicitAttention, quantizable_layers
-from mimiq.models.vit import ViTFamily
-from mimiq.precision import (
+from mimiq.config.precision import (
     FP32,
     LayerPrecision,
     Precision,
@@ -29,6 +18,17 @@ from mimiq.precision import (
     int4,
     int8,
     weight_only,
+)
+from mimiq.models import ExplicitAttention, quantizable_layers
+from mimiq.models.vit import ViTFamily
+from mimiq.quantize.fake_quant import (
+    Grid,
+    QuantConv2d,
+    Quantizer,
+    QuantLinear,
+    freeze,
+    weight_axis,
+    without_columns,
 )
 
 DEIT_T = Path(__file__).parents[3] / "shared" / "weights" / "deit_tiny_patch16_224.safetensors"

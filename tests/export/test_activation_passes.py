@@ -16,8 +16,8 @@ from mimiq.export.graph import DEQUANTIZE, QUANTIZE, array, nodes_of
 from mimiq.export.narrowing import narrowed, narrowing
 from mimiq.export.passes.activations import LowerActivations
 from mimiq.export.passes.key_transpose import TransposeBeforeQuantize
-from mimiq.fake_quant import Grid, fake_quantize_to
-from mimiq.fake_quant import fake_quantize as simulate
+from mimiq.quantize.fake_quant import Grid, fake_quantize_to
+from mimiq.quantize.fake_quant import fake_quantize as simulate
 
 
 def quantizer(grid: Grid, scale: float, before: str | None = None) -> ir.Model:

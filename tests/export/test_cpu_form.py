@@ -29,7 +29,7 @@ from mimiq.export.passes.integer_products import (
     UnsignedActivations,
 )
 from mimiq.export.passes.qkv_split import SplitJoinedProjections
-from mimiq.runtime.onnxruntime_session import OnnxRuntimeSession
+from mimiq.runtime.onnxruntime.session import OnnxRuntimeSession
 
 ExportIn = Callable[[str], Exported]
 QUANTIZED = ["w8a8", "w4a8", "w4a4"]

@@ -28,7 +28,7 @@ from mimiq.export.outlier_columns import find_outliers
 from mimiq.export.passes.integer_products import PRODUCT
 from mimiq.export.tensorrt.proof import Proof, judge, proof_rows
 from mimiq.export.tensorrt.summary import PlanSummary
-from mimiq.runtime.onnxruntime_session import OnnxRuntimeSession
+from mimiq.runtime.onnxruntime.session import OnnxRuntimeSession
 
 FC2 = "blocks.1.mlp.fc2"
 LABELS = [label for label in PRECISIONS if label != "fp32"]
@@ -291,7 +291,7 @@ def test_an_engine_computes_them_in_kernels_it_has_anyway(
 ) -> None:
     from mimiq.export.tensorrt.build import BuildOptions, build_engine
     from mimiq.export.tensorrt.plan import read_plan
-    from mimiq.export.tensorrt.product import RTX
+    from mimiq.runtime.tensorrt.library import RTX
 
     options = BuildOptions(compute_capabilities=("8.6",), batches=(1, 2, 2))
     kernels = []

@@ -17,8 +17,8 @@ from mimiq.export.linears import find_linears
 from mimiq.export.passes.split_scales import SplitWeightScales
 from mimiq.export.tensorrt.build import BuildOptions, build_engine
 from mimiq.export.tensorrt.plan import read_plan
-from mimiq.export.tensorrt.product import RTX
 from mimiq.export.tensorrt.proof import judge
+from mimiq.runtime.tensorrt.library import RTX
 
 rtx = pytest.mark.skipif(
     importlib.util.find_spec("tensorrt_rtx") is None, reason="the extra 'rtx' is not installed"

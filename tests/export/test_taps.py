@@ -14,7 +14,7 @@ from mimiq.errors import UnsupportedModel
 from mimiq.export import to_fp16
 from mimiq.export.graph import load
 from mimiq.export.taps import between, block_sums, tap
-from mimiq.runtime.onnxruntime_session import OnnxRuntimeSession
+from mimiq.runtime.onnxruntime.session import OnnxRuntimeSession
 
 Export = Callable[[str], Exported]
 SUMS = ["model/Add", *(f"blocks.{i}/Add{end}" for i in range(2) for end in ("", "_1"))]

@@ -15,8 +15,8 @@ from tensorrt_graphs import Spec, transformer
 from mimiq.errors import BadInput, BuildFailed, EnvironmentLacks, MimiqError, UnsupportedTarget
 from mimiq.export.tensorrt.build import BuildOptions, BuiltEngine, build_engine
 from mimiq.export.tensorrt.plan import read_plan
-from mimiq.export.tensorrt.product import RTX, TRT
 from mimiq.export.tensorrt.proof import judge
+from mimiq.runtime.tensorrt.library import RTX, TRT
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("tensorrt_rtx") is None, reason="the extra 'rtx' is not installed"

@@ -23,12 +23,12 @@ from mimiq.export.tensorrt.engines import (
     options_of,
     recorded_proofs,
 )
-from mimiq.export.tensorrt.product import RTX
-from mimiq.runtime import tensorrt_selection as selection
 from mimiq.runtime.bundle import Bundle, add_files
-from mimiq.runtime.hardware import cuda_driver_present
-from mimiq.runtime.tensorrt_cuda import Gpu
-from mimiq.runtime.tensorrt_record import EngineRecord
+from mimiq.runtime.host import cuda_driver_present
+from mimiq.runtime.tensorrt import selection as selection
+from mimiq.runtime.tensorrt.cuda import Gpu
+from mimiq.runtime.tensorrt.library import RTX
+from mimiq.runtime.tensorrt.record import EngineRecord
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("tensorrt_rtx") is None, reason="the extra 'rtx' is not installed"
@@ -192,7 +192,7 @@ def test_running_without_a_driver(tmp_path: Path) -> None:
 @pytest.mark.parametrize("damage", ["truncate", "garbage", "empty"])
 def test_damaged_engines(tmp_path: Path, damage: str) -> None:
     """Refused by the real library, before any CUDA call matters."""
-    from mimiq.runtime.tensorrt import TensorRTSession
+    from mimiq.runtime.tensorrt.session import TensorRTSession
 
     built = build_for_bundle(make_bundle(tmp_path), "rtx")
     plan = built.bundle.file(built.engine_name).read_bytes()
@@ -215,7 +215,7 @@ def ampere(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def opened(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """The engines that would have been opened."""
-    from mimiq.runtime import tensorrt
+    from mimiq.runtime.tensorrt import session as tensorrt
 
     paths: list[Path] = []
     monkeypatch.setattr(tensorrt, "TensorRTSession", lambda path, *a, **k: paths.append(path))
@@ -225,7 +225,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 @pytest.mark.usefixtures("ampere")
 def test_fp8_is_built_again_as_fp8(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """And the session says that it is."""
-    from mimiq.runtime import tensorrt
+    from mimiq.runtime.tensorrt import session as tensorrt
 
     told: list[str] = []
     monkeypatch.setattr(

@@ -22,8 +22,8 @@ from mimiq.errors import BadInput, UnsupportedTarget
 from mimiq.export.tensorrt.build import BuildOptions, build_engine
 from mimiq.export.tensorrt.fp8 import E4M3, LARGEST, ToFp8
 from mimiq.export.tensorrt.plan import read_plan
-from mimiq.export.tensorrt.product import RTX
 from mimiq.export.tensorrt.proof import judge
+from mimiq.runtime.tensorrt.library import RTX
 
 
 def convert(spec: Spec) -> ir.Model:

@@ -20,17 +20,17 @@ if importlib.util.find_spec("tensorrt_rtx") is None:
 import torch
 from export_networks import simulate
 
+from mimiq.config.precision import from_bits, int4, int8, weight_only
 from mimiq.export.forms import to_fp16
 from mimiq.export.rules import check, require
 from mimiq.export.tensorrt.build import BuildOptions, build_engine
 from mimiq.export.tensorrt.plan import read_plan
-from mimiq.export.tensorrt.product import RTX
 from mimiq.export.tensorrt.proof import judge, require_precision
 from mimiq.export.tensorrt.summary import PlanSummary
 from mimiq.export.torch_onnx import export_onnx
 from mimiq.models import load_model
-from mimiq.precision import from_bits, int4, int8, weight_only
-from mimiq.quantization import RangeRecipe, quantize
+from mimiq.quantize.insert import RangeRecipe, quantize
+from mimiq.runtime.tensorrt.library import RTX
 
 pytestmark = pytest.mark.slow
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from mimiq.export.tensorrt.proof import Fallback, Proof
 from mimiq.export.tensorrt.summary import MatrixProduct, PlanSummary
 from mimiq.export.tensorrt.verdict import verdict
-from mimiq.runtime.latency import LatencyRow
+from mimiq.runtime.latency.measure import LatencyRow
 
 
 def row(batch: int, low: float, middle: float, high: float) -> LatencyRow:

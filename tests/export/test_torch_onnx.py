@@ -15,11 +15,11 @@ import torch
 from export_networks import DEIT_T, METADATA, PRECISIONS, Exported, simulate, vit
 from torch import nn
 
+from mimiq.config.precision import int4, int8
 from mimiq.errors import BadInput, UnsupportedModel
 from mimiq.export import export_onnx, summarize
 from mimiq.export.graph import save
-from mimiq.fake_quant import Grid, Quantizer, QuantLinear
-from mimiq.precision import int4, int8
+from mimiq.quantize.fake_quant import Grid, Quantizer, QuantLinear
 
 Export = Callable[[str], Exported]
 
@@ -192,7 +192,7 @@ def test_preprocessing_survives_as_json(tmp_path: Path) -> None:
 
 def test_activation_grids_of_every_width_agree(tmp_path: Path) -> None:
     """2 to 8 bits, symmetric and shifted windows, behind a GELU and alone."""
-    from mimiq.fake_quant import FrozenQuantizer
+    from mimiq.quantize.fake_quant import FrozenQuantizer
 
     grids = [Grid.signed(bits) for bits in range(2, 9)]
     grids += [Grid.shifted(bits, low) for bits, low in ((4, -1), (4, 0), (8, -10), (7, -100))]

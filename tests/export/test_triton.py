@@ -23,7 +23,7 @@ from mimiq.export.triton import PackOptions, pack
 from mimiq.export.triton.config import ModelConfig, check_config, config_text
 from mimiq.runtime.bundle import Bundle, add_files, write_bundle
 from mimiq.runtime.opening import open_bundle
-from mimiq.runtime.packed import PackedModel, PackedRecord, Tensor, versions_of
+from mimiq.runtime.serving.packed import PackedModel, PackedRecord, Tensor, versions_of
 
 
 def parsed(text: str) -> Any:

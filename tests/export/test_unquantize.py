@@ -16,8 +16,8 @@ from test_torch_onnx import distance, run
 from mimiq.export import summarize
 from mimiq.export.forms import to_float
 from mimiq.export.tensorrt.plan import read_plan
-from mimiq.export.tensorrt.product import RTX
 from mimiq.export.tensorrt.twin import build_half_twin
+from mimiq.runtime.tensorrt.library import RTX
 
 Export = Callable[[str], Exported]
 

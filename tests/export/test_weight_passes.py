@@ -21,8 +21,8 @@ from mimiq.export.passes.gemm import GemmToMatMul
 from mimiq.export.passes.int4_carrier import Int4ToInt8Carrier
 from mimiq.export.passes.transpose import FoldWeightTransposes
 from mimiq.export.passes.weights import LowerWeights, quantize_array
-from mimiq.fake_quant import Grid
-from mimiq.fake_quant import fake_quantize as simulate
+from mimiq.quantize.fake_quant import Grid
+from mimiq.quantize.fake_quant import fake_quantize as simulate
 
 
 def random(*shape: int, seed: int = 0) -> np.ndarray:

@@ -18,18 +18,18 @@ from tensorrt_bundles import make_bundle
 from tensorrt_graphs import Spec, transformer
 
 from mimiq.errors import BadInput
+from mimiq.export.divergence import diverge
 from mimiq.export.graph import load, save
 from mimiq.export.passes.split_scales import SplitWeightScales
 from mimiq.export.tensorrt.build import BuildOptions, build_engine
 from mimiq.export.tensorrt.engines import build_for_bundle
 from mimiq.export.tensorrt.inspector import read_inspector
 from mimiq.export.tensorrt.plan import read_plan
-from mimiq.export.tensorrt.product import Product
 from mimiq.export.tensorrt.proof import judge
-from mimiq.runtime.divergence import diverge
-from mimiq.runtime.tensorrt import TensorRTSession
-from mimiq.runtime.tensorrt_selection import open_tensorrt
-from mimiq.runtime.tensorrt_timing import device_runner
+from mimiq.runtime.tensorrt.library import Product
+from mimiq.runtime.tensorrt.selection import open_tensorrt
+from mimiq.runtime.tensorrt.session import TensorRTSession
+from mimiq.runtime.tensorrt.timing import device_runner
 
 pytestmark = pytest.mark.gpu
 

@@ -7,10 +7,10 @@ from typing import Any, cast
 
 import pytest
 
-from mimiq import agreement
-from mimiq.agreement import agreement_notes
 from mimiq.errors import CheckFailed
 from mimiq.progress import Progress
+from mimiq.stages import agreement
+from mimiq.stages.agreement import agreement_notes
 
 
 def notes(

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from mimiq.augment import Augmentation, augment
+from mimiq.synthesis.augment import Augmentation, augment
 
 OFF = Augmentation(roll=(0, 0), shift_noise=0, jitter=0)
 

@@ -12,11 +12,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from mimiq.budget import Budget, Drop, Raising, choose, measure_drop, parse_size, require_fits
-from mimiq.calibrate.sensitivity import Ranking, Sensitivity, Unit
+from mimiq.config.precision import Precision, from_bits, int8
+from mimiq.distill.views import Views
 from mimiq.errors import BadInput, CheckFailed
-from mimiq.precision import Precision, from_bits, int8
-from mimiq.views import Views
+from mimiq.stages.budget import (
+    Budget,
+    Drop,
+    Raising,
+    choose,
+    measure_drop,
+    parse_size,
+    require_fits,
+)
+from mimiq.stages.sensitivity import Ranking, Sensitivity, Unit
 
 BASE, REFERENCE = 10_000, 80_000  # bytes of the file with nothing raised, and of full precision
 W4A4 = from_bits(4, 4, uniform=True)

@@ -6,10 +6,10 @@ import copy
 
 import torch
 
-from mimiq.centring import centre
 from mimiq.models import LoadedModel, load_model
-from mimiq.rotation import rotate
-from mimiq.sampling import watch_inputs
+from mimiq.quantize.centring import centre
+from mimiq.quantize.hooks import watch_inputs
+from mimiq.quantize.rotation import rotate
 
 
 def _centred(model: LoadedModel, images: torch.Tensor) -> torch.nn.Module:

@@ -20,9 +20,9 @@ from mimiq.cli.commands import doctor as diagnosis
 from mimiq.cli.failures import INTERNAL_ERROR, INTERRUPTED, Command, explained
 from mimiq.cli.output import print_json, show
 from mimiq.cli.parameters import ARGUMENTS, SIZE
+from mimiq.config.precision import Block, LayerPrecision, PerChannel, from_bits, int4, int8
 from mimiq.errors import BadInput, CheckFailed, EnvironmentLacks, MimiqError, UnsupportedTarget
 from mimiq.models import LoadedModel, load_model
-from mimiq.precision import Block, LayerPrecision, PerChannel, from_bits, int4, int8
 
 HEAVY = {"torch", "timm", "onnx", "onnxruntime", "numpy", "rich", "PIL"}
 STAGES = [

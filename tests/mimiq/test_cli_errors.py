@@ -59,12 +59,12 @@ def fails(tmp_path: Path) -> Fails:
 @pytest.fixture
 def no_slow_stage(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever is slow fails the test: the mistake must have been found before."""
-    import mimiq.pipeline
+    import mimiq.compile
 
     def reached(*_: object, **__: object) -> None:
         raise AssertionError("a slow stage was reached")
 
-    monkeypatch.setattr(mimiq.pipeline, "compile_model", reached)
+    monkeypatch.setattr(mimiq.compile, "compile_model", reached)
 
 
 class TestModel:
@@ -277,7 +277,7 @@ class TestOutput:
         assert f"{tmp_path / 'file'} is no folder that you may write to" in said
 
     def test_target_that_cannot_be_built_here(self, fails: Fails) -> None:
-        from mimiq.export.tensorrt.product import TRT
+        from mimiq.runtime.tensorrt.library import TRT
 
         if TRT.can_build_here():
             pytest.skip("TensorRT builds on this host")

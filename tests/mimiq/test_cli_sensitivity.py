@@ -11,21 +11,21 @@ import pytest
 from click.testing import CliRunner, Result
 from safetensors.torch import load_file, save_file
 
-import mimiq.calibrate.sensitivity
-import mimiq.image_sets
-import mimiq.raising
-from mimiq.budget import Budget, Raising
+import mimiq.stages.images
+import mimiq.stages.promotion
+import mimiq.stages.sensitivity
 from mimiq.cache import Cache
 from mimiq.cli import compile_main, main
+from mimiq.config.precision import int8
+from mimiq.config.recipes import recipe_for
 from mimiq.errors import BadInput, CheckFailed
-from mimiq.job import Job
 from mimiq.models import load_model
 from mimiq.models.digits import FOLDER, WEIGHTS_FILE
-from mimiq.precision import int8
 from mimiq.progress import Progress
-from mimiq.recipes import recipe_for
 from mimiq.runtime.bundle import MANIFEST, Bundle
 from mimiq.runtime.manifest import signed_manifest
+from mimiq.spec import Job
+from mimiq.stages.budget import Budget, Raising
 
 # Noise is there at once, and as good as anything for what is looked at here.
 CHEAP = ["--bits", "w2a4", "--calibration", "noise", "--images", "16", "--quiet"]
@@ -74,7 +74,7 @@ class TestSensitivity:
         def again(*_: object, **__: object) -> None:
             raise AssertionError("measured twice")
 
-        monkeypatch.setattr(mimiq.raising, "rank", again)
+        monkeypatch.setattr(mimiq.stages.promotion, "rank", again)
         answer = call("sensitivity", "digits", *CHEAP[:-1], "--json")
         assert json.loads(answer.stdout) == ranking
         assert "sensitivity: reusing" in answer.stderr
@@ -129,7 +129,7 @@ def test_a_bundle_is_measured_on_images_made_as_its_own_were(
         jobs.append(job)
         raise BadInput("Seen.", "Go on.")
 
-    monkeypatch.setattr(mimiq.image_sets, "calibration_set", spy)
+    monkeypatch.setattr(mimiq.stages.images, "calibration_set", spy)
     for seed in ([], ["--seed", "0"]):
         call("sensitivity", copied, *seed, exit_code=BadInput.exit_code)
     assert [job.model.preprocessing.mean for job in jobs] == [(0.4, 0.5, 0.6)] * 2
@@ -141,11 +141,11 @@ def test_what_a_budget_is_estimated_on_is_kept_from_the_fit(
     points: float | None, estimated: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     job = Job(load_model("digits"), int8(), recipe_for("cpu", int8()), tmp_path / "out")
-    monkeypatch.setattr(mimiq.raising, "calibration_set", lambda *_: None)
-    monkeypatch.setattr(mimiq.raising, "ranking", lambda *_: None)
-    monkeypatch.setattr(mimiq.raising, "choose", lambda *_, **__: Raising(int8(), ()))
+    monkeypatch.setattr(mimiq.stages.promotion, "calibration_set", lambda *_: None)
+    monkeypatch.setattr(mimiq.stages.promotion, "ranking", lambda *_: None)
+    monkeypatch.setattr(mimiq.stages.promotion, "choose", lambda *_, **__: Raising(int8(), ()))
     budget = Budget(max_drop=points)
-    raised = mimiq.raising.within_budget(job, budget, Cache(tmp_path), Progress())
+    raised = mimiq.stages.promotion.within_budget(job, budget, Cache(tmp_path), Progress())
     assert raised.estimated is estimated
 
 
@@ -196,9 +196,9 @@ class TestBudgets:
     def test_a_drop_that_cannot_be_met(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        from mimiq.budget import Drop
+        from mimiq.stages.budget import Drop
 
-        monkeypatch.setattr(mimiq.raising, "measure_drop", lambda *_: Drop(3.2, 0.9, 512))
+        monkeypatch.setattr(mimiq.stages.promotion, "measure_drop", lambda *_: Drop(3.2, 0.9, 512))
         monkeypatch.setenv("MIMIQ_CACHE", str(tmp_path / "cache"))
         out = tmp_path / "out.mimiq"
         said = compiled(out, "--max-drop", "1", exit_code=CheckFailed.exit_code).stderr
@@ -221,7 +221,7 @@ def test_what_is_no_budget_is_refused_at_once(
     def reached(*_: object, **__: object) -> None:
         raise AssertionError("a slow stage was reached")
 
-    monkeypatch.setattr(mimiq.calibrate.sensitivity, "rank", reached)
+    monkeypatch.setattr(mimiq.stages.sensitivity, "rank", reached)
     said = compiled(tmp_path / "out.mimiq", *flags, exit_code=BadInput.exit_code).stderr
     assert said.startswith("error: ")
     assert problem in said

@@ -19,7 +19,7 @@ from PIL import Image
 from mimiq.cli import main
 from mimiq.errors import BadInput, CheckFailed, UnsupportedTarget
 from mimiq.models.digits import digits_heldout
-from mimiq.runtime.latency import Engine, Runner
+from mimiq.runtime.latency.measure import Engine, Runner
 
 SMALL = ["--images", "8", "--recipe", "tiny", "--quiet"]
 
@@ -138,7 +138,7 @@ class TestMeasuring:
         found = answer_of("eval", bundle, heldout, "--backend", "ort", "--against", "ort")
         assert found["comparison"]["agreement"] == 1
 
-        from mimiq.runtime.onnxruntime_session import OnnxRuntimeSession
+        from mimiq.runtime.onnxruntime.session import OnnxRuntimeSession
 
         honest, calls = OnnxRuntimeSession.run, []
 
@@ -181,8 +181,8 @@ class TestMeasuring:
             counted.append(options)
             return lambda batch, runs: [0.001 * batch * session.slow] * runs
 
-        monkeypatch.setattr("mimiq.runtime.latency_worker.open_engine", opened)
-        monkeypatch.setattr("mimiq.runtime.tensorrt_timing.device_runner", runner)
+        monkeypatch.setattr("mimiq.runtime.latency.worker.open_engine", opened)
+        monkeypatch.setattr("mimiq.runtime.tensorrt.timing.device_runner", runner)
         flags = ["--against", other, "--batches", "1,4,8", "--seconds", "0.1"]
         found = answer_of("bench", ours, "--backend", "ort", *flags)
         assert counted == [{}, {}, *[{"copies": True}] * 2, *[{"cuda_graphs": False}] * 2]
@@ -219,7 +219,7 @@ class TestInspecting:
     def test_a_graph(self, compile_digits: Compile) -> None:
         file = compile_digits(*INT8).path / "model.onnx"
         assert answer_of("inspect", file)["graph"]["file_bytes"] == file.stat().st_size
-        assert "mimiq.precision" in call("inspect", file).stdout
+        assert "mimiq.config.precision" in call("inspect", file).stdout
 
 
 @pytest.mark.slow

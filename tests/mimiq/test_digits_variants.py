@@ -11,11 +11,11 @@ import timm
 import torch
 from safetensors.torch import load_file
 
+from mimiq.config.precision import from_bits
 from mimiq.models import LoadedModel, load_model
 from mimiq.models.digits import digits_heldout, train
 from mimiq.models.digits.variants import ARCHITECTURE, CONFIG, VARIANT_WEIGHTS, VARIANTS
-from mimiq.precision import from_bits
-from mimiq.quantization import quantize
+from mimiq.quantize.insert import quantize
 
 NETWORKS = Path(__file__).parents[2] / "benchmarks" / "networks"
 ONE_MEGABYTE = 1_000_000

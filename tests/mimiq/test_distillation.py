@@ -8,19 +8,19 @@ from pathlib import Path
 import pytest
 import torch
 
-from mimiq import pipeline
+from mimiq import compile as pipeline
 from mimiq.cache import Cache
-from mimiq.distillation import DistillationRecipe, distill
+from mimiq.config.precision import Precision, from_bits, int4
+from mimiq.config.recipes import recipe_for
+from mimiq.distill.loop import DistillationRecipe, distill
+from mimiq.distill.losses import Target, distillation_loss, outputs_of, structural_loss
+from mimiq.distill.views import Views
 from mimiq.errors import BadInput
-from mimiq.image_sets import calibration_set
-from mimiq.job import Job
-from mimiq.losses import Target, distillation_loss, outputs_of, structural_loss
 from mimiq.models import LoadedModel
-from mimiq.precision import Precision, from_bits, int4
 from mimiq.progress import Progress
-from mimiq.quantization import QuantizedModel, RangeRecipe, quantize
-from mimiq.recipes import recipe_for
-from mimiq.views import Views
+from mimiq.quantize.insert import QuantizedModel, RangeRecipe, quantize
+from mimiq.spec import Job
+from mimiq.stages.images import calibration_set
 
 _RECIPE = DistillationRecipe(steps=40, batch_size=8, lr_weights=3e-4, evaluate_every=10)
 _NEAREST = RangeRecipe(observer="minmax", migrate=False, refit=False, rounding="nearest")

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from mimiq.fake_quant import (
+from mimiq.quantize.fake_quant import (
     FrozenQuantizer,
     Grid,
     Quantizer,

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from mimiq import fake_quant_kernels as kernels
-from mimiq.fake_quant import Grid, fake_quantize_to
+from mimiq.quantize import kernels as kernels
+from mimiq.quantize.fake_quant import Grid, fake_quantize_to
 
 
 def test_without_a_compiler_it_is_eager(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -104,7 +104,7 @@ def test_a_folder_is_replaced_when_it_is_complete(tmp_path: Path) -> None:
 def test_refusals_name_what_the_user_knows(tmp_path: Path) -> None:
     blocked = tmp_path / "blocked"
     blocked.write_text("a file, and no folder")
-    with pytest.raises(BadInput, match="blocked.* cannot be .*: (File exists|Not a directory)"):
+    with pytest.raises(BadInput, match=r"blocked.* cannot be .*: (File exists|Not a directory)"):
         write_whole(blocked / "file", "text")
     absent = tmp_path / "absent"
     with pytest.raises(BadInput, match="absent cannot be used: No such file"):

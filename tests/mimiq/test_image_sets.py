@@ -9,13 +9,13 @@ import pytest
 from PIL import Image
 
 from mimiq.cache import Cache
+from mimiq.config.precision import int8
+from mimiq.config.recipes import recipe_for
 from mimiq.errors import BadInput
-from mimiq.image_sets import calibration_set
-from mimiq.job import Job
 from mimiq.models import LoadedModel
-from mimiq.precision import int8
 from mimiq.progress import Progress
-from mimiq.recipes import recipe_for
+from mimiq.spec import Job
+from mimiq.stages.images import calibration_set
 
 
 def paint(folder: Path, shade: int) -> None:

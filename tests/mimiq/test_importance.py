@@ -7,8 +7,8 @@ import copy
 import pytest
 import torch
 
-from mimiq.importance import prefix_shares
 from mimiq.models import LoadedModel, quantizable_layers
+from mimiq.quantize.importance import prefix_shares
 
 
 def test_shares_are_those_of_errors_put_in(small_vit: LoadedModel, images: torch.Tensor) -> None:

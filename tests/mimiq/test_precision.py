@@ -6,8 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mimiq.errors import BadInput
-from mimiq.precision import (
+from mimiq.config.precision import (
     FLOAT,
     Block,
     LayerPrecision,
@@ -21,6 +20,7 @@ from mimiq.precision import (
     parse_bits,
     weight_only,
 )
+from mimiq.errors import BadInput
 
 _bits = st.integers(2, 8)
 _layers = st.one_of(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mimiq.procedural import scenes
+from mimiq.synthesis.scenes import scenes
 
 
 def test_an_image_depends_on_its_seed_and_number_alone() -> None:

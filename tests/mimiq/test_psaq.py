@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 import torch
 
+from mimiq.config.synthesis import SynthesisRecipe
 from mimiq.models import LoadedModel, observe_attention
-from mimiq.psaq import (
+from mimiq.synthesis.driver import Batch, draw_batch, make_teacher
+from mimiq.synthesis.psaq import (
     PsaqRecipe,
     _learning_rate,
     _view,
@@ -19,8 +21,6 @@ from mimiq.psaq import (
     psaq_objective,
     synthesize_psaq,
 )
-from mimiq.recipes_synthesis import SynthesisRecipe
-from mimiq.synthesis_driver import Batch, draw_batch, make_teacher
 
 CPU = torch.device("cpu")
 RECIPE = PsaqRecipe("test", images=5, iterations=4, batch_size=3)

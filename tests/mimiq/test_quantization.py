@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from mimiq.equalization import migrate_outliers
+from mimiq.config.precision import FLOAT, FP32, Precision, from_bits, int4, int8, weight_only
 from mimiq.errors import BadInput
-from mimiq.fake_quant import Grid, QuantConv2d, Quantizer, QuantLinear, quant_layers
 from mimiq.models import LoadedModel, quantizable_layers
-from mimiq.precision import FLOAT, FP32, Precision, from_bits, int4, int8, weight_only
-from mimiq.quantization import RangeRecipe, quantize
-from mimiq.rounding import gptq
-from mimiq.state import load_quantized, save_quantized
+from mimiq.quantize.equalization import migrate_outliers
+from mimiq.quantize.fake_quant import Grid, QuantConv2d, Quantizer, QuantLinear, quant_layers
+from mimiq.quantize.gptq import gptq
+from mimiq.quantize.insert import RangeRecipe, quantize
+from mimiq.quantize.store import load_quantized, save_quantized
 
 _PLAIN = RangeRecipe("minmax", rotate=False, migrate=False, refit=False, rounding="nearest")
 

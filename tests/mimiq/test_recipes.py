@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from mimiq.config.precision import Precision, from_bits, weight_only
+from mimiq.config.recipes import NAMES, recipe_for
 from mimiq.errors import BadInput
-from mimiq.precision import Precision, from_bits, weight_only
-from mimiq.recipes import NAMES, recipe_for
 
 PRECISIONS = {
     "w8a8": from_bits(8, 8),

@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import nn
 
-from mimiq.fake_quant import QuantLinear, quant_layers
+from mimiq.config.precision import Precision, from_bits, int4, int8, weight_only
 from mimiq.models import LoadedModel
-from mimiq.precision import Precision, from_bits, int4, int8, weight_only
-from mimiq.quantization import RangeRecipe, quantize, swap_layers
-from mimiq.reconstruction import reconstruct, row_weights
+from mimiq.quantize.fake_quant import QuantLinear, quant_layers
+from mimiq.quantize.insert import RangeRecipe, quantize, swap_layers
+from mimiq.quantize.layerwise import reconstruct, row_weights
 
 
 def _stream_error(model: LoadedModel, module: nn.Module, images: torch.Tensor) -> float:

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import nn
 
+from mimiq.config.precision import from_bits
 from mimiq.models import LoadedModel, load_model, observe_attention
-from mimiq.precision import from_bits
-from mimiq.quantization import RangeRecipe, quantize
-from mimiq.rotation import mean_keeping_rotation, random_rotation, rotate
+from mimiq.quantize.insert import RangeRecipe, quantize
+from mimiq.quantize.rotation import mean_keeping_rotation, random_rotation, rotate
 
 
 @pytest.fixture

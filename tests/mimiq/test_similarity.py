@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mimiq import similarity
-from mimiq.similarity import (
+from mimiq.synthesis import similarity
+from mimiq.synthesis.similarity import (
     inter_head_loss,
     inter_head_loss_definition,
     inter_head_similarity,

@@ -13,15 +13,16 @@ import timm
 import torch
 from watched import WatchedProgress
 
-from mimiq import synthesis, synthesis_driver
-from mimiq.augment import Augmentation
+from mimiq.config.synthesis import SYNTHESIS_RECIPES, SynthesisRecipe
 from mimiq.errors import BadInput, CheckFailed, EnvironmentLacks
 from mimiq.models import LoadedModel, load_model, observe_attention
-from mimiq.procedural import scenes
-from mimiq.recipes_synthesis import SYNTHESIS_RECIPES, SynthesisRecipe
-from mimiq.similarity import inter_head_loss_definition
-from mimiq.synthesis import mimiq_objective, synthesize
-from mimiq.synthesis_driver import Batch, draw_batch, make_teacher
+from mimiq.synthesis import driver as synthesis_driver
+from mimiq.synthesis import mimiq as synthesis
+from mimiq.synthesis.augment import Augmentation
+from mimiq.synthesis.driver import Batch, draw_batch, make_teacher
+from mimiq.synthesis.mimiq import mimiq_objective, synthesize
+from mimiq.synthesis.scenes import scenes
+from mimiq.synthesis.similarity import inter_head_loss_definition
 
 CPU = torch.device("cpu")
 RECIPE = SynthesisRecipe(

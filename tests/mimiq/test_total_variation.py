@@ -9,8 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mimiq import total_variation as module
-from mimiq.total_variation import total_variation
+from mimiq.synthesis import total_variation as module
+from mimiq.synthesis.total_variation import total_variation
 
 
 def formula(images: torch.Tensor, diagonal_weight: float) -> torch.Tensor:

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mimiq.errors import EnvironmentLacks
-from mimiq.runtime.tensorrt_cuda import PinnedArray
+from mimiq.runtime.tensorrt.cuda import PinnedArray
 
 SIZE, CLASSES = 4, 6
 SHAPE = (3, SIZE, SIZE)

@@ -15,10 +15,10 @@ from runtime_models import CLASSES, MakeModel
 from watched import WatchedStage
 
 from mimiq.errors import BadInput, CheckFailed
-from mimiq.runtime.accuracy import Accuracy, Comparison, compare, evaluate
-from mimiq.runtime.datasets import InMemoryImages
-from mimiq.runtime.intervals import paired_difference, wilson
-from mimiq.runtime.onnxruntime_session import OnnxRuntimeSession
+from mimiq.runtime.evaluation.accuracy import Accuracy, Comparison, compare, evaluate
+from mimiq.runtime.evaluation.datasets import InMemoryImages
+from mimiq.runtime.evaluation.intervals import paired_difference, wilson
+from mimiq.runtime.onnxruntime.session import OnnxRuntimeSession
 from mimiq.runtime.preprocessing import FloatArray, Preprocessing
 
 PLAIN = Preprocessing(1, 1.0, mean=(0, 0, 0), std=(1 / 255,) * 3)

@@ -7,7 +7,7 @@ from xml.etree.ElementTree import Element
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mimiq.runtime.charts import Bar, bars, curve, interval
+from mimiq.runtime.report.charts import Bar, bars, curve, interval
 
 NUMBERS = st.floats(-1e6, 1e6, allow_nan=False).map(lambda value: round(value, 3))
 POSITIVE = st.floats(1e-3, 1e6).map(lambda value: round(value, 4))

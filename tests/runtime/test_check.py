@@ -15,7 +15,10 @@ from click.testing import CliRunner
 from runtime_models import CLASSES, SIZE, MakeBundle
 
 from mimiq.errors import BadInput, CheckFailed, EnvironmentLacks
-from mimiq.runtime.check import (
+from mimiq.runtime.latency.load import put_under_load
+from mimiq.runtime.opening import open_bundle
+from mimiq.runtime.preprocessing import Preprocessing
+from mimiq.runtime.serving.check import (
     CheckResult,
     Wanted,
     check_server,
@@ -23,11 +26,8 @@ from mimiq.runtime.check import (
     metadata_differences,
     probe_images,
 )
-from mimiq.runtime.load import put_under_load
-from mimiq.runtime.opening import open_bundle
-from mimiq.runtime.packed import Tensor
-from mimiq.runtime.preprocessing import Preprocessing
-from mimiq.runtime.v2_client import ServedModel, V2Client
+from mimiq.runtime.serving.packed import Tensor
+from mimiq.runtime.serving.v2_client import ServedModel, V2Client
 
 needs_client = pytest.mark.skipif(
     find_spec("tritonclient") is None, reason="not installed: tritonclient"

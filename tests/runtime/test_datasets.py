@@ -13,7 +13,12 @@ from runtime_models import SIZE
 
 from mimiq.calibrate.sources import from_folder
 from mimiq.errors import BadInput
-from mimiq.runtime.datasets import IMAGE_SUFFIXES, ImageFiles, InMemoryImages, open_dataset
+from mimiq.runtime.evaluation.datasets import (
+    IMAGE_SUFFIXES,
+    ImageFiles,
+    InMemoryImages,
+    open_dataset,
+)
 from mimiq.runtime.preprocessing import Preprocessing
 
 

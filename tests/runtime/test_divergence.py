@@ -21,16 +21,15 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "export"))
 from export_networks import PRECISIONS, simulate, vit
 
 from mimiq.errors import EnvironmentLacks
-from mimiq.export import export_onnx, to_fp16
+from mimiq.export import divergence, export_onnx, to_fp16
+from mimiq.export.divergence import Difference, Disagreements, differences, diverge
 from mimiq.export.graph import Array, add_initializer, array, consumers, load, save
 from mimiq.export.linears import find_linears
 from mimiq.export.taps import block_sums, tap
-from mimiq.runtime import divergence
 from mimiq.runtime.bundle import Bundle, write_bundle
-from mimiq.runtime.divergence import Difference, Disagreements, differences, diverge
-from mimiq.runtime.onnxruntime_session import OnnxRuntimeSession
+from mimiq.runtime.onnxruntime.session import OnnxRuntimeSession
 from mimiq.runtime.preprocessing import Preprocessing
-from mimiq.runtime.tensorrt import TensorRTSession
+from mimiq.runtime.tensorrt.session import TensorRTSession
 
 DEPTH, BROKEN = 8, "blocks.5.mlp.fc2.weight_quantizer.scale"
 
@@ -185,7 +184,7 @@ def test_an_engine_with_more_outputs_is_built(
     tmp_path: Path, plain: Path, images: Array, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By the real library; what it gives is the fakes' affair, and here the wrong shape."""
-    from mimiq.runtime import tensorrt
+    from mimiq.runtime.tensorrt import session as tensorrt
 
     opened: list[int] = []
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mimiq.runtime import hardware
+from mimiq.runtime import host as hardware
 
 
 def test_description_is_plain_and_plausible() -> None:

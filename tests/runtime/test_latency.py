@@ -13,7 +13,7 @@ from runtime_models import MakeBundle, MakeModel
 from watched import WatchedStage
 
 from mimiq.errors import BadInput, EnvironmentLacks
-from mimiq.runtime.latency import (
+from mimiq.runtime.latency.measure import (
     Engine,
     LatencyRow,
     interleave,
@@ -21,8 +21,8 @@ from mimiq.runtime.latency import (
     settled_window,
     summarize,
 )
-from mimiq.runtime.latency_worker import Worker
-from mimiq.runtime.onnxruntime_session import OnnxRuntimeSession
+from mimiq.runtime.latency.worker import Worker
+from mimiq.runtime.onnxruntime.session import OnnxRuntimeSession
 
 
 def test_summary_of_known_times() -> None:
@@ -117,8 +117,8 @@ def test_errors_cross_the_process_boundary(tmp_path: Path, make_model: MakeModel
 
 def test_a_peer_brings_a_process_of_its_own(make_model: MakeModel) -> None:
     program = """
-from mimiq.runtime.latency_worker import serve
-from mimiq.runtime.onnxruntime_session import OnnxRuntimeSession
+from mimiq.runtime.latency.worker import serve
+from mimiq.runtime.onnxruntime.session import OnnxRuntimeSession
 
 def open_peer(engine):
     session = OnnxRuntimeSession(engine.path, threads=engine.threads)

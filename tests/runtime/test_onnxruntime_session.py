@@ -13,9 +13,9 @@ from runtime_models import CLASSES, SIZE, MakeBundle, MakeModel
 from mimiq.errors import BadInput, EnvironmentLacks
 from mimiq.runtime import Session, classify, open_bundle
 from mimiq.runtime.bundle import add_files
-from mimiq.runtime.hardware import cuda_driver_present
-from mimiq.runtime.onnxruntime_graph import integer_kernels
-from mimiq.runtime.onnxruntime_session import OnnxRuntimeSession
+from mimiq.runtime.host import cuda_driver_present
+from mimiq.runtime.onnxruntime.graph import integer_kernels
+from mimiq.runtime.onnxruntime.session import OnnxRuntimeSession
 from mimiq.runtime.opening import deployed_graph
 from mimiq.runtime.preprocessing import FloatArray, Preprocessing
 

@@ -14,7 +14,7 @@ from test_report import COMPARISON, report
 
 from mimiq.errors import BadInput
 from mimiq.runtime.bundle import Bundle, write_bundle
-from mimiq.runtime.page import page
+from mimiq.runtime.report.page import page
 
 VOID = {"meta", "img", "br", "link"}
 

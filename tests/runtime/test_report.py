@@ -8,9 +8,9 @@ from typing import Any
 
 from rich.console import Console
 
-from mimiq.runtime.accuracy import Accuracy, Comparison
-from mimiq.runtime.latency import LatencyRow
-from mimiq.runtime.report import build_report, render
+from mimiq.runtime.evaluation.accuracy import Accuracy, Comparison
+from mimiq.runtime.latency.measure import LatencyRow
+from mimiq.runtime.report.report import build_report, render
 
 HARDWARE = {"cpu": "Imaginary 9000", "cores": 2, "instruction_sets": ["avx2"], "gpus": []}
 COMPARISON = Comparison(

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mimiq.errors import BadInput
-from mimiq.runtime.tensorrt_arrays import DeviceArray, is_device_array, view
+from mimiq.runtime.tensorrt.arrays import DeviceArray, is_device_array, view
 
 
 class _Managed(ctypes.Structure):

@@ -26,10 +26,10 @@ from mimiq.errors import BadInput, EnvironmentLacks
 from mimiq.export.tensorrt.proof import Proof
 from mimiq.export.tensorrt.summary import PlanSummary
 from mimiq.runtime.bundle import Bundle, add_files
-from mimiq.runtime.hardware import cuda_driver_present
-from mimiq.runtime.latency import Engine
-from mimiq.runtime.latency_worker import open_engine
-from mimiq.runtime.tensorrt import TensorRTSession
+from mimiq.runtime.host import cuda_driver_present
+from mimiq.runtime.latency.measure import Engine
+from mimiq.runtime.latency.worker import open_engine
+from mimiq.runtime.tensorrt.session import TensorRTSession
 
 FLAGS = ("--batches", "1,8,9", "--seconds", "0.05", "--quiet")
 PROOF = Proof(PlanSummary("plan", 1, kernels=3), (), (), (), ())
@@ -47,9 +47,9 @@ def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("ours", "half"):
         (tmp_path / name).mkdir()
     state = {"name": "NVIDIA Fake", "clocks.sm": "1980", "clocks.mem": "2619"}
-    monkeypatch.setattr("mimiq.runtime.latency.measure", lambda *a, **k: [])
+    monkeypatch.setattr("mimiq.runtime.latency.measure.measure", lambda *a, **k: [])
     monkeypatch.setattr(
-        "mimiq.runtime.latency_worker.open_engine", lambda engine: open_fake(tmp_path / "ours")[0]
+        "mimiq.runtime.latency.worker.open_engine", lambda engine: open_fake(tmp_path / "ours")[0]
     )
     monkeypatch.setattr("mimiq.runtime.gpus.gpu_state", lambda: state)
     monkeypatch.setattr("mimiq.runtime.gpus.describe_gpus", lambda: [{"name": "NVIDIA Fake"}])
@@ -136,7 +136,7 @@ def test_the_verdict_explains_the_engines_that_ran(
         cuda.elapsed_ms = lambda start, end: factor * ticks(start, end)  # type: ignore[method-assign]
         return session
 
-    monkeypatch.setattr("mimiq.runtime.latency_worker.open_engine", opened)
+    monkeypatch.setattr("mimiq.runtime.latency.worker.open_engine", opened)
     found = json.loads(bench(slow, "--against", other, "--json").stdout)
     assert found["verdict"][1].startswith("On NVIDIA Fake low precision hurt against")
     assert found["verdict"][2:] == ["It launches 9 kernels, and the reference 5."]
@@ -151,7 +151,7 @@ def test_threads_are_refused_where_an_engine_would_run(
     assert "add --backend ort" in answer.stderr
     for runs in (True, False):
         monkeypatch.setattr(
-            "mimiq.runtime.tensorrt_selection.can_run", lambda bundle, runs=runs: runs
+            "mimiq.runtime.tensorrt.selection.can_run", lambda bundle, runs=runs: runs
         )
         with open_engine(Engine(bundle, "ort", 1)) as session:
             assert session.backend == "onnxruntime-cpu"

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from mimiq.errors import BadInput, EnvironmentLacks
-from mimiq.runtime.hardware import cuda_driver_present
-from mimiq.runtime.tensorrt_cuda import Cuda, Gpu, gpu_or_reason, make_allocator
+from mimiq.runtime.host import cuda_driver_present
+from mimiq.runtime.tensorrt.cuda import Cuda, Gpu, gpu_or_reason, make_allocator
 
 MODULE = "cuda.bindings.runtime"
 
@@ -96,7 +96,7 @@ def test_without_cuda_python(monkeypatch: pytest.MonkeyPatch) -> None:
         Cuda()
     assert "pip install 'cuda-python>=12.6'" in caught.value.next_step
     # The same where only a reason is asked for, as by mimiq doctor and before a session is opened.
-    monkeypatch.setattr("mimiq.runtime.hardware.cuda_driver_present", lambda: True)
+    monkeypatch.setattr("mimiq.runtime.host.cuda_driver_present", lambda: True)
     gpu_or_reason.cache_clear()
     assert "pip install 'cuda-python>=12.6'" in str(gpu_or_reason())
     gpu_or_reason.cache_clear()

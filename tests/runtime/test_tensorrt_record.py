@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from mimiq.errors import BadInput
-from mimiq.runtime.tensorrt_cuda import Gpu
-from mimiq.runtime.tensorrt_record import EngineRecord
+from mimiq.runtime.tensorrt.cuda import Gpu
+from mimiq.runtime.tensorrt.record import EngineRecord
 
 RTX = EngineRecord(
     product="rtx",

@@ -26,7 +26,7 @@ from tensorrt_fake import (
 from mimiq.errors import BadInput, EnvironmentLacks
 from mimiq.runtime.preprocessing import Preprocessing
 from mimiq.runtime.session import Session
-from mimiq.runtime.tensorrt import TensorRTSession
+from mimiq.runtime.tensorrt.session import TensorRTSession
 
 MAX = 8
 Open = Callable[..., tuple[TensorRTSession, FakeEngine, FakeCuda]]

@@ -8,7 +8,7 @@ import pytest
 from test_tensorrt_session import open_fake
 
 from mimiq.errors import BadInput
-from mimiq.runtime.tensorrt_timing import device_runner
+from mimiq.runtime.tensorrt.timing import device_runner
 
 
 @pytest.mark.parametrize("copies", [False, True])

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from mimiq.export.tensorrt.proof import Proof
     from mimiq.progress import Stage
     from mimiq.runtime.bundle import Bundle
-    from mimiq.runtime.latency import Engine, LatencyRow
-    from mimiq.runtime.tensorrt import TensorRTSession
+    from mimiq.runtime.latency.measure import Engine, LatencyRow
+    from mimiq.runtime.tensorrt.session import TensorRTSession
 
 # What is counted when the GPU's own clock measures, as arguments of device_runner.
 _COUNTED: dict[str, dict[str, bool]] = {
@@ -77,8 +77,8 @@ def bench(
     from mimiq.cli.terminal_progress import shown_progress
     from mimiq.runtime.bundle import Bundle
     from mimiq.runtime.gpus import gpu_state
-    from mimiq.runtime.latency import Engine, measure
-    from mimiq.runtime.report import build_report, render
+    from mimiq.runtime.latency.measure import Engine, measure
+    from mimiq.runtime.report.report import build_report, render
 
     opened = Bundle(bundle)
     engines = {}
@@ -145,7 +145,7 @@ def measure_device(
 
     A bundle alone is measured beside its own network in FP16.
     """
-    from mimiq.runtime.latency_worker import open_engine
+    from mimiq.runtime.latency.worker import open_engine
 
     with ExitStack() as stack:
         sessions: dict[str, TensorRTSession] = {}
@@ -185,9 +185,9 @@ def half_session(
     bundle: Bundle, session: TensorRTSession
 ) -> Iterator[tuple[TensorRTSession, Proof]]:
     """The same network in FP16, built now with the same product and profile."""
-    from mimiq.export.tensorrt.product import RTX, TRT
     from mimiq.export.tensorrt.twin import build_half_twin
-    from mimiq.runtime.tensorrt import TensorRTSession
+    from mimiq.runtime.tensorrt.library import RTX, TRT
+    from mimiq.runtime.tensorrt.session import TensorRTSession
 
     product = RTX if session.backend.startswith("tensorrt-rtx") else TRT
     smallest, largest = session.tensors.smallest, session.tensors.largest
@@ -207,8 +207,8 @@ def device_rows(
     Raises:
         BadInput: a batch is outside of an engine's profile.
     """
-    from mimiq.runtime.latency import interleave, summarize
-    from mimiq.runtime.tensorrt_timing import device_runner
+    from mimiq.runtime.latency.measure import interleave, summarize
+    from mimiq.runtime.tensorrt.timing import device_runner
 
     found: dict[str, list[LatencyRow]] = {}
     for how, counted in _COUNTED.items():
@@ -230,7 +230,7 @@ def _recorded_proof(path: Path, session: TensorRTSession) -> Proof | None:
     """Of the engine that was opened: a bundle may hold several, and not the first may run here."""
     from mimiq.export.tensorrt.engines import recorded_proofs
     from mimiq.runtime.bundle import Bundle
-    from mimiq.runtime.tensorrt_record import ENGINES
+    from mimiq.runtime.tensorrt.record import ENGINES
 
     # Read anew, since opening may have built the engine again.
     proofs = recorded_proofs(Bundle(path, verify=False))

@@ -15,8 +15,8 @@ from mimiq.errors import BadInput
 
 if TYPE_CHECKING:
     from mimiq.runtime.bundle import Bundle
-    from mimiq.runtime.check import CheckResult
-    from mimiq.runtime.datasets import LabelledImages
+    from mimiq.runtime.evaluation.datasets import LabelledImages
+    from mimiq.runtime.serving.check import CheckResult
 
 _IDENTITY = {
     "same": "packed from this bundle",
@@ -132,7 +132,7 @@ def check(
     """
     from mimiq.cli.terminal_progress import shown_progress
     from mimiq.runtime.bundle import Bundle
-    from mimiq.runtime.check import Wanted, check_server
+    from mimiq.runtime.serving.check import Wanted, check_server
 
     if p99_ms is not None and not load:
         raise BadInput("--p99-ms needs a load to be measured under.", "Add --load 1,8,32.")
@@ -168,7 +168,7 @@ def _dataset(
     if bundle.manifest["model"].get("architecture") != values.DIGITS:
         return None, ""
     from mimiq.models.digits import digits_heldout
-    from mimiq.runtime.datasets import InMemoryImages
+    from mimiq.runtime.evaluation.datasets import InMemoryImages
 
     pixels, labels = digits_heldout()
     return InMemoryImages(pixels[:limit], labels[:limit], bundle.num_classes), "held-out digits"

@@ -16,9 +16,9 @@ from mimiq.errors import BadInput
 
 if TYPE_CHECKING:
     from mimiq.export.tensorrt.engines import BundleEngine
-    from mimiq.job import Job
     from mimiq.progress import Progress
     from mimiq.runtime.bundle import Bundle
+    from mimiq.spec import Job
 
 MANIFEST = "manifest.json"  # by which a bundle is known
 
@@ -79,7 +79,7 @@ def compile_command(
             job = _measured(_job(choice, precision, images, tuning, output, progress), measurement)
         cache = Cache(cache_dir or default_cache_dir(), progress.note)
         if limits is not None:
-            from mimiq.raising import within_budget
+            from mimiq.stages.promotion import within_budget
 
             job = within_budget(job, limits, cache, progress)
         bundle, built = _run(job, cache, engine, progress)
@@ -117,7 +117,7 @@ def _measured(job: Job, measurement: choices.MeasureChoice) -> Job:
 def _run(
     job: Job, cache: Any, engine: choices.EngineChoice, progress: Progress
 ) -> tuple[Bundle, BundleEngine | None]:
-    from mimiq.pipeline import compile_model
+    from mimiq.compile import compile_model
 
     bundle = compile_model(job, cache, progress)
     built = add_engine(bundle, engine, progress)
@@ -150,7 +150,7 @@ def result_json(bundle: Bundle, built: BundleEngine | None) -> dict[str, Any]:
 
 def show_result(bundle: Bundle, built: BundleEngine | None) -> None:
     """The report's table, the engine's proof, and what to do next."""
-    from mimiq.runtime.report import render
+    from mimiq.runtime.report.report import render
 
     show(render(bundle.report or {}))
     path = shown(bundle.path)

@@ -35,7 +35,7 @@ def distill(
     preflight.require_compile_extra()
     values.check_precision(precision)
     from mimiq.cli.terminal_progress import shown_progress
-    from mimiq.state import save_quantized
+    from mimiq.quantize.store import save_quantized
 
     progress = shown_progress(say.quiet)
     with working():

@@ -20,7 +20,7 @@ from mimiq.cli.flags import with_flags
 from mimiq.cli.output import print_json, show, table, working
 from mimiq.cli.preflight import missing_libraries
 from mimiq.errors import MimiqError, pip_install
-from mimiq.runtime.hardware import cuda_driver_present, describe_hardware, installed_version
+from mimiq.runtime.host import cuda_driver_present, describe_hardware, installed_version
 
 _SOFTWARE = (
     "mimiq",
@@ -82,7 +82,7 @@ def doctor(cache_dir: Path | None, json: bool) -> None:
 def examine(cache_dir: Path | None = None) -> dict[str, Any]:
     """Everything that ``doctor`` prints; no probe's failure is an error."""
     from mimiq.cache import default_cache_dir
-    from mimiq.runtime.onnxruntime_graph import integer_kernels
+    from mimiq.runtime.onnxruntime.graph import integer_kernels
 
     backends, targets = runnable(), buildable()
     cache = describe_cache(cache_dir or default_cache_dir())
@@ -196,7 +196,7 @@ def _why_not_ort_cuda() -> str | None:
 
 
 def _products() -> Iterable[Any]:
-    from mimiq.export.tensorrt.product import PRODUCTS
+    from mimiq.runtime.tensorrt.library import PRODUCTS
 
     return PRODUCTS
 

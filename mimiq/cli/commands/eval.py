@@ -15,11 +15,11 @@ from mimiq.cli.parameters import PATH
 from mimiq.errors import BadInput, CheckFailed, MimiqError
 
 if TYPE_CHECKING:
+    from mimiq.export.divergence import Divergence
     from mimiq.progress import Progress, Stage
-    from mimiq.runtime.accuracy import Accuracy, Comparison
     from mimiq.runtime.bundle import Bundle
-    from mimiq.runtime.datasets import LabelledImages
-    from mimiq.runtime.divergence import Divergence
+    from mimiq.runtime.evaluation.accuracy import Accuracy, Comparison
+    from mimiq.runtime.evaluation.datasets import LabelledImages
     from mimiq.runtime.session import Session
 
 
@@ -68,8 +68,8 @@ def evaluate_command(
     the embedded model is measured on its own held-out images if none are given.
     """
     from mimiq.cli.terminal_progress import shown_progress
-    from mimiq.runtime.accuracy import evaluate
     from mimiq.runtime.bundle import Bundle
+    from mimiq.runtime.evaluation.accuracy import evaluate
 
     opened = Bundle(bundle)
     dataset, name = _dataset(opened, images, eval_limit)
@@ -124,7 +124,7 @@ class _Pair:
     """Two backends of one bundle on the same images, and where they part."""
 
     def __init__(self, bundle: Bundle, ours: Session, theirs: Session, progress: Progress) -> None:
-        from mimiq.runtime.divergence import Disagreements
+        from mimiq.export.divergence import Disagreements
 
         self._bundle, self._progress = bundle, progress
         self._backends = ours.backend, theirs.backend
@@ -136,7 +136,7 @@ class _Pair:
         Raises:
             CheckFailed: a logit is not finite; it says at which tensor that begins.
         """
-        from mimiq.runtime.accuracy import compare
+        from mimiq.runtime.evaluation.accuracy import compare
 
         seen, pipeline = self._seen, self._bundle.preprocessing
         try:
@@ -148,7 +148,7 @@ class _Pair:
 
     def parting(self) -> Parting:
         """The first tensor at which they differ by more than rounding explains."""
-        from mimiq.runtime.divergence import diverge
+        from mimiq.export.divergence import diverge
 
         try:
             with self._progress.stage("parting") as stage:
@@ -178,7 +178,7 @@ def _dataset(bundle: Bundle, folder: Path | None, limit: int | None) -> tuple[La
             "Give a folder of class folders, or images with a val.txt.",
         )
     from mimiq.models.digits import digits_heldout
-    from mimiq.runtime.datasets import InMemoryImages
+    from mimiq.runtime.evaluation.datasets import InMemoryImages
 
     pixels, labels = digits_heldout()
     return InMemoryImages(pixels[:limit], labels[:limit], bundle.num_classes), "held-out digits"

@@ -21,7 +21,7 @@ from mimiq.files import copy_whole
 if TYPE_CHECKING:
     from mimiq.export.findings import Finding
     from mimiq.models import LoadedModel
-    from mimiq.quantization import QuantizedModel
+    from mimiq.quantize.insert import QuantizedModel
 
 
 _CARRIED = (
@@ -130,7 +130,7 @@ def _grouped(findings: Iterable[Finding]) -> list[str]:
 
 
 def _read_tuned(model: LoadedModel, source: Path) -> tuple[QuantizedModel, dict[str, str]]:
-    from mimiq.state import load_quantized
+    from mimiq.quantize.store import load_quantized
 
     quantized = load_quantized(model, source)
     try:

@@ -51,7 +51,7 @@ def report(
     from mimiq.export.tensorrt.engines import recorded_proofs
     from mimiq.export.tensorrt.proof import proof_rows
     from mimiq.runtime.bundle import Bundle
-    from mimiq.runtime.page import page
+    from mimiq.runtime.report.page import page
 
     with working():
         opened = Bundle(bundle)

@@ -14,10 +14,10 @@ from mimiq.cli.output import next_commands, print_json, show, size, table, worki
 from mimiq.errors import BadInput
 
 if TYPE_CHECKING:
-    from mimiq.calibrate.sensitivity import Ranking
-    from mimiq.job import Job
     from mimiq.progress import Progress
     from mimiq.runtime.bundle import Bundle
+    from mimiq.spec import Job
+    from mimiq.stages.sensitivity import Ranking
 
 MANIFEST = "manifest.json"  # by which a bundle is known
 
@@ -65,8 +65,8 @@ def sensitivity(
 
     from mimiq.cache import Cache, default_cache_dir
     from mimiq.cli.terminal_progress import shown_progress
-    from mimiq.image_sets import calibration_set
-    from mimiq.raising import ranking
+    from mimiq.stages.images import calibration_set
+    from mimiq.stages.promotion import ranking
 
     progress = shown_progress(say.quiet)
     cache = Cache(cache_dir or default_cache_dir(), progress.note)
@@ -109,7 +109,7 @@ def _job_of_bundle(
     calibration: str | None,
 ) -> Job:
     """What the bundle was compiled from; its network must be at hand."""
-    from mimiq.precision import Precision
+    from mimiq.config.precision import Precision
     from mimiq.runtime.bundle import Bundle
 
     if precision != choices.PrecisionChoice():

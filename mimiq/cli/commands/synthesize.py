@@ -14,9 +14,9 @@ from mimiq.cli.parameters import PATH
 
 if TYPE_CHECKING:
     from mimiq.calibrate import CalibrationSet
+    from mimiq.config.synthesis import SynthesisRecipe
     from mimiq.models import LoadedModel
     from mimiq.progress import Progress
-    from mimiq.recipes_synthesis import SynthesisRecipe
 
 
 @click.command(cls=Command, short_help="Make a calibration set.")
@@ -74,8 +74,8 @@ def _make(
         from mimiq.calibrate import gaussian_noise
 
         return gaussian_noise(model.preprocessing, recipe.images, images.seed or 0, out)
-    from mimiq.psaq import synthesize_psaq
-    from mimiq.synthesis import synthesize as synthesize_mimiq
+    from mimiq.synthesis.mimiq import synthesize as synthesize_mimiq
+    from mimiq.synthesis.psaq import synthesize_psaq
 
     function = synthesize_mimiq if method == "synthetic" else synthesize_psaq
     return function(

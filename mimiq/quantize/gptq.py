@@ -1,0 +1,55 @@
+"""Rounding weights one input column at a time, each column making up for the error of the last.
+
+Frantar et al., GPTQ, ICLR 2023, algorithm 1.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from mimiq.quantize.fake_quant import Quantizer
+
+_DAMPING = 0.01  # of the mean diagonal of the Hessian, as published
+
+
+@torch.no_grad()
+def gptq(weight: torch.Tensor, hessian: torch.Tensor, quantizer: nn.Module) -> torch.Tensor:
+    """Weights (out, in) on the quantiser's grid with a small error of the layer's output.
+
+    Args:
+        weight: (out, in).
+        hessian: (in, in), XᵀX of the layer's inputs.
+        quantizer: per tensor, per output channel or block-wise over the input axis.
+    """
+    if not isinstance(quantizer, Quantizer):
+        return weight
+    w = weight.clone().float()
+    hessian = hessian.clone()
+    dead = hessian.diagonal() == 0
+    hessian.diagonal()[dead] = 1
+    hessian.diagonal().add_(_DAMPING * hessian.diagonal().mean())
+    # The input columns with the largest inputs first: their errors find the most columns to go to.
+    order = hessian.diagonal().argsort(descending=True)
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(hessian[order][:, order]))
+    upper = torch.linalg.cholesky(inverse, upper=True)
+    scale = _column_scales(quantizer, w)[:, order]
+    w = w[:, order]
+    out = torch.empty_like(w)
+    grid = quantizer.grid
+    for i in range(w.shape[1]):
+        step = scale[:, i]
+        out[:, i] = (w[:, i] / step).round().clamp(grid.qmin, grid.qmax) * step
+        error = (w[:, i] - out[:, i]) / upper[i, i]
+        w[:, i + 1 :] -= error.unsqueeze(1) * upper[i, i + 1 :].unsqueeze(0)
+    return out[:, order.argsort()].to(weight.dtype)
+
+
+def _column_scales(quantizer: Quantizer, weight: torch.Tensor) -> torch.Tensor:
+    """The scale of each element, shape (out, in)."""
+    scale = quantizer.scale
+    if quantizer.block_size:
+        return scale.repeat_interleave(quantizer.block_size, dim=1)
+    if quantizer.axis == 0:
+        scale = scale.unsqueeze(1)
+    return scale.expand_as(weight)

@@ -1,0 +1,223 @@
+"""The walk over a network's Linears, in the order in which data meets them.
+
+A layer-wise algorithm changes one Linear at a time and wants to see what reaches it when all before
+it are as they will be. Run naively, every Linear costs a forward of its block, in the quantised
+network and in the original. Here a block's parts remember what they gave, batch by batch, once
+nothing before them will change any more, so that the whole walk costs about two forwards of each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from mimiq.models.family import Family
+from mimiq.quantize.fake_quant import QuantLinear
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What a batch of images brings to one Linear.
+
+    Attributes:
+        inputs: (B, T, in), quantised as the Linear quantises them.
+        errors: (B, T, out), what the output lacks of the original's; for a Linear that writes to
+            the residual stream, what the stream lacks. The Linear's weight is not rounded here.
+        stream: (B, T, C), the original's stream behind such a Linear; None for any other.
+    """
+
+    inputs: torch.Tensor
+    errors: torch.Tensor
+    stream: torch.Tensor | None
+
+
+@dataclass(frozen=True)
+class Visit:
+    """One Linear of the quantised network, to be changed before the next is asked for.
+
+    Attributes:
+        name: module name, of the whole network.
+        layer: the Linear.
+    """
+
+    name: str
+    layer: QuantLinear
+    _block: _Block
+    _place: str
+
+    def rows(self) -> Iterator[Rows]:
+        """Batch by batch; to be run through to its end once, and no more."""
+        return self._block.rows(self.layer, self._place)
+
+
+@torch.no_grad()
+def walk(
+    family: Family,
+    reference: nn.Module,
+    module: nn.Module,
+    images: torch.Tensor,
+    *,
+    batch_size: int = 32,
+) -> Iterator[Visit]:
+    """Visit the quantised Linears of every block of ``module``.
+
+    Args:
+        reference: ``module`` before quantisers were put in.
+        images: (B, 3, H, W), normalised.
+    """
+    names = {part: name for name, part in module.named_modules()}
+    batches = images.split(batch_size)
+    quantized = [family.embed(module)(batch) for batch in batches]
+    original = [family.embed(reference)(batch) for batch in batches]
+    for part, counterpart in zip(family.blocks(module), family.blocks(reference), strict=True):
+        block = _Block(_Memory(part), _Memory(counterpart), quantized, original)
+        places = family.stream_readers(part)
+        with block.memories():
+            for name, layer in list(part.named_modules()):
+                if isinstance(layer, QuantLinear):
+                    yield Visit(names[layer], layer, block, places.get(name, name))
+            quantized, original = block.outputs()
+
+
+@dataclass(frozen=True)
+class _Block:
+    """A block in both networks, and the tokens (B, T, C) that enter it, batch by batch."""
+
+    quantized: _Memory
+    reference: _Memory
+    entering: list[torch.Tensor]
+    entering_reference: list[torch.Tensor]
+
+    @contextmanager
+    def memories(self) -> Iterator[None]:
+        with self.quantized.kept(), self.reference.kept():
+            yield
+
+    def rows(self, layer: QuantLinear, place: str) -> Iterator[Rows]:
+        name = next(n for n, part in self.quantized.block.named_modules() if part is layer)
+        twin = self.reference.block.get_submodule(name)
+        writes = place != name
+        for index, tokens in enumerate(self.entering):
+            wanted = self.reference.run(index, self.entering_reference[index], twin, place, writes)
+            quantizer, layer.weight_quantizer = layer.weight_quantizer, nn.Identity()
+            try:
+                found = self.quantized.run(index, tokens, layer, place, writes)
+            finally:
+                layer.weight_quantizer = quantizer
+            yield Rows(
+                layer.input_quantizer(found.inputs),
+                wanted.tensor - found.tensor,
+                wanted.tensor if writes else None,
+            )
+
+    def outputs(self) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        """What leaves the block, in both networks."""
+        return self.quantized.outputs(self.entering), self.reference.outputs(
+            self.entering_reference
+        )
+
+
+class _Reached(Exception):
+    """Ends a block's forward at a place: what comes behind it is not needed."""
+
+    def __init__(self, tensor: torch.Tensor) -> None:
+        super().__init__()
+        self.tensor = tensor
+
+
+@dataclass
+class _Found:
+    """The input of a Linear, and the tensor at its place."""
+
+    inputs: torch.Tensor
+    tensor: torch.Tensor
+
+
+class _Memory:
+    """A block whose parts remember what they gave for each batch.
+
+    What is behind the Linear at hand depends on it and is not remembered. What a part remembers
+    takes the place of what the parts inside it do.
+    """
+
+    def __init__(self, block: nn.Module) -> None:
+        self.block = block
+        self._outputs: dict[tuple[int, nn.Module], torch.Tensor] = {}
+        self._batch = 0
+        self._settled = True
+
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """Inside the ``with`` the block's parts remember."""
+        parts = [part for name, part in self.block.named_modules() if name and _remembers(part)]
+        for part in parts:
+            part.forward = self._remembering(part)  # type: ignore[method-assign]
+        try:
+            yield
+        finally:
+            for part in parts:
+                del part.forward
+            self._outputs.clear()
+
+    def _remembering(self, part: nn.Module) -> Any:
+        compute, inside = part.forward, [child for child in part.modules() if child is not part]
+
+        def forward(*args: Any, **kwargs: Any) -> torch.Tensor:
+            known = self._outputs.get((self._batch, part))
+            if known is not None:
+                return known
+            out: torch.Tensor = compute(*args, **kwargs)
+            if self._settled:
+                self._outputs[self._batch, part] = out
+                for child in inside:
+                    self._outputs.pop((self._batch, child), None)
+            return out
+
+        return forward
+
+    def run(
+        self, batch: int, tokens: torch.Tensor, layer: nn.Module, place: str, writes: bool
+    ) -> _Found:
+        """The block up to ``place``: a part's output or, behind what ``writes``, a part's input."""
+        self._batch, self._settled = batch, True
+        inputs: list[torch.Tensor] = []
+
+        def arrived(_module: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
+            inputs.append(args[0])
+            self._settled = False
+
+        def stop(_module: nn.Module, args: tuple[Any, ...], *output: torch.Tensor) -> None:
+            raise _Reached(output[0] if output else args[0])
+
+        handles = [layer.register_forward_pre_hook(arrived)]
+        if place:
+            part = self.block.get_submodule(place)
+            register = part.register_forward_pre_hook if writes else part.register_forward_hook
+            handles.append(register(stop))
+        try:
+            out = self.block(tokens)
+        except _Reached as reached:
+            out = reached.tensor
+        finally:
+            for handle in handles:
+                handle.remove()
+            self._settled = True
+        return _Found(inputs[0], out)
+
+    def outputs(self, entering: list[torch.Tensor]) -> list[torch.Tensor]:
+        found = []
+        for batch, tokens in enumerate(entering):
+            self._batch, self._settled = batch, True
+            found.append(self.block(tokens))
+            self._outputs = {key: out for key, out in self._outputs.items() if key[0] != batch}
+        return found
+
+
+def _remembers(part: nn.Module) -> bool:
+    """Linears, and what holds Linears; norms and point-wise functions cost less than memory."""
+    return any(isinstance(inner, nn.Linear | QuantLinear) for inner in part.modules())

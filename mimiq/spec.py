@@ -1,0 +1,47 @@
+"""What a compilation is asked to do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mimiq.config.precision import Precision
+from mimiq.config.recipes import Recipe
+from mimiq.models import LoadedModel
+from mimiq.runtime.evaluation.datasets import LabelledImages
+
+
+@dataclass(frozen=True)
+class Job:
+    """One compilation.
+
+    Attributes:
+        model: what to compile.
+        precision: to which precision.
+        calibration: ``synthetic``, ``psaq``, ``noise``, or a folder of images or a finished set.
+        recipe: synthesis, ranges and distillation.
+        out: folder of the bundle.
+        seed: fixes the whole run on one machine.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        evaluation: labelled images to measure on; the embedded model brings its own.
+        evaluation_name: what to call them in the report.
+        batches: batch sizes whose latency is measured against the fp32 graph; none to skip it.
+        overwrite: replace an existing bundle.
+        raised: the manifest's entry on what :func:`mimiq.stages.promotion.within_budget` raised,
+            and why.
+    """
+
+    model: LoadedModel
+    precision: Precision
+    recipe: Recipe
+    out: Path
+    calibration: str | Path = "synthetic"
+    seed: int = 0
+    device: str = "auto"
+    evaluation: LabelledImages | None = None
+    evaluation_name: str | None = None
+    batches: tuple[int, ...] = (1, 8, 32)
+    overwrite: bool = False
+    raised: Mapping[str, Any] | None = None

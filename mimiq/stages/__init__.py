@@ -1,0 +1,1 @@
+"""The stages of a compilation: images, measuring, sensitivity, promotion."""

@@ -1,0 +1,84 @@
+"""Whether the exported graph does what the simulated network does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from mimiq.errors import CheckFailed
+from mimiq.quantize.insert import QuantizedModel
+from mimiq.runtime.evaluation.held_out import relative_error
+from mimiq.runtime.preprocessing import FloatArray
+
+# Two roundings of one network differ by about twice what one of them differs from full precision
+# by; what rounding does to the sixth digit of the input is taken this many times for that of every
+# sum in every layer.
+_MORE_THAN_NUDGED = 16.0
+_MORE_THAN_ERROR = 2.0
+_EXACT = 1e-6  # of the logits' variance: sums of floating-point numbers in another order
+
+
+@dataclass(frozen=True)
+class Logits:
+    """Of the same images, (B, classes): as exported, in full precision, simulated, and simulated
+    with the input changed in the sixth digit.
+    """
+
+    exported: FloatArray
+    full: FloatArray
+    simulated: FloatArray
+    nudged: FloatArray
+
+
+def agreement_notes(kinds: Sequence[Logits]) -> list[str]:
+    """Hold the exported graph against its simulation, and say where they differ.
+
+    Two runtimes add in different orders. Where a sum then lies on the other side of a rounding
+    threshold, the difference grows from block to block. Whatever rounding does, the exported graph
+    differs from the simulation no more than two roundings of one network differ from each other:
+    their errors towards full precision, independent at worst, add up.
+
+    Raises:
+        CheckFailed: when the logits differ by more than that, and by far more than the
+            simulation's own do when its input changes in the sixth digit.
+    """
+    every = Logits(
+        *(
+            np.concatenate([getattr(kind, name) for kind in kinds])
+            for name in ("exported", "full", "simulated", "nudged")
+        )
+    )
+    difference = relative_error(every.exported, every.simulated)
+    own = relative_error(every.nudged, every.simulated)
+    error = relative_error(every.simulated, every.full)
+    same = float((every.exported.argmax(1) == every.simulated.argmax(1)).mean())
+    if difference > max(_EXACT, _MORE_THAN_ERROR * error, _MORE_THAN_NUDGED * own):
+        raise CheckFailed(
+            f"The logits of the exported graph and of the simulated network differ by "
+            f"{difference:.2%} of their variance, where rounding can explain "
+            f"{max(_MORE_THAN_ERROR * error, _MORE_THAN_NUDGED * own):.2%}.",
+            "This is a defect of the export on this host: please report it with the output of "
+            "mimiq doctor.",
+        )
+    if same >= 0.99:
+        return []
+    return [
+        f"The exported graph and its simulation give the same answer on {same:.1%} of "
+        f"{len(every.full)} images held out; their logits differ by {difference:.2%} of the "
+        f"variance, by which the simulation differs from itself ({own:.2%}) when its input "
+        "changes in the sixth digit: near ties, decided by rounding."
+    ]
+
+
+def simulated(quantized: QuantizedModel, nudge: float = 0.0) -> Callable[[FloatArray], FloatArray]:
+    """The simulated network as a function of normalised images, its input nudged in proportion."""
+
+    def run(images: FloatArray) -> FloatArray:
+        with torch.inference_mode():
+            logits: FloatArray = quantized.module(torch.from_numpy(images) * (1 + nudge)).numpy()
+        return logits
+
+    return run

@@ -1,0 +1,147 @@
+"""What a compilation measures of its result, as ONNX Runtime executes it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mimiq.models.loading import EMBEDDED
+from mimiq.progress import Progress
+from mimiq.quantize.insert import QuantizedModel
+from mimiq.runtime.bundle import MODEL
+from mimiq.runtime.evaluation.accuracy import Comparison, compare
+from mimiq.runtime.evaluation.datasets import InMemoryImages, LabelledImages
+from mimiq.runtime.evaluation.held_out import Cost, HeldOut, cost, logits_of
+from mimiq.runtime.latency.measure import Engine, LatencyRow, measure
+from mimiq.runtime.onnxruntime.session import OnnxRuntimeSession
+from mimiq.runtime.opening import deployed_graph
+from mimiq.runtime.report.report import build_report
+from mimiq.spec import Job
+from mimiq.stages.agreement import Logits, agreement_notes, simulated
+from mimiq.stages.images import TuningImages
+
+_POOR = 2.0  # points of top-1 that are probably lost: more is said in a warning
+
+
+def measured(
+    job: Job,
+    quantized: QuantizedModel,
+    images: TuningImages,
+    graphs: Mapping[str, Path],
+    reference: Path,
+    errors: Mapping[str, float],
+    progress: Progress,
+) -> dict[str, Any]:
+    """Accuracy, cost and latency of the exported graph, as ONNX Runtime executes it.
+
+    Args:
+        images: of the compilation; those that nothing was fitted to tell the cost without labels.
+        errors: what rounding each Linear alone does to the logits, see
+            :class:`mimiq.quantize.outliers.Survey`.
+
+    Raises:
+        CheckFailed: when it does something else than the simulated network.
+    """
+    model, graph = job.model, deployed_graph(graphs)
+    dataset, name = _evaluation(job)
+    accuracy: Comparison | None = None
+    with (
+        OnnxRuntimeSession(graph, device="auto", spinning=False) as exported,
+        OnnxRuntimeSession(reference, device="auto", spinning=False) as full,
+    ):
+        if dataset is not None:
+            with progress.stage("accuracy", len(dataset)) as stage:
+                accuracy = compare(
+                    exported,
+                    full,
+                    dataset,
+                    model.preprocessing,
+                    progress=lambda done, _: stage.update(done, "exported graph against fp32"),
+                )
+        with progress.stage("cost") as stage:
+            stage.status("on images held out")
+            held_out, near_ties = _cost(quantized, images, exported, full)
+    return build_report(
+        model=model.describe(),
+        precision=job.precision.to_json(),
+        size_bytes=graphs[MODEL].stat().st_size,
+        reference_bytes=reference.stat().st_size,
+        dataset=name,
+        accuracy=accuracy,
+        held_out=held_out,
+        latency=_latency(job, graph, reference, progress),
+        notes=[*_notes(job, images), *_warnings(held_out, errors), *near_ties],
+    )
+
+
+def _latency(job: Job, graph: Path, reference: Path, progress: Progress) -> Sequence[LatencyRow]:
+    if not job.batches:
+        return ()
+    with progress.stage("latency") as stage:
+        return measure(
+            {"fp32": Engine(reference), job.precision.label: Engine(graph)},
+            job.batches,
+            budget_s=10,
+            progress=stage.status,
+        )
+
+
+def _evaluation(job: Job) -> tuple[LabelledImages | None, str | None]:
+    if job.evaluation is not None:
+        return job.evaluation, job.evaluation_name
+    if job.model.name != EMBEDDED:
+        return None, None
+    from mimiq.models.digits import digits_heldout
+
+    images, labels = digits_heldout()
+    return InMemoryImages(images, labels, job.model.num_classes), "held-out digits"
+
+
+def _cost(
+    quantized: QuantizedModel,
+    images: TuningImages,
+    exported: OnnxRuntimeSession,
+    full: OnnxRuntimeSession,
+) -> tuple[HeldOut, list[str]]:
+    """What the exported graph costs by kind of images, and notes on its simulation."""
+    preprocessing = quantized.model.preprocessing
+    kinds: dict[str, Cost] = {}
+    every: list[Logits] = []
+    for kind, pixels in images.judging.items():
+        found = Logits(
+            exported=logits_of(exported.run, pixels, preprocessing),
+            full=logits_of(full.run, pixels, preprocessing),
+            simulated=logits_of(simulated(quantized), pixels, preprocessing),
+            nudged=logits_of(simulated(quantized, nudge=1e-6), pixels, preprocessing),
+        )
+        kinds[kind] = cost(found.exported, found.full)
+        every.append(found)
+    return HeldOut(kinds), agreement_notes(every)
+
+
+def _warnings(held_out: HeldOut, errors: Mapping[str, float]) -> list[str]:
+    """Where the network loses much: which layers are at fault, and what would help."""
+    if held_out.points <= _POOR:
+        return []
+    worst = sorted(errors, key=lambda name: -errors[name])[:3]
+    at_fault = f" The layers that cost most are {', '.join(worst)}." if worst else ""
+    return [
+        f"This network loses much at this precision: about {held_out.points:.1f} points of top-1."
+        f"{at_fault} Set a limit for the loss (max_drop), tune longer (steps), or choose more bits."
+    ]
+
+
+def _notes(job: Job, images: TuningImages) -> list[str]:
+    notes = [str(job.raised["note"])] if job.raised else []
+    bits = job.precision.linear.activation_bits
+    if bits is not None and bits < 8:
+        notes.append(
+            f"{bits}-bit activations are carried as INT8: the numbers are those of {bits} bits, "
+            "the speed is at best that of INT8."
+        )
+    if job.recipe.ranges.refit and not job.recipe.distillation.steps:
+        notes.append("Fitted layer by layer and not distilled: --steps N distils as well.")
+    if images.kind == "noise":
+        notes.append("Calibrated on Gaussian noise: a control, not a recommendation.")
+    return notes

@@ -1,0 +1,347 @@
+"""Which parts of a network pay most for their quantisation.
+
+A unit is a Linear or convolution with its weights and its input, or the two products inside one
+block's attention with q, k, v and the softmax output. Its gain is the loss that its quantisation
+causes, less what it still causes when it is raised: to 8 bits where it has fewer, to floating point
+otherwise.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from mimiq.config.precision import FLOAT, Block, LayerPrecision, PerChannel, PerTensor, Precision
+from mimiq.errors import BadInput
+from mimiq.models import LoadedModel, quantizable_layers
+from mimiq.quantize.insert import RangeRecipe, quantize, spread_outliers
+
+BATCH = 16
+
+# Told how many units are done, and what is being done.
+Tell = Callable[[int, str], None]
+
+
+@dataclass(frozen=True)
+class Unit:
+    """What is raised as one.
+
+    Attributes:
+        name: module name of the layer, or of a block's attention.
+        kind: ``layer`` or ``attention``.
+        now, raised: as labels, ``w4a8`` for layers, ``a8`` for attention, ``float``.
+        extra_bytes: what raising it adds to the stored weights and scales.
+        products: multiplications it does for one image.
+    """
+
+    name: str
+    kind: Literal["layer", "attention"]
+    now: str
+    raised: str
+    extra_bytes: int
+    products: int
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """A unit and the loss that raising it saves; negative where that does harm."""
+
+    unit: Unit
+    gain: float
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Every unit of a quantised network, the largest gain first.
+
+    Attributes:
+        units: with their gains.
+        loss: KL divergence of the answers from the full-precision network's, in nats an image, as
+            calibrated, before any tuning.
+        raised_loss: the same with all units of :func:`candidates` raised together.
+        images: how many were looked at.
+        seconds: wall time.
+    """
+
+    units: tuple[Sensitivity, ...]
+    loss: float
+    raised_loss: float
+    images: int
+    seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        units = [asdict(found.unit) | {"gain": found.gain} for found in self.units]
+        return {**vars(self), "units": units}
+
+    @staticmethod
+    def from_json(data: dict[str, Any]) -> Ranking:
+        units = []
+        for entry in data["units"]:
+            unit = {key: value for key, value in entry.items() if key != "gain"}
+            units.append(Sensitivity(Unit(**unit), entry["gain"]))
+        return Ranking(**{**data, "units": tuple(units)})
+
+
+def units_of(model: LoadedModel, precision: Precision) -> list[Unit]:
+    """Everything that is quantised, in the order of the module tree, attention last."""
+    layers = quantizable_layers(model.module)
+    names = {part: name for name, part in model.module.named_modules()}
+    attentions = [names[attention] for attention in model.family.attentions(model.module)]
+    products = _products(model, layers, attentions)
+    units = []
+    for name, layer in layers.items():
+        now = precision.of(name)
+        if not now.is_float:
+            then = raised_layer(now)
+            extra = stored_bytes(layer.weight, then) - stored_bytes(layer.weight, now)
+            units.append(Unit(name, "layer", now.label, then.label, extra, products[name]))
+    for name in attentions:
+        bits = precision.attention_of(name)
+        if bits is not None:
+            to = "float" if bits == 8 else "a8"
+            units.append(Unit(name, "attention", f"a{bits}", to, 0, products[name]))
+    return units
+
+
+def candidates(units: Iterable[Unit]) -> list[Unit]:
+    """Those to raise first: to 8 bits, which costs hardly any speed; to float where all have 8."""
+    every = list(units)
+    to_integers = [unit for unit in every if unit.raised != FLOAT.label]
+    return to_integers or every
+
+
+def raise_units(precision: Precision, units: Iterable[Unit]) -> Precision:
+    """The precision with these units one step up; weights and activations rise together."""
+    raised = precision
+    for unit in units:
+        if unit.kind == "layer":
+            raised = raised.with_override(unit.name, raised_layer(precision.of(unit.name)))
+        else:
+            bits = precision.attention_of(unit.name)
+            raised = raised.with_attention(unit.name, None if bits in (8, None) else 8)
+    return raised
+
+
+def raised_layer(layer: LayerPrecision) -> LayerPrecision:
+    """One step up: 8 bits per channel, or floating point for what has 8 bits already."""
+    weights, activations = layer.weight_bits, layer.activation_bits
+    if min(weights or 8, activations or 8) == 8:
+        return FLOAT
+    # No target takes blocks under INT8 activations, and 8 bits need none.
+    return LayerPrecision(weights and 8, PerChannel(), activations and 8)
+
+
+def stored_bytes(weight: torch.Tensor, layer: LayerPrecision) -> int:
+    """Bytes of this weight and its scales in the graph: up to 4 bits take INT4, the rest INT8."""
+    count = weight.numel()
+    if layer.weight_bits is None:
+        return 4 * count
+    match layer.granularity:
+        case PerTensor():
+            scales = 1
+        case PerChannel():
+            scales = len(weight)
+        case Block(size):
+            scales = count // size
+    # Only Linears have an INT4 form.
+    is_int4 = layer.weight_bits <= 4 and weight.ndim == 2
+    return 4 * scales + ((count + 1) // 2 if is_int4 else count)
+
+
+@torch.no_grad()
+def rank(
+    model: LoadedModel,
+    precision: Precision,
+    images: torch.Tensor,
+    seen: torch.Tensor,
+    ranges: RangeRecipe,
+    tell: Tell = lambda done, text: None,
+) -> Ranking:
+    """Measure the gain of every unit on ``images``.
+
+    Each unit is quantised alone in the full-precision network. Raising it alone in the quantised
+    network asks the question more directly, but is answered by chance: whatever changes in one
+    layer decides roundings in all later ones anew, and what that does to an image is larger than
+    what the layer itself did. DeiT-T at W4A8, gains on two sets of 24 images: rank correlation 0.26
+    between the sets that way, 0.93 this way. With the 24 units of the largest gain raised, the loss
+    on 32 other images fell from 0.184 to 0.081 on average that way, to 0.066 this way, and to 0.094
+    with units drawn at random. Errors of different layers hardly interact there: the gains, found
+    apart, add up to about the loss of the whole.
+
+    The cost is two calibrations and, for each unit, two forward passes from its block on.
+
+    Args:
+        model: left as it is.
+        precision: of the network as it stands.
+        images: (B, 3, S, S), normalised, on the device to work on.
+        seen: likewise; what scales are found on.
+        ranges: how scales are found.
+
+    Raises:
+        BadInput: when nothing is quantised, or a block size does not divide a layer's input size.
+    """
+    started = time.monotonic()
+    units = units_of(model, precision)
+    if not units:
+        raise BadInput("Nothing in this network is quantised.", "Choose a precision.")
+    gains: dict[str, float] = {}
+    bench = _Bench(model, precision, units, images, seen, ranges, lambda text: tell(0, text))
+    first = set(candidates(units))
+    loss = bench.loss(dict.fromkeys(units, bench.now))
+    raised_loss = bench.loss({u: bench.raised if u in first else bench.now for u in units})
+    for unit, block in bench.by_block():
+        tell(len(gains), unit.name)
+        left = 0.0 if unit.raised == FLOAT.label else bench.loss({unit: bench.raised}, block)
+        gains[unit.name] = bench.loss({unit: bench.now}, block) - left
+    tell(len(units), "")
+    ranked = sorted(units, key=lambda unit: -gains[unit.name])
+    return Ranking(
+        units=tuple(Sensitivity(unit, gains[unit.name]) for unit in ranked),
+        loss=loss,
+        raised_loss=raised_loss,
+        images=len(images),
+        seconds=time.monotonic() - started,
+    )
+
+
+class _Bench:
+    """The full-precision network, and two quantised ones to take single units from.
+
+    Attributes:
+        now, raised: every unit as it stands, and every unit raised.
+    """
+
+    def __init__(
+        self,
+        model: LoadedModel,
+        precision: Precision,
+        units: Sequence[Unit],
+        images: torch.Tensor,
+        seen: torch.Tensor,
+        ranges: RangeRecipe,
+        say: Callable[[str], None],
+    ) -> None:
+        self.network = copy.deepcopy(model.module).to(images.device)
+        self.batches = images.split(BATCH)
+        self.answers = [_log_probabilities(self.network, batch) for batch in self.batches]
+        # Once: parts of two networks fit together only in the same basis.
+        spread_outliers(model, self.network, precision, seen, ranges, say)
+        shared = replace(model, module=self.network)
+        ranges = replace(ranges, rotate=False, migrate=False)
+        self.now = quantize(shared, precision, seen, ranges, say).module
+        self.raised = quantize(shared, raise_units(precision, units), seen, ranges, say).module
+        self.units = units
+        self.family = model.family
+        self.tokens: list[torch.Tensor] = []  # of each batch, the input of the block at hand
+
+    def by_block(self) -> Iterator[tuple[Unit, int]]:
+        """Every unit, with the block that :meth:`loss` may start from."""
+        blocks = self.family.blocks(self.network)
+        names = {part: name for name, part in self.network.named_modules()}
+        embed = self.family.embed(self.network)
+        self.tokens = [embed(batch) for batch in self.batches]
+        rest = list(self.units)
+        for index, block in enumerate(blocks):
+            inside = [unit for unit in rest if unit.name.startswith(f"{names[block]}.")]
+            rest = [unit for unit in rest if unit not in inside]
+            for unit in inside:
+                yield unit, index
+            self.tokens = [block(tokens) for tokens in self.tokens]
+        for unit in rest:
+            yield unit, 0
+
+    def loss(self, sources: Mapping[Unit, nn.Module], start: int = 0) -> float:
+        """Mean KL divergence from the original's answers.
+
+        Args:
+            sources: the network that each of these units is taken from.
+            start: index of a block, whose input tokens are at hand; 0 for the whole network.
+        """
+        total = 0.0
+        with self._placed(sources), self._recalling(start) as recall:
+            for index, (batch, answers) in enumerate(zip(self.batches, self.answers, strict=True)):
+                recall.tokens = self.tokens[index] if start else None
+                found = _log_probabilities(self.network, batch)
+                total += float(F.kl_div(found, answers, reduction="sum", log_target=True))
+        return total / sum(len(batch) for batch in self.batches)
+
+    @contextmanager
+    def _placed(self, sources: Mapping[Unit, nn.Module]) -> Iterator[None]:
+        parts = {part: source for unit, source in sources.items() for part in _parts(unit)}
+        kept = {part: self.network.get_submodule(part) for part in parts}
+        for part, source in parts.items():
+            self.network.set_submodule(part, source.get_submodule(part))
+        try:
+            yield
+        finally:
+            for part, module in kept.items():
+                self.network.set_submodule(part, module)
+
+    @contextmanager
+    def _recalling(self, start: int) -> Iterator[_Recall]:
+        """Inside the ``with`` the blocks before ``start`` compute nothing."""
+        recall = _Recall()
+        names = {part: name for name, part in self.network.named_modules()}
+        skipped = {names[block]: block for block in self.family.blocks(self.network)[:start]}
+        for name in skipped:
+            self.network.set_submodule(name, recall)
+        try:
+            yield recall
+        finally:
+            for name, block in skipped.items():
+                self.network.set_submodule(name, block)
+
+
+class _Recall(nn.Module):
+    """Stands for blocks whose output is known."""
+
+    tokens: torch.Tensor | None = None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x if self.tokens is None else self.tokens
+
+
+def _parts(unit: Unit) -> list[str]:
+    if unit.kind == "layer":
+        return [unit.name]
+    return [f"{unit.name}.{point}_quantizer" for point in ("q", "k", "v", "probs")]
+
+
+def _log_probabilities(module: nn.Module, batch: torch.Tensor) -> torch.Tensor:
+    return F.log_softmax(module(batch).float(), dim=-1)
+
+
+def _products(
+    model: LoadedModel, layers: Mapping[str, nn.Module], attentions: Sequence[str]
+) -> dict[str, int]:
+    """Multiplications of every layer and attention for one image, as one forward shows them."""
+    module, size = model.module, model.preprocessing.side
+    counts: dict[str, int] = {}
+
+    def count(name: str) -> Callable[[nn.Module, Any, torch.Tensor], None]:
+        def hook(layer: nn.Module, _inputs: Any, out: torch.Tensor) -> None:
+            if isinstance(layer, nn.Linear | nn.Conv2d):
+                # Every weight meets every output position once.
+                positions = out.numel() // len(layer.weight)
+                counts[name] = positions * layer.weight.numel()
+            else:  # the heads' outputs (1, H, T, d): scores and weighted sum, H·T·T·d each
+                counts[name] = 2 * out.numel() * out.shape[2]
+
+        return hook
+
+    with ExitStack() as hooks:
+        for name, layer in layers.items():
+            hooks.callback(layer.register_forward_hook(count(name)).remove)
+        for name in attentions:
+            heads = module.get_submodule(f"{name}.heads")
+            hooks.callback(heads.register_forward_hook(count(name)).remove)
+        module(torch.zeros(1, 3, size, size))
+    return counts

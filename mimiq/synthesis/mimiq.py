@@ -1,0 +1,164 @@
+"""Calibration images from a trained network alone: MimiQ's synthesis (AAAI 2025, arXiv 2407.20021).
+
+Images start as noise and descend on ``similarity + cross-entropy + total variation`` as the frozen
+network sees them through random views: heads of a block shall attend alike, as they do on real
+images, and the network shall see the drawn class.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Generator, Mapping
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from mimiq.calibrate.dataset import CalibrationSet
+from mimiq.config.synthesis import SYNTHESIS_RECIPES, SynthesisRecipe
+from mimiq.models import LoadedModel
+from mimiq.progress import SILENT, Progress
+from mimiq.runtime.preprocessing import Preprocessing
+from mimiq.synthesis.augment import augment
+from mimiq.synthesis.driver import Batch, Objective, Teacher, make_set
+from mimiq.synthesis.scenes import scenes
+from mimiq.synthesis.similarity import inter_head_loss
+from mimiq.synthesis.total_variation import total_variation
+
+__all__ = ["SYNTHESIS_RECIPES", "SynthesisRecipe", "mimiq_objective", "synthesize"]
+
+_log = logging.getLogger("mimiq")
+
+# Images to logits and the mean similarity loss of the blocks.
+_Look = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+
+
+def synthesize(
+    model: LoadedModel,
+    recipe: SynthesisRecipe,
+    *,
+    seed: int,
+    out: Path,
+    device: str = "auto",
+    progress: Progress = SILENT,
+) -> CalibrationSet:
+    """Synthesise a calibration set for ``model``.
+
+    Every finished batch stays on disk: after an interruption the same call goes on where it
+    stopped. A batch depends on the seed and its number alone, up to the rounding of the device.
+
+    Args:
+        model: the trained network.
+        recipe: one of :data:`SYNTHESIS_RECIPES`, or a changed one.
+        seed: fixes the set on one machine.
+        out: folder of the set.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        progress: told how far it is.
+
+    Raises:
+        BadInput: the folder holds another set, or device or recipe make no sense.
+        CheckFailed: the images diverged.
+        EnvironmentLacks: no such device, too little GPU memory, or a full disk.
+    """
+    return make_set(
+        model,
+        "synthetic",
+        recipe,
+        lambda teacher: mimiq_objective(teacher, recipe),
+        seed=seed,
+        out=out,
+        device=device,
+        progress=progress,
+    )
+
+
+def mimiq_objective(teacher: Teacher, recipe: SynthesisRecipe) -> Objective:
+    """MimiQ's synthesis loss and optimiser on a network (method, section 2 of the paper)."""
+    look = _looking_at(teacher, with_similarity=recipe.similarity_weight != 0)
+
+    def optimise(batch: Batch) -> Generator[Mapping[str, torch.Tensor], None, None]:
+        if recipe.start == "scenes":
+            _start_from_scenes(batch, teacher.model.preprocessing)
+        images = batch.images
+        optimizer = torch.optim.AdamW(
+            [images], lr=recipe.lr, betas=recipe.betas, weight_decay=recipe.weight_decay, fused=True
+        )
+        for step in range(recipe.iterations):
+            done = step / recipe.iterations
+            for group in optimizer.param_groups:
+                group["lr"] = _cosine(recipe.lr, recipe.final_lr, done)
+            logits, similarity = look(augment(images, recipe.augmentation, done, batch.generator))
+            label_loss = F.cross_entropy(logits.float(), batch.labels)
+            roughness = total_variation(images, batch_meant=recipe.tv_batch)
+            loss = (
+                recipe.similarity_weight * similarity
+                + recipe.label_weight * label_loss
+                + recipe.tv_weight * roughness
+            )
+            optimizer.zero_grad()
+            torch.autograd.backward(loss)
+            optimizer.step()
+            batch.clamp_()
+            yield {"similarity": similarity.detach(), "label": label_loss.detach()}
+
+    return optimise
+
+
+@torch.no_grad()
+def _start_from_scenes(batch: Batch, preprocessing: Preprocessing) -> None:
+    count, _, size, _ = batch.images.shape
+    seed = int(torch.randint(2**62, (), generator=batch.generator))
+    drawn = preprocessing.normalize(scenes(count, size, seed))
+    batch.images.copy_(torch.from_numpy(drawn))
+
+
+def _cosine(start: float, end: float, done: float) -> float:
+    return end + (start - end) * (1 + math.cos(math.pi * done)) / 2
+
+
+def _looking_at(teacher: Teacher, *, with_similarity: bool) -> _Look:
+    """The teacher's forward pass with the similarity loss taken where the maps pass."""
+    terms: list[torch.Tensor] = []
+    if with_similarity:
+        for attention in teacher.model.family.attentions(teacher.network):
+            attention.scores.register_forward_hook(_collect(terms, attention.num_prefix_tokens))
+
+    def look(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        terms.clear()
+        with teacher.autocast():
+            logits = teacher.network(images)
+        similarity = torch.stack(terms).mean() if terms else logits.new_zeros(())
+        return logits, similarity
+
+    return _compiled(look) if teacher.device.type == "cuda" else look
+
+
+def _collect(terms: list[torch.Tensor], prefix_tokens: int) -> Callable[..., None]:
+    # The whole scores with the number of prefix tokens, not a slice of them: the gradient of a
+    # slice is a second tensor of zeros as large as all scores.
+    def hook(_module: nn.Module, _inputs: tuple[torch.Tensor, ...], scores: torch.Tensor) -> None:
+        terms.append(inter_head_loss(scores, prefix_tokens=prefix_tokens))
+
+    return hook
+
+
+def _compiled(look: _Look) -> _Look:
+    """``look`` through torch.compile, or as it is once compilation has failed."""
+    compiled: _Look | None = torch.compile(look)
+
+    def attempt(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        nonlocal compiled
+        if compiled is not None:
+            try:
+                return compiled(images)
+            except torch.cuda.OutOfMemoryError:
+                raise
+            except Exception as error:
+                reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+                _log.warning("torch.compile failed, going on without it: %s", reason)
+                compiled = None
+        return look(images)
+
+    return attempt

@@ -1,0 +1,1 @@
+"""What a network answers: accuracy on labelled images, cost on images without labels."""

@@ -1,0 +1,289 @@
+"""Top-1 and top-5 against labels, and one model against another on the same images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from mimiq.errors import BadInput, CheckFailed
+from mimiq.progress import SILENT_STAGE, Stage
+from mimiq.runtime.evaluation.datasets import LabelArray, LabelledImages
+from mimiq.runtime.evaluation.intervals import Interval, paired_difference, wilson
+from mimiq.runtime.preprocessing import FloatArray, Preprocessing
+from mimiq.runtime.session import Session
+
+Classifier = Session | Callable[[FloatArray], FloatArray]
+ProgressCallback = Callable[[int, int], None]  # images done, images in all
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """How often the right class was first, and among the first five. All in percent.
+
+    Attributes:
+        count, correct, correct_top5: images, and how many were right.
+    """
+
+    count: int
+    correct: int
+    correct_top5: int
+
+    @property
+    def top1(self) -> float:
+        return 100 * self.correct / self.count
+
+    @property
+    def top5(self) -> float:
+        return 100 * self.correct_top5 / self.count
+
+    @property
+    def top1_interval(self) -> Interval:
+        """95 % interval (Wilson) for the population that the images are drawn from."""
+        return _percent(wilson(self.correct, self.count))
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            **asdict(self),
+            "top1": self.top1,
+            "top5": self.top5,
+            "top1_interval": list(self.top1_interval),
+        }
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Self:
+        return cls(data["count"], data["correct"], data["correct_top5"])
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A model beside its reference, on the same images.
+
+    Attributes:
+        accuracy, reference: of the model, and of the reference.
+        agreeing: images to which both give the same top-1 class, right or wrong.
+        only_model, only_reference: images that one alone classified rightly.
+        max_logit_difference, mean_logit_difference: of |Δ| over all images and classes.
+        logit_error: mean of Δ² as a share of the variance of the reference's logits. It tells two
+            models apart long before their top-1 does: every logit counts, not the few images that
+            change sides.
+    """
+
+    accuracy: Accuracy
+    reference: Accuracy
+    agreeing: int
+    only_model: int
+    only_reference: int
+    max_logit_difference: float
+    mean_logit_difference: float
+    logit_error: float
+
+    @property
+    def count(self) -> int:
+        return self.accuracy.count
+
+    @property
+    def agreement(self) -> float:
+        """Share of images with the same top-1 class, in [0, 1]."""
+        return self.agreeing / self.count
+
+    @property
+    def agreement_interval(self) -> Interval:
+        """95 % interval (Wilson), in [0, 1]."""
+        return wilson(self.agreeing, self.count)
+
+    @property
+    def drop(self) -> float:
+        """Top-1 points lost against the reference; negative when the model is better."""
+        return self.reference.top1 - self.accuracy.top1
+
+    @property
+    def drop_interval(self) -> Interval:
+        """95 % interval of the drop, in points (paired; Agresti & Min 2005)."""
+        return _percent(paired_difference(self.only_reference, self.only_model, self.count))
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "accuracy": self.accuracy.to_json(),
+            "reference": self.reference.to_json(),
+            "count": self.count,
+            "agreeing": self.agreeing,
+            "agreement": self.agreement,
+            "agreement_interval": list(self.agreement_interval),
+            "only_model": self.only_model,
+            "only_reference": self.only_reference,
+            "drop": self.drop,
+            "drop_interval": list(self.drop_interval),
+            "max_logit_difference": self.max_logit_difference,
+            "mean_logit_difference": self.mean_logit_difference,
+            "logit_error": self.logit_error,
+        }
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Self:
+        return cls(
+            accuracy=Accuracy.from_json(data["accuracy"]),
+            reference=Accuracy.from_json(data["reference"]),
+            agreeing=data["agreeing"],
+            only_model=data["only_model"],
+            only_reference=data["only_reference"],
+            max_logit_difference=data["max_logit_difference"],
+            mean_logit_difference=data["mean_logit_difference"],
+            logit_error=data["logit_error"],
+        )
+
+
+def evaluate(
+    model: Classifier,
+    dataset: LabelledImages,
+    preprocessing: Preprocessing,
+    *,
+    batch_size: int = 32,
+    stage: Stage = SILENT_STAGE,
+    progress: ProgressCallback | None = None,
+) -> Accuracy:
+    """Classify every image once.
+
+    Args:
+        model: a session, or a function from float32 (B, 3, S, S) to float32 (B, classes).
+        dataset: what to classify.
+        preprocessing: the model's own.
+        batch_size: images at a time.
+        stage: told the images that are done after each batch.
+        progress: the same as a function of (images done, images in all).
+
+    Raises:
+        BadInput: the dataset is empty, an image is unreadable, or the class counts differ.
+        CheckFailed: a logit is not a finite number.
+    """
+    correct = correct_top5 = count = 0
+    for images, labels in _counted(dataset, preprocessing, batch_size, stage, progress):
+        ranks = label_ranks(_logits(model, images, dataset.num_classes, count), labels)
+        correct += int((ranks == 0).sum())
+        correct_top5 += int((ranks < 5).sum())
+        count += len(labels)
+    return Accuracy(count, correct, correct_top5)
+
+
+def compare(
+    model: Classifier,
+    reference: Classifier,
+    dataset: LabelledImages,
+    preprocessing: Preprocessing,
+    *,
+    batch_size: int = 32,
+    stage: Stage = SILENT_STAGE,
+    progress: ProgressCallback | None = None,
+) -> Comparison:
+    """Classify every image with both, each read once. Arguments and errors as :func:`evaluate`."""
+    ours, theirs = [0, 0], [0, 0]
+    count = agreeing = only_model = only_reference = 0
+    spread = _Spread()
+    for images, labels in _counted(dataset, preprocessing, batch_size, stage, progress):
+        logits = _logits(model, images, dataset.num_classes, count)
+        expected = _logits(reference, images, dataset.num_classes, count)
+        ranks, expected_ranks = label_ranks(logits, labels), label_ranks(expected, labels)
+        for sums, found in ((ours, ranks), (theirs, expected_ranks)):
+            sums[0] += int((found == 0).sum())
+            sums[1] += int((found < 5).sum())
+        agreeing += int((logits.argmax(1) == expected.argmax(1)).sum())
+        only_model += int(((ranks == 0) & (expected_ranks != 0)).sum())
+        only_reference += int(((ranks != 0) & (expected_ranks == 0)).sum())
+        spread.add(logits, expected)
+        count += len(labels)
+    return Comparison(
+        accuracy=Accuracy(count, ours[0], ours[1]),
+        reference=Accuracy(count, theirs[0], theirs[1]),
+        agreeing=agreeing,
+        only_model=only_model,
+        only_reference=only_reference,
+        max_logit_difference=spread.largest,
+        mean_logit_difference=spread.absolute / spread.values,
+        logit_error=spread.relative,
+    )
+
+
+@dataclass
+class _Spread:
+    """Running sums over the differences of two models' logits."""
+
+    values: int = 0
+    largest: float = 0.0
+    absolute: float = 0.0
+    squared: float = 0.0
+    expected: float = 0.0
+    expected_squared: float = 0.0
+
+    def add(self, logits: FloatArray, expected: FloatArray) -> None:
+        reference = expected.astype(np.float64)
+        difference = np.abs(logits - reference)
+        self.values += difference.size
+        self.largest = max(self.largest, float(difference.max()))
+        self.absolute += float(difference.sum())
+        self.squared += float(np.square(difference).sum())
+        self.expected += float(reference.sum())
+        self.expected_squared += float(np.square(reference).sum())
+
+    @property
+    def relative(self) -> float:
+        """Squared difference over the variance of what was expected."""
+        variance = self.expected_squared - self.expected**2 / self.values
+        return self.squared / max(variance, np.finfo(np.float64).tiny)
+
+
+def label_ranks(logits: FloatArray, labels: LabelArray) -> npt.NDArray[np.int64]:
+    """Place of each image's own class: 0 is first. Equal logits rank by class index, as argmax.
+
+    Args:
+        logits: float32 (B, classes).
+        labels: int64 (B,).
+
+    Returns:
+        int64 (B,).
+    """
+    own = np.take_along_axis(logits, labels[:, None], axis=1)
+    earlier = np.arange(logits.shape[1])[None, :] < labels[:, None]
+    return np.asarray(((logits > own) | ((logits == own) & earlier)).sum(axis=1), np.int64)
+
+
+def _counted(
+    dataset: LabelledImages,
+    preprocessing: Preprocessing,
+    batch_size: int,
+    stage: Stage,
+    progress: ProgressCallback | None,
+) -> Iterator[tuple[FloatArray, LabelArray]]:
+    if len(dataset) == 0:
+        raise BadInput("There are no images to evaluate on.", "Give a folder with images.")
+    done = 0
+    for images, labels in dataset.batches(preprocessing, batch_size):
+        yield images, labels
+        done += len(labels)
+        stage.update(done, total=len(dataset))
+        if progress is not None:
+            progress(done, len(dataset))
+
+
+def _logits(model: Classifier, images: FloatArray, num_classes: int, first: int) -> FloatArray:
+    run = model.run if isinstance(model, Session) else model
+    logits = np.asarray(run(images))
+    if logits.shape != (len(images), num_classes):
+        raise BadInput(
+            f"The model gives logits of shape {logits.shape} for {len(images)} images; the labels "
+            f"are for {num_classes} classes.",
+            "Evaluate on the data set that the model was trained for.",
+        )
+    finite = np.isfinite(logits).all(axis=1)
+    if not finite.all():
+        raise CheckFailed(
+            f"The logits of image {first + int(np.argmin(finite))} are not finite numbers.",
+            "A value overflowed on the way; keep more of the network in fp32.",
+        )
+    return logits
+
+
+def _percent(interval: Interval) -> Interval:
+    return 100 * interval[0], 100 * interval[1]

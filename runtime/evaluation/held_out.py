@@ -1,0 +1,129 @@
+"""What quantisation costs on images without labels that nothing was fitted to.
+
+Full precision stands in for labels: how often the quantised network gives the same answer, how far
+its logits are off, and how much top-1 that suggests is lost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from mimiq.runtime.evaluation.intervals import Interval, wilson
+from mimiq.runtime.preprocessing import ByteArray, FloatArray, Preprocessing
+
+Network = Callable[[FloatArray], FloatArray]  # normalised images to logits
+
+BATCH = 16
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one kind of images.
+
+    Attributes:
+        count: images.
+        agreeing: of them, those on which both networks give the same answer.
+        logit_error: mean squared difference of the logits over their variance.
+        believed: mean of ``p(a) − p(b)``, for full precision's probabilities p, its answer a and
+            the quantised network's b: the top-1 lost if labels fall as full precision believes.
+    """
+
+    count: int
+    agreeing: int
+    logit_error: float
+    believed: float
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """The cost on every kind of images at hand.
+
+    Attributes:
+        kinds: ``synthetic``, ``scenes`` or ``images``, and the cost on each.
+    """
+
+    kinds: Mapping[str, Cost]
+
+    @property
+    def count(self) -> int:
+        return sum(cost.count for cost in self.kinds.values())
+
+    @property
+    def agreeing(self) -> int:
+        return sum(cost.agreeing for cost in self.kinds.values())
+
+    @property
+    def agreement(self) -> float:
+        """Share of images with the same answer, in [0, 1]."""
+        return self.agreeing / self.count
+
+    @property
+    def agreement_interval(self) -> Interval:
+        """95 % interval (Wilson), in [0, 1]."""
+        return wilson(self.agreeing, self.count)
+
+    @property
+    def logit_error(self) -> float:
+        """The mean over the kinds."""
+        return float(np.mean([cost.logit_error for cost in self.kinds.values()]))
+
+    @property
+    def points(self) -> float:
+        """Top-1 that is probably lost, in points; see :func:`estimated_points`."""
+        return estimated_points(self.kinds)
+
+    def to_json(self) -> dict[str, Any]:
+        """The report's entry; what follows from the kinds is there for readers."""
+        return {
+            "kinds": {kind: asdict(cost) for kind, cost in self.kinds.items()},
+            "count": self.count,
+            "agreement": self.agreement,
+            "agreement_interval": list(self.agreement_interval),
+            "logit_error": self.logit_error,
+            "points": self.points,
+        }
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> HeldOut:
+        return HeldOut({kind: Cost(**cost) for kind, cost in data["kinds"].items()})
+
+
+def estimated_points(kinds: Mapping[str, Cost]) -> float:
+    """Points of top-1 that labels would probably show to be lost."""
+    return 100 * float(np.mean([cost.believed for cost in kinds.values()]))
+
+
+def logits_of(
+    network: Network, images: ByteArray, preprocessing: Preprocessing, batch: int = BATCH
+) -> FloatArray:
+    """fp32 (B, classes) of uint8 images (B, H, W, 3)."""
+    parts = [
+        network(preprocessing.normalize(images[start : start + batch]))
+        for start in range(0, len(images), batch)
+    ]
+    return np.concatenate(parts).astype(np.float32)
+
+
+def cost(found: FloatArray, wanted: FloatArray) -> Cost:
+    """The cost of logits ``found`` where full precision has ``wanted``, both (B, classes)."""
+    shifted = np.exp(wanted - wanted.max(1, keepdims=True), dtype=np.float64)
+    believed = shifted / shifted.sum(1, keepdims=True)
+    answers, given = wanted.argmax(1), found.argmax(1)
+    rows = np.arange(len(wanted))
+    return Cost(
+        count=len(wanted),
+        agreeing=int((answers == given).sum()),
+        logit_error=relative_error(found, wanted),
+        believed=float((believed[rows, answers] - believed[rows, given]).mean()),
+    )
+
+
+def relative_error(found: FloatArray, wanted: FloatArray) -> float:
+    """Mean squared difference over the variance of ``wanted``."""
+    variance = float(np.var(wanted, dtype=np.float64))
+    difference = np.subtract(found, wanted, dtype=np.float64)
+    return float(np.square(difference).mean() / variance) if variance else 0.0

@@ -1,0 +1,1 @@
+"""How fast a network is: alone, against another, under load."""

@@ -1,0 +1,1 @@
+"""What was measured, for machines and for people."""

@@ -1,0 +1,303 @@
+"""A bundle's report as one HTML page: no scripts, nothing loaded from anywhere."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.resources import files
+from typing import Any
+from xml.etree.ElementTree import Element
+
+from mimiq.errors import BadInput
+from mimiq.runtime.bundle import Bundle
+from mimiq.runtime.evaluation.accuracy import Comparison
+from mimiq.runtime.latency.measure import LatencyRow
+from mimiq.runtime.manifest import COMPILE_AGAIN
+from mimiq.runtime.report import charts
+from mimiq.runtime.report.markup import append, element, table, to_html
+from mimiq.runtime.report.report import host_name, megabytes
+
+# A page is opened in a browser; whatever a bundle's texts hold, it may neither run nor load.
+_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+
+Facts = Sequence[tuple[str, str]]
+
+
+def page(
+    bundle: Bundle, engines: Mapping[str, Facts] | None = None, sheet: bytes | None = None
+) -> str:
+    """The page.
+
+    Args:
+        bundle: what it is about; a bundle without a report gives a page without measurements.
+        engines: by name, what the proof of precision of each engine says.
+        sheet: the calibration images as a JPEG, to be shown.
+
+    Raises:
+        BadInput: when the bundle's manifest or report holds something else than it should.
+    """
+    try:
+        return _page(bundle, bundle.report or {}, engines or {}, sheet)
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        raise BadInput(
+            f"The manifest or the report of {bundle.path} is incomplete: "
+            f"{type(error).__name__} {error}.",
+            COMPILE_AGAIN,
+        ) from error
+
+
+def _page(
+    bundle: Bundle, report: Mapping[str, Any], engines: Mapping[str, Facts], sheet: bytes | None
+) -> str:
+    title = f"{bundle.model_name} → {bundle.precision_label}"
+    body = element("body", *_head(bundle, title))
+    tiles = [element("div", *parts, class_="tile") for parts in _tiles(report)]
+    if tiles:
+        append(body, element("div", *tiles, class_="tiles"))
+    for heading, parts in _sections(bundle, report, engines, sheet):
+        append(body, element("h2", heading), *parts)
+    head = element(
+        "head",
+        element("meta", charset="utf-8"),
+        element("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        element("meta", http_equiv="Content-Security-Policy", content=_POLICY),
+        element("title", f"{title} · mimiq"),
+        element("style", files("mimiq.runtime").joinpath("page.css").read_text("utf-8")),
+    )
+    return to_html(element("html", head, body, lang="en"))
+
+
+def _head(bundle: Bundle, title: str) -> Iterator[Element]:
+    model, manifest = bundle.manifest["model"], bundle.manifest
+    side = bundle.preprocessing.side
+    yield element("h1", title)
+    facts = [str(model.get("architecture", ""))]
+    if count := model.get("parameters"):
+        facts.append(f"{count / 1e6:.2f} million parameters")
+    facts += [f"{bundle.num_classes} classes", f"images of {side} × {side} pixels"]
+    yield element("p", " · ".join(filter(None, facts)), class_="quiet")
+    made = f"Compiled {manifest['created']} by mimiq {manifest['mimiq']} · {bundle.digest[:16]}"
+    yield element("p", made, class_="quiet")
+    if bundle.untrained:
+        yield element("p", "UNTRAINED: random weights, good for latency alone.", class_="warning")
+
+
+def _tiles(report: Mapping[str, Any]) -> Iterator[tuple[Element, ...]]:
+    def tile(name: str, value: str, more: str) -> tuple[Element, ...]:
+        return (
+            element("div", name, class_="name"),
+            element("div", value, class_="value"),
+            element("div", more, class_="more"),
+        )
+
+    if report.get("accuracy"):
+        found = Comparison.from_json(report["accuracy"])
+        more = f"{_points(found)} points against full precision, on {found.count} images"
+        yield tile("top-1", f"{found.accuracy.top1:.2f} %", more)
+        error = f"as full precision; logit error {100 * found.logit_error:.2f} %"
+        yield tile("same answer", f"{100 * found.agreement:.1f} %", error)
+    size = report.get("size") or {}
+    if size.get("bytes"):
+        before = size.get("reference_bytes")
+        more = f"{before / size['bytes']:.1f}× smaller than {megabytes(before)}" if before else ""
+        yield tile("model file", megabytes(size["bytes"]), more)
+    rows = _latency(report)
+    if faster := [row for row in rows if row.engine != rows[0].engine]:
+        low, high = (find(row.speedup for row in faster) for find in (min, max))
+        value = f"{low:.1f}×" if f"{low:.1f}" == f"{high:.1f}" else f"{low:.1f}–{high:.1f}×"
+        where = ", ".join(str(row.batch) for row in faster)
+        yield tile("speed", value, f"against {rows[0].engine}, batch {where}, on this host")
+
+
+def _sections(
+    bundle: Bundle, report: Mapping[str, Any], engines: Mapping[str, Facts], sheet: bytes | None
+) -> Iterator[tuple[str, list[Element]]]:
+    """(heading, content) of each section that there is something for."""
+    if report.get("notes") or report.get("fallbacks"):
+        warnings = [element("li", text, class_="warning") for text in report.get("fallbacks") or ()]
+        notes = [element("li", text) for text in report.get("notes") or ()]
+        yield "To know before using the numbers", [element("ul", *warnings, *notes)]
+    if report.get("accuracy"):
+        yield "Accuracy", _accuracy(report)
+    if rows := _latency(report):
+        yield "Latency", _latency_parts(report, rows)
+    yield "Precision", _precision(bundle, engines)
+    yield "Calibration", _calibration(bundle, sheet)
+    tuning = report.get("tuning") or {}
+    if tuning.get("steps"):
+        yield "Distillation", _distillation(tuning)
+    yield "How it was made", _provenance(bundle)
+
+
+def _accuracy(report: Mapping[str, Any]) -> list[Element]:
+    found = Comparison.from_json(report["accuracy"])
+    low, high = found.drop_interval
+    rows = []
+    for name, ours, before in (
+        ("top-1", found.accuracy.top1, found.reference.top1),
+        ("top-5", found.accuracy.top5, found.reference.top5),
+    ):
+        rows.append((name, f"{before:.2f} %", f"{ours:.2f} %", _signed(ours - before)))
+    parts = [
+        element(
+            "figure",
+            charts.interval(
+                0 - found.drop,
+                0 - high,
+                0 - low,
+                f"{_signed(0 - found.drop)} points of top-1",
+                "Points of top-1 gained or lost, with the 95 % interval",
+            ),
+            element(
+                "figcaption",
+                f"Points of top-1 against full precision on {report.get('dataset')}, with the "
+                f"paired 95 % interval of {found.count} images. Dashed: no change.",
+            ),
+        ),
+        table(("", "full precision", str(report["precision"].get("label")), "points"), rows),
+    ]
+    if report.get("simulation"):
+        simulation = Comparison.from_json(report["simulation"])
+        words = (
+            f"The exported graph names the same class as the simulated network on "
+            f"{100 * simulation.agreement:.2f} % of {simulation.count} images."
+        )
+        parts.append(element("p", words, class_="quiet"))
+    return parts
+
+
+def _latency(report: Mapping[str, Any]) -> list[LatencyRow]:
+    return [LatencyRow.from_json(row) for row in report.get("latency") or ()]
+
+
+def _latency_parts(report: Mapping[str, Any], rows: Sequence[LatencyRow]) -> list[Element]:
+    reference = rows[0].engine
+    shown = [
+        charts.Bar(
+            f"{row.engine}, batch {row.batch}",
+            row.speedup,
+            f"{row.speedup:.2f}×",
+            *(row.speedup_quartiles),
+        )
+        for row in rows
+        if row.engine != reference
+    ]
+    cells = [
+        (
+            f"batch {row.batch}, {row.engine}",
+            *(f"{value:.2f}" for value in (row.p50_ms, row.p90_ms, row.p99_ms)),
+            f"{row.throughput:.0f}",
+            "" if row.engine == reference else f"{row.speedup:.2f}×",
+        )
+        for row in rows
+    ]
+    host = host_name(report.get("hardware") or {}, rows[0].backend)
+    caption = (
+        f"Speed against {reference}, the engines in turns in one run, on {host}; whiskers are "
+        f"quartiles over rounds. Dashed: as fast as {reference}."
+    )
+    figure = element(
+        "figure",
+        charts.bars(shown, 1.0, f"Speed against {reference} by batch size"),
+        element("figcaption", caption),
+    )
+    headings = ("", "p50 ms", "p90 ms", "p99 ms", "images/s", f"against {reference}")
+    return [*([figure] if shown else []), table(headings, cells)]
+
+
+def _precision(bundle: Bundle, engines: Mapping[str, Facts]) -> list[Element]:
+    precision = bundle.manifest["precision"]
+    attention = precision.get("attention_bits")
+    rows = [
+        ("Linears", _layer(precision.get("linear") or {})),
+        *((f"{name}", _layer(layer)) for name, layer in precision.get("overrides") or ()),
+        ("attention", f"{attention} bits" if attention else "floating point"),
+    ]
+    parts = [table((), rows)]
+    for name, facts in engines.items():
+        parts += [element("p", f"{name}, read back from what was built:"), table((), facts)]
+    if not engines:
+        parts.append(element("p", "No TensorRT engine has been built.", class_="quiet"))
+    return parts
+
+
+def _layer(layer: Mapping[str, Any]) -> str:
+    weights, inputs = layer.get("weight_bits"), layer.get("activation_bits")
+    if weights is None:
+        return "floating point"
+    granularity = layer.get("granularity")
+    scales = f"in blocks of {granularity}" if isinstance(granularity, int) else str(granularity)
+    return f"{weights}-bit weights {scales}, " + (
+        f"{inputs}-bit inputs" if inputs else "floating-point inputs"
+    )
+
+
+def _calibration(bundle: Bundle, sheet: bytes | None) -> list[Element]:
+    manifest = bundle.manifest.get("calibration") or {}
+    recipe = (bundle.manifest.get("recipes") or {}).get("name")
+    rows = [("images", f"{manifest.get('count')}, {manifest.get('kind')}")]
+    if scenes := (bundle.manifest.get("recipes") or {}).get("procedural"):
+        rows.append(("beside them", f"{scenes} random scenes"))
+    if recipe:
+        rows.append(("recipe", str(recipe)))
+    rows.append(("seed", str(bundle.manifest.get("seed"))))
+    parts = [table((), rows)]
+    if sheet is not None:
+        source = f"data:image/jpeg;base64,{base64.b64encode(sheet).decode()}"
+        image = element("img", src=source, alt="calibration images", class_="sheet")
+        caption = element("figcaption", "The first of them, made from the network alone.")
+        parts.append(element("figure", image, caption))
+    if raised := bundle.manifest.get("raised"):
+        parts += _raised(raised)
+    return parts
+
+
+def _raised(raised: Mapping[str, Any]) -> list[Element]:
+    rows = [
+        (str(unit.get("name")), f"{unit.get('now')} → {unit.get('raised')}")
+        for unit in raised.get("units") or ()
+    ]
+    words = element("p", str(raised.get("note", "")))
+    return [words, table(("raised", "precision"), rows)] if rows else [words]
+
+
+def _distillation(tuning: Mapping[str, Any]) -> list[Element]:
+    points = [(float(step), float(loss)) for step, loss in tuning["history"]]
+    best = min(range(len(points)), key=lambda index: points[index][1])
+    words = (
+        f"Loss on held-out calibration images by step: {tuning['initial_loss']:.4f} before, "
+        f"{tuning['best_loss']:.4f} at step {tuning['best_step']}, whose state was kept."
+    )
+    chart = charts.curve(points, best, "Held-out loss by step")
+    return [element("figure", chart, element("figcaption", words))]
+
+
+def _provenance(bundle: Bundle) -> list[Element]:
+    manifest = bundle.manifest
+    hardware = manifest.get("hardware") or {}
+    software = ", ".join(f"{name} {of}" for name, of in (manifest.get("software") or {}).items())
+    rows = [
+        ("hardware", host_name(hardware, "gpu" if hardware.get("gpus") else "cpu")),
+        ("software", software),
+        ("weights, SHA-256", str(manifest["model"].get("weights_sha256"))),
+        *(
+            (name, f"{entry['bytes']:,} bytes, SHA-256 {entry['sha256'][:16]}…")
+            for name, entry in manifest["files"].items()
+        ),
+        ("bundle", bundle.digest),
+    ]
+    recipes = json.dumps(manifest.get("recipes"), indent=2)
+    return [
+        table((), rows),
+        element("details", element("summary", "The whole recipe"), element("pre", recipes)),
+    ]
+
+
+def _points(found: Comparison) -> str:
+    low, high = found.drop_interval
+    return f"{_signed(0 - found.drop)} [{_signed(0 - high)}, {_signed(0 - low)}]"
+
+
+def _signed(value: float) -> str:
+    return f"{round(value, 2) + 0:+.2f}".replace("-", "−")  # -0.0 + 0 is 0.0

@@ -1,0 +1,1 @@
+"""Bundles behind a server, and what a server really serves."""

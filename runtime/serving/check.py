@@ -1,0 +1,340 @@
+"""Whether a deployed model is the compiled one, and whether it is fast enough."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from mimiq.errors import CheckFailed
+from mimiq.progress import SILENT_STAGE, Stage
+from mimiq.runtime.bundle import Bundle
+from mimiq.runtime.evaluation.accuracy import Comparison, compare
+from mimiq.runtime.evaluation.datasets import InMemoryImages, LabelledImages
+from mimiq.runtime.latency.load import Ask, LoadRow, put_under_load
+from mimiq.runtime.opening import open_bundle
+from mimiq.runtime.preprocessing import FloatArray, Preprocessing
+from mimiq.runtime.serving.packed import PIXELS, TOP_CLASSES, TOP_LABELS, TOP_PROBABILITIES, Tensor
+from mimiq.runtime.serving.settings import manifest_tensors
+from mimiq.runtime.serving.v2_client import (
+    GRPC_MESSAGE_BYTES,
+    Answer,
+    Protocol,
+    RequestRefused,
+    ServedModel,
+    V2Client,
+)
+from mimiq.runtime.session import Session
+
+DIGEST = "mimiq_manifest_sha256"
+# Other kernels round int8 sums elsewhere, which moves logits by a few per cent of their spread;
+# another network's logits lie about one spread away.
+MAX_LOGIT_DISTANCE = 0.25
+_CANDIDATES, _PROBES = 128, 64
+_HEADER_BYTES = 2**12  # names and shapes beside the images
+_EXTRA_OUTPUTS = frozenset((TOP_PROBABILITIES, TOP_CLASSES, TOP_LABELS))
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is checked.
+
+    Attributes:
+        url: ``HOST:PORT``.
+        model, version: as the server names them; version "" is whichever it serves.
+        protocol: ``http`` or ``grpc``.
+        batch_size: images a request when comparing; fewer where a gRPC message cannot hold them.
+        load: clients at a time; empty measures no latency.
+        seconds: to spend on each level of load.
+        min_agreement: smallest share of images with the same top-1 as locally, in [0, 1].
+        p99_ms: largest 99th percentile of the latency at any level of load; None for any.
+        timeout_s: of every call.
+    """
+
+    url: str
+    model: str
+    version: str = ""
+    protocol: Protocol = "http"
+    batch_size: int = 8
+    load: tuple[int, ...] = ()
+    seconds: float = 5.0
+    min_agreement: float = 0.995
+    p99_ms: float | None = None
+    timeout_s: float = 60.0
+
+
+@dataclass
+class CheckResult:
+    """What was found.
+
+    Attributes:
+        served: the server's words.
+        version: that answered; None if it was not asked.
+        identity: ``same``, ``different``, or ``unknown`` where the server shows no manifest.
+        comparison: the endpoint against the local bundle; None if it was not asked. Without
+            labelled images the labels are the local bundle's own top-1.
+        logit_distance: mean |Δ| of the logits in units of the local logits' standard deviation.
+        dataset: what was compared on.
+        load: by level.
+        failures: each a sentence; empty when the deployed model is the compiled one.
+    """
+
+    served: ServedModel
+    dataset: str
+    version: str | None = None
+    identity: str = "unknown"
+    comparison: Comparison | None = None
+    logit_distance: float | None = None
+    load: list[LoadRow] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "model": self.served.name,
+            "platform": self.served.platform,
+            "versions": list(self.served.versions),
+            "version": self.version,
+            "inputs": [tensor.to_json() for tensor in self.served.inputs],
+            "outputs": [tensor.to_json() for tensor in self.served.outputs],
+            "identity": self.identity,
+            "dataset": self.dataset,
+            "comparison": self.comparison.to_json() if self.comparison else None,
+            "logit_distance": self.logit_distance,
+            "load": [row.to_json() for row in self.load],
+            "failures": list(self.failures),
+            "passed": not self.failures,
+        }
+
+    def require(self) -> None:
+        """Raise CheckFailed if anything is wrong."""
+        if self.failures:
+            raise CheckFailed(
+                f"The deployed {self.served.name} failed the check: {' '.join(self.failures)}",
+                "Pack the bundle again and let the server load it, or check against the bundle "
+                "that was deployed.",
+            )
+
+
+def check_server(
+    bundle: Bundle,
+    wanted: Wanted,
+    dataset: LabelledImages | None = None,
+    dataset_name: str = "labelled images",
+    *,
+    backend: str = "auto",
+    stage: Stage = SILENT_STAGE,
+) -> CheckResult:
+    """Compare a served model with a bundle: what it says of itself, what it answers, how fast.
+
+    Args:
+        bundle: what should be deployed.
+        wanted: where, and within which limits.
+        dataset: labelled images; None compares on 64 generated ones, of which the bundle is sure.
+        dataset_name: for the report.
+        backend: what runs the local bundle.
+        stage: told the images that are compared, then each level of load as it begins.
+
+    Returns:
+        What was found; ``require()`` turns failures into an error.
+
+    Raises:
+        EnvironmentLacks: the server cannot be reached, or stopped answering.
+        CheckFailed: it has no such model, or refuses requests.
+    """
+    with V2Client(wanted.url, wanted.protocol, wanted.timeout_s) as client:
+        if not client.live():
+            raise CheckFailed(f"The server at {wanted.url} is not live.", "See the server's log.")
+        served = client.metadata(wanted.model, wanted.version)
+        result = CheckResult(served, dataset_name if dataset else "generated images")
+        if not client.model_ready(wanted.model, wanted.version):
+            result.failures.append("The model is known and not ready.")
+        result.failures += metadata_differences(bundle, served)
+        if result.failures:
+            return result
+        with open_bundle(bundle, backend) as session:
+            probes = probe_images(session, bundle.preprocessing)
+            endpoint = _Endpoint(client, wanted, bundle)
+            reference = _Spread(session)
+            result.comparison = compare(
+                endpoint,
+                reference,
+                dataset or probes,
+                bundle.preprocessing,
+                batch_size=comparison_batch(wanted, served),
+                stage=stage,
+            )
+        result.logit_distance = result.comparison.mean_logit_difference / reference.deviation
+    _judge(result, endpoint, bundle, wanted)
+    if wanted.load:
+        result.load = put_under_load(
+            lambda: _asker(wanted, bundle, probes),
+            wanted.load,
+            wanted.seconds,
+            stage=stage,
+            timeout_s=wanted.timeout_s,
+        )
+        _judge_load(result, wanted)
+    return result
+
+
+def metadata_differences(bundle: Bundle, served: ServedModel) -> list[str]:
+    """How the server's description contradicts the manifest, a sentence each.
+
+    A model packed with ``--preprocess`` may take ``pixels`` instead of the manifest's input, and
+    one packed with ``--top-k`` may give more outputs.
+    """
+    size = bundle.preprocessing.side
+    inputs, outputs = (manifest_tensors(bundle, side) for side in ("inputs", "outputs"))
+    failures = []
+    if served.inputs not in (inputs, (Tensor(PIXELS, "UINT8", (size, size, 3)),)):
+        failures.append(f"It takes {_listed(served.inputs)}; the bundle takes {_listed(inputs)}.")
+    rest = tuple(tensor for tensor in served.outputs if tensor.name not in _EXTRA_OUTPUTS)
+    if rest != outputs:
+        failures.append(f"It gives {_listed(rest)}; the bundle gives {_listed(outputs)}.")
+    return failures
+
+
+def comparison_batch(wanted: Wanted, served: ServedModel) -> int:
+    """Images a request when comparing: as asked, but over gRPC no more than fit in one message."""
+    if wanted.protocol == "http":
+        return wanted.batch_size
+    image = sum(int(np.prod(t.shape)) * np.dtype(t.dtype).itemsize for t in served.inputs)
+    return max(1, min(wanted.batch_size, (GRPC_MESSAGE_BYTES - _HEADER_BYTES) // max(image, 1)))
+
+
+def probe_images(session: Session, preprocessing: Preprocessing) -> InMemoryImages:
+    """64 generated images with the session's own top-1 as labels, always the same.
+
+    Of 128 blurred noise fields those whose first logit is furthest ahead of the second are taken,
+    so that another engine's rounding changes no answer.
+    """
+    size = preprocessing.side
+    generator = np.random.default_rng(0)
+    coarse = generator.integers(0, 256, (_CANDIDATES, 8, 8, 3), dtype=np.uint8)
+    index = np.arange(size) * 8 // size
+    fine = generator.integers(-32, 33, (_CANDIDATES, size, size, 3))
+    pixels = np.clip(coarse[:, index][:, :, index] + fine, 0, 255).astype(np.uint8)
+    logits = np.concatenate(
+        [session.run(preprocessing.normalize(part)) for part in np.split(pixels, _CANDIDATES // 8)]
+    )
+    ordered = np.sort(logits, axis=1)
+    margin = ordered[:, -1] - ordered[:, -2] if logits.shape[1] > 1 else ordered[:, -1]
+    clear = np.sort(np.argsort(-margin, kind="stable")[:_PROBES])
+    return InMemoryImages(pixels[clear], logits[clear].argmax(1).astype(np.int64), logits.shape[1])
+
+
+class _Endpoint:
+    """The served model as a classifier; remembers who answered."""
+
+    def __init__(self, client: V2Client, wanted: Wanted, bundle: Bundle) -> None:
+        self._client, self._wanted = client, wanted
+        self._preprocessing = bundle.preprocessing
+        (self._output,) = (tensor.name for tensor in manifest_tensors(bundle, "outputs"))
+        served = client.metadata(wanted.model, wanted.version)
+        (self._input,) = served.inputs
+        self.digests: set[str] = set()
+        self.versions: set[str] = set()
+        self._parameters = served.parameters
+
+    def __call__(self, images: FloatArray) -> FloatArray:
+        wanted = self._wanted
+        pixels = self._input.name == PIXELS and self._input.datatype == "UINT8"
+        batch = self._preprocessing.denormalize(images) if pixels else images
+        feeds = {self._input.name: batch}
+        answer = self._client.infer(wanted.model, feeds, [self._output], wanted.version)
+        self._remember(answer)
+        logits = answer.outputs[self._output]
+        if logits.shape[0] != len(images):
+            raise RequestRefused(
+                f"{len(images)} images were sent and {logits.shape[0]} answers came back.",
+                "See the server's log.",
+            )
+        return np.asarray(logits, np.float32)
+
+    def _remember(self, answer: Answer) -> None:
+        self.versions.add(answer.version)
+        of_version = self._parameters.get(f"{DIGEST}_v{answer.version}")
+        digest = answer.parameters.get(DIGEST) or of_version or self._parameters.get(DIGEST)
+        if digest:
+            self.digests.add(str(digest))
+
+
+class _Spread:
+    """The local session as a classifier; measures how far its logits spread."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._count, self._sum, self._squares = 0, 0.0, 0.0
+
+    def __call__(self, images: FloatArray) -> FloatArray:
+        logits = self._session.run(images)
+        wide = logits.astype(np.float64)
+        self._count += wide.size
+        self._sum += float(wide.sum())
+        self._squares += float(np.square(wide).sum())
+        return logits
+
+    @property
+    def deviation(self) -> float:
+        mean = self._sum / self._count
+        return max(float(np.sqrt(max(self._squares / self._count - mean**2, 0.0))), 1e-12)
+
+
+def _judge(result: CheckResult, endpoint: _Endpoint, bundle: Bundle, wanted: Wanted) -> None:
+    result.version = ", ".join(sorted(endpoint.versions))
+    if len(endpoint.versions) > 1:
+        result.failures.append(f"Several versions answered: {result.version}.")
+    if endpoint.digests:
+        result.identity = "same" if endpoint.digests == {bundle.digest} else "different"
+    if result.identity == "different":
+        theirs = ", ".join(sorted(digest[:12] for digest in endpoint.digests))
+        result.failures.append(
+            f"It was packed from the bundle {theirs}…, and {bundle.path} is {bundle.digest[:12]}…."
+        )
+    comparison, distance = result.comparison, result.logit_distance
+    assert comparison is not None
+    assert distance is not None
+    if comparison.agreement < wanted.min_agreement:
+        result.failures.append(
+            f"It agrees with the bundle on {comparison.agreement:.2%} of {comparison.count} "
+            f"images; {wanted.min_agreement:.2%} were asked for."
+        )
+    if distance > MAX_LOGIT_DISTANCE:
+        result.failures.append(
+            f"Its logits lie {distance:.2f} standard deviations from the bundle's on average; "
+            f"{MAX_LOGIT_DISTANCE} is the most that rounding explains."
+        )
+
+
+def _judge_load(result: CheckResult, wanted: Wanted) -> None:
+    for row in result.load:
+        if row.wrong > (1 - wanted.min_agreement) * row.requests:
+            result.failures.append(
+                f"With {row.clients} clients {row.wrong} of {row.requests} answers were wrong."
+            )
+        if wanted.p99_ms is not None and row.p99_ms > wanted.p99_ms:
+            result.failures.append(
+                f"With {row.clients} clients the 99th percentile is {row.p99_ms:.1f} ms; "
+                f"{wanted.p99_ms:g} ms are allowed."
+            )
+
+
+def _asker(
+    wanted: Wanted, bundle: Bundle, probes: InMemoryImages
+) -> tuple[Ask, Callable[[], None]]:
+    client = V2Client(wanted.url, wanted.protocol, wanted.timeout_s)
+    endpoint = _Endpoint(client, wanted, bundle)
+    images = bundle.preprocessing.normalize(probes.images)
+
+    def ask(number: int) -> bool:
+        place = number % len(images)
+        logits = endpoint(images[place : place + 1])
+        return bool(logits[0].argmax() == probes.labels[place])
+
+    return ask, client.close
+
+
+def _listed(tensors: tuple[Tensor, ...]) -> str:
+    return ", ".join(tensor.text for tensor in tensors) or "nothing"
