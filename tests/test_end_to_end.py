@@ -34,10 +34,14 @@ class TestEachPrecision:
         assert accuracy["reference"]["top1"] >= 97
         assert accuracy["drop"] <= points
 
-    def test_the_exported_graph_does_what_was_simulated(
+    def test_the_cost_on_images_held_out_is_said(
         self, compile_digits: Compile, flags: tuple[str, ...], precision: Precision, points: float
     ) -> None:
-        assert compile_digits(*flags).result["simulation"]["agreement"] >= 0.99
+        found = compile_digits(*flags).result
+        cost = found["heldout"]
+        assert cost["count"] >= 10
+        assert cost["agreement"] >= 0.9
+        assert abs(cost["points"] - found["accuracy"]["drop"]) < 3
 
     def test_the_bundle_runs_and_is_as_accurate_as_it_says(
         self, compile_digits: Compile, flags: tuple[str, ...], precision: Precision, points: float

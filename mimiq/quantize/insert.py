@@ -199,5 +199,5 @@ def _check_blocks(module: nn.Module, precision: Precision) -> None:
         if layer.weight.ndim != 2 or size < 1 or inputs % size:
             raise BadInput(
                 f"Block size {size} does not divide the {inputs} inputs of {name}.",
-                "Choose a --block-size that divides them (32 and 64 suit most ViTs).",
+                "Choose a `block_size` that divides them (32 and 64 suit most ViTs).",
             )

@@ -101,6 +101,8 @@ def survey(
         for attention in family.attentions(module)
         if precision.attention_of(names[attention]) is not None
     }
+    if not linears:
+        return Survey({}, ())
     seen = {name: _Inputs(layer.weight) for name, layer in linears.items()}
     chosen = images[evenly_spread(len(images), IMAGES)]
     weighed_inputs(module, linears, chosen, lambda name, x, w: seen[name].update(x, w))

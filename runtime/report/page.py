@@ -63,7 +63,7 @@ def _page(
         element("meta", name="viewport", content="width=device-width, initial-scale=1"),
         element("meta", http_equiv="Content-Security-Policy", content=_POLICY),
         element("title", f"{title} · mimiq"),
-        element("style", files("mimiq.runtime").joinpath("page.css").read_text("utf-8")),
+        element("style", files("mimiq.runtime.report").joinpath("page.css").read_text("utf-8")),
     )
     return to_html(element("html", head, body, lang="en"))
 

@@ -48,7 +48,9 @@ def memory_bytes(module: torch.nn.Module) -> int:
     return total
 
 
-PLAIN = RangeRecipe("minmax", rotate=False, migrate=False, refit=False, rounding="nearest")
+PLAIN = RangeRecipe(
+    "minmax", rotate=False, migrate=False, refit=False, outliers=False, rounding="nearest"
+)
 BROKEN = "blocks.1.mlp.fc1"
 
 

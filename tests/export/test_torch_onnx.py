@@ -162,7 +162,8 @@ def test_an_old_opset_is_refused(tmp_path: Path) -> None:
 
 def test_an_unwritable_folder_is_one_error(exported: Export, tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="cannot be written"):
-        export_onnx(nn.Flatten(), 4, tmp_path / "absent" / "model.onnx")
+        (tmp_path / "taken").write_text("a file, and no folder")
+        export_onnx(nn.Flatten(), 4, tmp_path / "taken" / "model.onnx")
 
 
 def test_more_than_two_gigabytes_are_refused(tmp_path: Path) -> None:

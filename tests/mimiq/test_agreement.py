@@ -2,43 +2,40 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-from typing import Any, cast
-
+import numpy as np
 import pytest
 
 from mimiq.errors import CheckFailed
-from mimiq.progress import Progress
-from mimiq.stages import agreement
-from mimiq.stages.agreement import agreement_notes
+from mimiq.stages.agreement import Logits, agreement_notes
 
 
-def notes(
-    monkeypatch: pytest.MonkeyPatch, agreeing: int, floor: int, count: int = 500
-) -> list[str]:
-    """Of ``count`` images, as many agree as given; the simulation with itself on ``floor``."""
+def logits(exported: float, error: float, nudged: float) -> Logits:
+    """Of 400 images and 10 classes, with these mean squared differences over the variance."""
+    generator = np.random.default_rng(0)
 
-    def result(same: int) -> Any:
-        return SimpleNamespace(count=count, agreeing=same, agreement=same / count)
+    def noise(power: float) -> np.ndarray:
+        return generator.normal(0, power**0.5, (400, 10)).astype(np.float32)
 
-    monkeypatch.setattr(agreement, "compare", lambda *_, **__: result(floor))
-    quantized = cast(Any, SimpleNamespace(model=SimpleNamespace(preprocessing=None)))
-    return agreement_notes(quantized, result(agreeing), cast(Any, range(count)), Progress())
-
-
-def test_nothing_is_said_of_99_per_cent(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert notes(monkeypatch, 495, floor=0) == []
+    full = noise(1.0)
+    simulated = full + noise(error)
+    return Logits(simulated + noise(exported), full, simulated, simulated + noise(nudged))
 
 
-def test_near_ties_are_noted_with_how_often_they_fall_anyway(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    (note,) = notes(monkeypatch, 480, floor=490)
-    assert "agrees with the simulation on 96.0%" in note
-    assert "with itself on 98.0%" in note
+def test_nothing_is_said_where_the_answers_are_the_same() -> None:
+    assert agreement_notes([logits(exported=1e-9, error=0.02, nudged=0.0)]) == []
 
 
-def test_more_than_near_ties_explain_is_a_defect(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert notes(monkeypatch, 475, floor=490)  # 25 differ: 5, and twice 10
-    with pytest.raises(CheckFailed, match=r"on 94\.8% of 500 images only"):
-        notes(monkeypatch, 474, floor=490)
+def test_near_ties_are_noted_with_how_far_the_simulation_is_from_itself() -> None:
+    (note,) = agreement_notes([logits(exported=0.01, error=0.02, nudged=0.01)])
+    assert "near ties" in note
+    assert "of 400 images held out" in note
+
+
+def test_what_rounding_cannot_explain_is_a_defect() -> None:
+    with pytest.raises(CheckFailed, match="rounding can explain"):
+        agreement_notes([logits(exported=0.2, error=0.02, nudged=0.001)])
+
+
+def test_kinds_are_judged_together() -> None:
+    good, bad = logits(1e-9, 0.02, 0.0), logits(0.03, 0.02, 0.01)
+    assert agreement_notes([good, bad])

@@ -18,7 +18,7 @@ from mimiq.errors import BadInput
 
 ROOT = Path(__file__).parents[2]
 # Still to follow; nothing may join them.
-_NAMING_FLAGS = ("measurement.py", "pipeline.py", "quantization.py", "raising.py")
+_NAMING_FLAGS = ("compile.py", "stages")
 
 
 def messages() -> Iterator[tuple[Path, str]]:

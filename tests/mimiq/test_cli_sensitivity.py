@@ -14,18 +14,12 @@ from safetensors.torch import load_file, save_file
 import mimiq.stages.images
 import mimiq.stages.promotion
 import mimiq.stages.sensitivity
-from mimiq.cache import Cache
 from mimiq.cli import compile_main, main
-from mimiq.config.precision import int8
-from mimiq.config.recipes import recipe_for
 from mimiq.errors import BadInput, CheckFailed
-from mimiq.models import load_model
 from mimiq.models.digits import FOLDER, WEIGHTS_FILE
-from mimiq.progress import Progress
 from mimiq.runtime.bundle import MANIFEST, Bundle
 from mimiq.runtime.manifest import signed_manifest
 from mimiq.spec import Job
-from mimiq.stages.budget import Budget, Raising
 
 # Noise is there at once, and as good as anything for what is looked at here.
 CHEAP = ["--bits", "w2a4", "--calibration", "noise", "--images", "16", "--quiet"]
@@ -136,19 +130,6 @@ def test_a_bundle_is_measured_on_images_made_as_its_own_were(
     assert [job.seed for job in jobs] == [7, 0]
 
 
-@pytest.mark.parametrize(("points", "estimated"), [(1.0, True), (None, False)])
-def test_what_a_budget_is_estimated_on_is_kept_from_the_fit(
-    points: float | None, estimated: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    job = Job(load_model("digits"), int8(), recipe_for("cpu", int8()), tmp_path / "out")
-    monkeypatch.setattr(mimiq.stages.promotion, "calibration_set", lambda *_: None)
-    monkeypatch.setattr(mimiq.stages.promotion, "ranking", lambda *_: None)
-    monkeypatch.setattr(mimiq.stages.promotion, "choose", lambda *_, **__: Raising(int8(), ()))
-    budget = Budget(max_drop=points)
-    raised = mimiq.stages.promotion.within_budget(job, budget, Cache(tmp_path), Progress())
-    assert raised.estimated is estimated
-
-
 @pytest.mark.slow
 class TestBudgets:
     def test_the_file_keeps_to_its_size(self, small: Bundle, ranking: dict[str, Any]) -> None:
@@ -211,7 +192,7 @@ class TestBudgets:
     ("flags", "problem"),
     [
         (["--max-drop", "-1"], "--max-drop -1 is no number of points"),
-        (["--size-budget", "big"], "--size-budget 'big' is no size"),
+        (["--size-budget", "big"], "--size-budget big is no size"),
         (["--size-budget", "-4MB"], "is no size"),
     ],
 )

@@ -131,16 +131,12 @@ def test_one_image_is_too_few(
         distill(_student(small_vit, images), pixels[:1], _RECIPE)
 
 
-@pytest.mark.parametrize(
-    ("steps", "estimated", "fitted"), [(5, False, 14), (0, False, 16), (0, True, 14)]
-)
+@pytest.mark.parametrize("steps", [0, 5])
 def test_what_chooses_or_estimates_is_kept_from_the_fit(
     small_vit: LoadedModel,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     steps: int,
-    estimated: bool,
-    fitted: int,
 ) -> None:
     precision = from_bits(3, 8)
     recipe = recipe_for("tiny", precision)
@@ -150,7 +146,7 @@ def test_what_chooses_or_estimates_is_kept_from_the_fit(
         distillation=replace(recipe.distillation, steps=steps),
     )
     out = tmp_path / "out"
-    job = Job(small_vit, precision, recipe, out, "noise", device="cpu", estimated=estimated)
+    job = Job(small_vit, precision, recipe, out, "noise", device="cpu")
     cache = Cache(tmp_path / "cache")
     images = calibration_set(job, cache, Progress())
     seen: list[torch.Tensor] = []
@@ -162,7 +158,7 @@ def test_what_chooses_or_estimates_is_kept_from_the_fit(
     monkeypatch.setattr(pipeline, "quantize", spy)
     with pytest.raises(InterruptedError):
         pipeline.tuned_network(job, images, cache, Progress())
-    expected = small_vit.preprocessing.normalize(images.images()[:fitted])
+    expected = small_vit.preprocessing.normalize(images.images()[:14])
     assert torch.equal(seen[0], torch.from_numpy(expected))
 
 
