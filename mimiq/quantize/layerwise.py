@@ -88,8 +88,8 @@ def reconstruct(
     chosen = images[evenly_spread(len(images), IMAGES)]
     prefix = next((part.num_prefix_tokens for part in family.attentions(reference)), 0)
     shares: dict[str, float] = {}
-    if importance and prefix:
-        originals = {name: reference.get_submodule(name) for name in quant_layers(module)}
+    originals = {name: reference.get_submodule(name) for name in quant_layers(module)}
+    if importance and prefix and originals:
         shares = prefix_shares(reference, originals, prefix, images)
     fits = []
     for visit in walk(family, reference, module, chosen, batch_size=batch_size):

@@ -161,8 +161,8 @@ def test_an_old_opset_is_refused(tmp_path: Path) -> None:
 
 
 def test_an_unwritable_folder_is_one_error(exported: Export, tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("a file, and no folder")
     with pytest.raises(BadInput, match="cannot be written"):
-        (tmp_path / "taken").write_text("a file, and no folder")
         export_onnx(nn.Flatten(), 4, tmp_path / "taken" / "model.onnx")
 
 
