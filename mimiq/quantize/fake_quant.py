@@ -278,7 +278,8 @@ class QuantLinear(nn.Module):
             x[..., column : column + 1] * row
             for column, row in zip(self.outliers, self.outlier_weight, strict=True)
         ]
-        return reduce(torch.add, products)
+        total: torch.Tensor = reduce(torch.add, products)
+        return total
 
 
 def without_columns(weight: torch.Tensor, columns: tuple[int, ...]) -> torch.Tensor:

@@ -88,7 +88,7 @@ def weighed_inputs(
         ):
             logits = module(batch.detach().requires_grad_())
             directions = torch.randn(logits.shape, generator=generator).to(logits)
-            gradients = torch.autograd.grad(
+            gradients: tuple[torch.Tensor | None, ...] = torch.autograd.grad(
                 (logits * directions).sum(), list(outputs.values()), allow_unused=True
             )
         variance = float(logits.detach().var()) or 1.0

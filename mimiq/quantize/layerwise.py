@@ -139,8 +139,10 @@ class Moments:
         diagonal.add_(damping * diagonal.mean() + torch.finfo(torch.float32).tiny)
         factor, failed = torch.linalg.cholesky_ex(damped)
         if failed:  # not positive: rounding of a singular matrix
-            return torch.linalg.lstsq(damped, self.errors.T).solution.T.float()
-        return torch.cholesky_solve(self.errors.T, factor).T.float()
+            change = torch.linalg.lstsq(damped, self.errors.T).solution
+        else:
+            change = torch.cholesky_solve(self.errors.T, factor)
+        return change.T.float()
 
 
 def row_weights(tokens: int, prefix: int, share: float = _PREFIX_SHARE) -> torch.Tensor:

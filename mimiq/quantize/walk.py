@@ -156,7 +156,7 @@ class _Memory:
         """Inside the ``with`` the block's parts remember."""
         parts = [part for name, part in self.block.named_modules() if name and _remembers(part)]
         for part in parts:
-            part.forward = self._remembering(part)  # type: ignore[method-assign]
+            part.forward = self._remembering(part)
         try:
             yield
         finally:

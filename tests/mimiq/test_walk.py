@@ -1,0 +1,51 @@
+"""The walk shows every Linear what a forward of the whole network would."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+
+from mimiq.config.precision import from_bits
+from mimiq.models import LoadedModel
+from mimiq.quantize.fake_quant import QuantLinear
+from mimiq.quantize.hooks import watch_inputs
+from mimiq.quantize.insert import RangeRecipe, quantize
+from mimiq.quantize.walk import walk
+
+
+def test_inputs_are_those_of_the_network_as_changed(
+    small_vit: LoadedModel, images: torch.Tensor
+) -> None:
+    ranges = RangeRecipe(rotate=False, migrate=False, refit=False, rounding="nearest")
+    module, twin = (quantize(small_vit, from_bits(4, 8), images, ranges).module for _ in range(2))
+    visited = []
+    for visit in walk(small_vit.family, small_vit.module, module, images, batch_size=3):
+        layer = twin.get_submodule(visit.name)
+        assert isinstance(layer, QuantLinear)
+        expected: dict[str, torch.Tensor] = {}
+        with watch_inputs({visit.name: layer}, expected.__setitem__):
+            twin(images)
+        rows = list(visit.rows())
+        inputs = torch.cat([each.inputs for each in rows])
+        wanted = layer.input_quantizer(expected[visit.name])
+        # Batches of another size are summed in another order, and some roundings fall elsewhere.
+        assert float((inputs - wanted).square().mean() / wanted.var()) < 1e-4
+        assert torch.cat([each.errors for each in rows]).shape[-1] == layer.out_features
+        for changed in (visit.layer, layer):  # by as much that all later Linears must see it
+            changed.weight.mul_(1.5)
+        visited.append(visit.name)
+    linears = [
+        name
+        for name, layer in module.named_modules()
+        if isinstance(layer, QuantLinear) and name.startswith("blocks.")
+    ]
+    assert visited == linears
+
+
+def test_nothing_of_it_stays_behind(small_vit: LoadedModel, images: torch.Tensor) -> None:
+    module = copy.deepcopy(small_vit.module)
+    for _ in walk(small_vit.family, small_vit.module, module, images):
+        pass
+    assert all("forward" not in vars(part) for part in module.modules())
+    torch.testing.assert_close(module(images), small_vit.module(images))

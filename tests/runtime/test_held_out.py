@@ -1,0 +1,34 @@
+"""What quantisation costs without labels."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from mimiq.runtime.evaluation.held_out import HeldOut, cost, relative_error
+
+
+def test_the_same_network_costs_nothing() -> None:
+    logits = np.random.default_rng(0).normal(size=(20, 5)).astype(np.float32)
+    found = cost(logits, logits)
+    assert (found.count, found.agreeing, found.logit_error, found.believed) == (20, 20, 0.0, 0.0)
+
+
+def test_a_near_tie_costs_less_than_a_sure_answer() -> None:
+    sure, tie = np.float32([[5, 0, 0]]), np.float32([[1.01, 1, 0]])
+    other = np.float32([[0, 5, 0]])
+    assert cost(other, tie).believed < 0.01 < 0.9 < cost(other, sure).believed
+
+
+def test_the_error_is_relative_to_the_variance() -> None:
+    logits = np.random.default_rng(0).normal(size=(50, 10)).astype(np.float32)
+    assert relative_error(logits * 10 + 1, logits * 10) == pytest.approx(0.01, rel=0.1)
+
+
+def test_it_survives_being_written() -> None:
+    logits = np.random.default_rng(0).normal(size=(8, 4)).astype(np.float32)
+    found = HeldOut({"scenes": cost(logits[::-1], logits), "synthetic": cost(logits, logits)})
+    assert HeldOut.from_json(found.to_json()) == found
+    assert found.count == 16
+    low, high = found.agreement_interval
+    assert low < found.agreement < high

@@ -1,0 +1,80 @@
+"""Imports point one way: from the command line down to errors."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+FOLDERS = {"calibrate": "calibrate", "export": "export", "runtime": "runtime"}
+
+# From the top down; a room may import from rooms below its own and from itself.
+FLOORS = [
+    {"cli"},
+    {"compile"},
+    {"stages"},
+    {"synthesis", "distill"},
+    {"export", "spec"},
+    {"config.recipes"},
+    {"quantize", "calibrate"},
+    {"models", "devices"},
+    {"runtime"},
+    {"config", "cache"},
+    {"files", "progress"},
+    {"errors", "version"},
+]
+# Arrows that still run up, each to be turned: none may be added.
+KNOWN = {
+    ("runtime", "export"),
+    ("stages", "compile"),
+    ("config.recipes", "distill"),
+    ("config.recipes", "synthesis"),
+    ("spec", "stages"),
+    ("models", "quantize"),
+    ("config", "synthesis"),
+}
+
+
+def room(module: str) -> str:
+    parts = module.split(".")[1:]
+    if parts[:2] == ["config", "recipes"]:
+        return "config.recipes"
+    return parts[0] if parts else ""
+
+
+def arrows() -> set[tuple[str, str, str]]:
+    found = set()
+    for folder in ("mimiq", *FOLDERS):
+        for file in (ROOT / folder).rglob("*.py"):
+            inside = file.relative_to(ROOT).with_suffix("").parts
+            name = ".".join(inside if folder == "mimiq" else ("mimiq", *inside))
+            for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("mimiq."):
+                    target = node.module or ""
+                    if target == "mimiq.config" and any(a.name == "recipes" for a in node.names):
+                        target = "mimiq.config.recipes"
+                    found.add((room(name), room(target), name))
+    return found
+
+
+def test_no_arrow_runs_up() -> None:
+    floor = {name: index for index, names in enumerate(FLOORS) for name in names}
+    upward = sorted(
+        (source, target, name)
+        for source, target, name in arrows()
+        if source in floor
+        and target in floor
+        and floor[target] < floor[source]
+        and (source, target) not in KNOWN
+    )
+    assert not upward
+
+
+def test_no_folder_is_crowded() -> None:
+    crowded = {
+        str(folder.relative_to(ROOT)): count
+        for top in ("mimiq", *FOLDERS)
+        for folder in [ROOT / top, *(ROOT / top).rglob("*/")]
+        if (count := len([f for f in folder.glob("*.py") if f.stem != "__init__"])) > 16
+    }
+    assert crowded.keys() <= {"export", "export/passes"}
