@@ -139,10 +139,11 @@ class Moments:
         diagonal.add_(damping * diagonal.mean() + torch.finfo(torch.float32).tiny)
         factor, failed = torch.linalg.cholesky_ex(damped)
         if failed:  # not positive: rounding of a singular matrix
-            change = torch.linalg.lstsq(damped, self.errors.T).solution
+            change: torch.Tensor = torch.linalg.lstsq(damped, self.errors.T).solution
         else:
             change = torch.cholesky_solve(self.errors.T, factor)
-        return change.T.float()
+        fp32: torch.Tensor = change.T.float()
+        return fp32
 
 
 def row_weights(tokens: int, prefix: int, share: float = _PREFIX_SHARE) -> torch.Tensor:
