@@ -14,7 +14,14 @@ from mimiq.calibrate.output_error import SLACK, OutputErrorObserver
 from mimiq.config.precision import Precision
 from mimiq.models.attention import ExplicitAttention
 from mimiq.models.family import Family
-from mimiq.quantize.fake_quant import Grid, QuantConv2d, Quantizer, QuantLinear, fake_quantize_to
+from mimiq.quantize.fake_quant import (
+    Grid,
+    QuantConv2d,
+    Quantizer,
+    QuantLinear,
+    fake_quantize_to,
+    without_columns,
+)
 
 ObserverName = Literal["minmax", "percentile", "mse", "entropy", "output"]
 
@@ -153,7 +160,7 @@ def _updating(
     def hook(_module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
         x = inputs[0]
         if outliers:  # whose integers meet no weight
-            x = x.index_fill(-1, torch.tensor(outliers, device=x.device), 0.0)
+            x = without_columns(x, outliers)
         observer.update(x)
 
     return hook

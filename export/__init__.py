@@ -6,8 +6,9 @@ and has neither torch nor onnx.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from mimiq.lazy import lazily
 
 if TYPE_CHECKING:
     from mimiq.export.cpu_form import to_cpu
@@ -38,8 +39,4 @@ _HOMES = {
     "to_int8_carrier": "forms",
 }
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+__getattr__ = lazily(__name__, _HOMES)

@@ -27,7 +27,12 @@ from mimiq.runtime.host import describe_hardware, describe_software
 from mimiq.runtime.tensorrt.record import HALF_MODEL
 from mimiq.spec import Job
 from mimiq.stages.budget import require_fits
-from mimiq.stages.images import calibration_set, procedural_count, tuning_images
+from mimiq.stages.images import (
+    TuningImages,
+    calibration_set,
+    procedural_count,
+    tuning_images,
+)
 from mimiq.stages.measure import measured
 
 SOFTWARE = ("mimiq", "torch", "timm", "onnx", "onnx-ir", "onnxscript", "onnxruntime-gpu", "numpy")
@@ -49,7 +54,7 @@ def compile_model(job: Job, cache: Cache, progress: Progress) -> Bundle:
     started = time.monotonic()
     calibration = calibration_set(job, cache, progress)
     images = tuning_images(job, calibration)
-    quantized, tuning = tuned_network(job, calibration, cache, progress)
+    quantized, tuning = tuned_network(job, calibration, cache, progress, images)
     graphs = quantized_graphs(job, quantized, tuning["key"], calibration, cache, progress)
     require_fits(job.raised, graphs[MODEL])
     reference = reference_graph(job.model, cache, progress)
@@ -67,9 +72,17 @@ def compile_model(job: Job, cache: Cache, progress: Progress) -> Bundle:
 
 
 def tuned_network(
-    job: Job, calibration: CalibrationSet, cache: Cache, progress: Progress
+    job: Job,
+    calibration: CalibrationSet,
+    cache: Cache,
+    progress: Progress,
+    images: TuningImages | None = None,
 ) -> tuple[QuantizedModel, dict[str, Any]]:
-    """Calibrated and distilled network, and what tuning reported; cached."""
+    """Calibrated and distilled network, and what tuning reported; cached.
+
+    Args:
+        images: of ``calibration``, where they are at hand.
+    """
     distillation = job.recipe.distillation
     inputs = {
         "weights": job.model.weights_hash,
@@ -85,18 +98,22 @@ def tuned_network(
 
     def make(path: Path) -> None:
         device = pick_device(job.device)
-        images = tuning_images(job, calibration)
-        normalized = torch.from_numpy(job.model.preprocessing.normalize(images.fitted.numpy()))
+        split = images or tuning_images(job, calibration)
+        normalized = torch.from_numpy(job.model.preprocessing.normalize(split.fitted.numpy()))
         with progress.stage("quantize") as stage:
             quantized = quantize(
-                job.model, job.precision, normalized.to(device), job.recipe.ranges, stage.status
+                job.model,
+                job.precision,
+                normalized.to(device),
+                job.recipe.ranges,
+                lambda text: stage.update(text=text),
             )
         with progress.stage("distill", distillation.steps or None) as stage:
             if not distillation.steps:
-                stage.status("left out: 0 steps")
+                stage.update(text="left out: 0 steps")
             result = distill(
                 quantized,
-                images.all,
+                split.all,
                 distillation,
                 seed=job.seed,
                 checkpoint=path / "checkpoint.pt",
@@ -146,18 +163,18 @@ def quantized_graphs(
 
     def make(path: Path) -> None:
         with progress.stage("export") as stage:
-            stage.status("Q/DQ graph")
+            stage.update(text="Q/DQ graph")
             plain = export_onnx(
                 quantized.module,
                 job.model.preprocessing.side,
                 path / MODEL,
                 metadata=metadata,
             )
-            stage.status("half-precision form for TensorRT")
+            stage.update(text="half-precision form for TensorRT")
             to_fp16(plain, path / HALF_MODEL)
-            stage.status("form for ONNX Runtime on a CPU")
+            stage.update(text="form for ONNX Runtime on a CPU")
             to_cpu(plain, path / CPU_MODEL)
-            stage.status("checking the rules of the targets")
+            stage.update(text="checking the rules of the targets")
             require(plain, "ort")
 
     inputs = {"tuned": key, "metadata": metadata, "forms": [MODEL, HALF_MODEL, CPU_MODEL]}
@@ -172,7 +189,7 @@ def reference_graph(model: LoadedModel, cache: Cache, progress: Progress) -> Pat
 
     def make(path: Path) -> None:
         with progress.stage("export") as stage:
-            stage.status("fp32 reference")
+            stage.update(text="fp32 reference")
             export_onnx(model.module, model.preprocessing.side, path / "model.onnx")
 
     inputs = {"weights": model.weights_hash, "architecture": model.architecture}

@@ -24,10 +24,6 @@ class Stage:
             total: steps in all, where that is known only now.
         """
 
-    def status(self, text: str) -> None:
-        """Tell what is being done, where steps cannot be counted."""
-        self.update(text=text)
-
 
 class Progress:
     """The stages of one piece of work."""

@@ -5,8 +5,9 @@ Names are imported when first used: the embedded model's images serve hosts with
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from mimiq.lazy import lazily
 
 if TYPE_CHECKING:
     from mimiq.models.attention import ExplicitAttention, observe_attention
@@ -35,8 +36,4 @@ __all__ = [
     "quantizable_layers",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _WHERE:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_WHERE[name]}"), name)
+__getattr__ = lazily(__name__, _WHERE)

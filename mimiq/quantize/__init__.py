@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from mimiq.lazy import lazily
 
 if TYPE_CHECKING:
     from mimiq.quantize.insert import quantize
 
 __all__ = ["quantize"]
 
-
-def __getattr__(name: str) -> Any:
-    if name != "quantize":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from mimiq.quantize.insert import quantize
-
-    return quantize
+__getattr__ = lazily(__name__, {"quantize": "insert"})

@@ -282,9 +282,9 @@ class QuantLinear(nn.Module):
         return total
 
 
-def without_columns(weight: torch.Tensor, columns: tuple[int, ...]) -> torch.Tensor:
-    """A copy of ``weight`` (out, in) with these columns zero."""
-    return weight.index_fill(1, torch.tensor(columns, dtype=torch.long, device=weight.device), 0.0)
+def without_columns(x: torch.Tensor, columns: tuple[int, ...]) -> torch.Tensor:
+    """A copy of ``x`` (…, in), a Linear's weight or its input, with these columns zero."""
+    return x.index_fill(-1, torch.tensor(columns, dtype=torch.long, device=x.device), 0.0)
 
 
 class QuantConv2d(nn.Module):

@@ -44,12 +44,10 @@ def prefix_shares(
     shares = {name: torch.zeros(2) for name in layers}
     chosen = images[evenly_spread(len(images), IMAGES)]
     for batch in chosen.split(batch_size):
-        with torch.enable_grad(), _kept_outputs(layers) as outputs:
-            logits = module(batch.detach().requires_grad_())
-            directions = torch.randn(logits.shape, generator=generator).to(logits)
-            kept = {name: out for name, out in outputs.items() if out.ndim == 3}
-            gradients = torch.autograd.grad((logits * directions).sum(), list(kept.values()))
-        for name, gradient in zip(kept, gradients, strict=True):
+        _, gradients = _random_gradients(module, layers, batch, generator)
+        for name, gradient in gradients.items():
+            if gradient.ndim != 3:
+                continue
             power = gradient.square().sum((0, 2)).cpu()
             shares[name] += torch.stack([power[:prefix].sum(), power.sum()])
     return {name: float(part / whole) for name, (part, whole) in shares.items() if whole > 0}
@@ -81,23 +79,33 @@ def weighed_inputs(
     generator = torch.Generator().manual_seed(seed)
     for batch in images.split(batch_size):
         inputs: dict[str, torch.Tensor] = {}
-        with (
-            torch.enable_grad(),
-            _kept_outputs(layers) as outputs,
-            watch_inputs(layers, inputs.__setitem__),
-        ):
-            logits = module(batch.detach().requires_grad_())
-            directions = torch.randn(logits.shape, generator=generator).to(logits)
-            gradients: tuple[torch.Tensor | None, ...] = torch.autograd.grad(
-                (logits * directions).sum(), list(outputs.values()), allow_unused=True
-            )
-        variance = float(logits.detach().var()) or 1.0
-        for name, gradient in zip(outputs, gradients, strict=True):
-            if gradient is None:  # computed, and never read: the patches behind the last attention
-                continue
+        with watch_inputs(layers, inputs.__setitem__):
+            logits, gradients = _random_gradients(module, layers, batch, generator)
+        variance = float(logits.var()) or 1.0
+        for name, gradient in gradients.items():
             share = logits.shape[-1] * variance * len(images)
             power = gradient.square().mean(-1).flatten() / share
             see(name, inputs[name].reshape(-1, inputs[name].shape[-1]).float(), power)
+
+
+def _random_gradients(
+    module: nn.Module,
+    layers: Mapping[str, nn.Module],
+    batch: torch.Tensor,
+    generator: torch.Generator,
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """The logits, and the gradient of their projection on random directions at each output.
+
+    A layer whose output the answer does not depend on is left out.
+    """
+    with torch.enable_grad(), _kept_outputs(layers) as outputs:
+        logits = module(batch.detach().requires_grad_())
+        directions = torch.randn(logits.shape, generator=generator).to(logits)
+        gradients: tuple[torch.Tensor | None, ...] = torch.autograd.grad(
+            (logits * directions).sum(), list(outputs.values()), allow_unused=True
+        )
+    found = zip(outputs, gradients, strict=True)
+    return logits.detach(), {name: each for name, each in found if each is not None}
 
 
 @contextmanager

@@ -24,7 +24,7 @@ from torch import nn
 from mimiq.calibrate.observers import mse_weight_scale
 from mimiq.config.precision import Precision
 from mimiq.models.family import Family
-from mimiq.quantize.fake_quant import Quantizer, QuantLinear, quant_layers
+from mimiq.quantize.fake_quant import Quantizer, QuantLinear, quant_layers, without_columns
 from mimiq.quantize.gptq import gptq
 from mimiq.quantize.hooks import evenly_spread
 from mimiq.quantize.importance import prefix_shares
@@ -158,11 +158,11 @@ def row_weights(tokens: int, prefix: int, share: float = _PREFIX_SHARE) -> torch
 def _moments(visit: Visit, prefix: int, share: float, count: int) -> list[Moments]:
     """Of each half of the ``count`` images; of one alone, the one."""
     folds: dict[int, Moments] = {}
-    outliers, seen = list(visit.layer.outliers), 0
+    seen = 0
     for rows in visit.rows():
         x = rows.inputs.float()
-        if outliers:  # they are as they should be, and no business of the integers'
-            x[..., outliers] = 0
+        if visit.layer.outliers:  # exact as they are, and no business of the integers
+            x = without_columns(x, visit.layer.outliers)
         x = torch.cat([x, torch.ones_like(x[..., :1])], -1)
         weight = _token_weights(rows, prefix, share).sqrt()
         x, d = x * weight, rows.errors.float() * weight
@@ -199,48 +199,65 @@ def _fit(
     """The best of what may be done to one Linear, judged by images held out, done to it."""
     whole = sum(moments[1:], moments[0])
     trained, bias = layer.weight.clone(), None if layer.bias is None else layer.bias.clone()
-    damping = _damping(whole, moments) if refit and len(moments) > 1 else None
+    halves = len(moments) > 1
+    others = [whole - fold if halves else whole for fold in moments]
+    fits: dict[float | None, list[torch.Tensor | None]] = {None: [None] * len(moments)}
+    if refit and halves:
+        fits |= _fits(whole, moments, others)
     candidates = [
         (damp, compensate)
-        for damp in dict.fromkeys((None, damping))
+        for damp in fits
         for compensate in ((False, True) if rounds else (False,))
     ]
     errors = dict.fromkeys(candidates, 0.0)
-    for candidate, fold in product(candidates, moments):
-        _change(layer, whole - fold if len(moments) > 1 else whole, *candidate)
-        errors[candidate] += fold.error(_difference(layer, trained, bias))
+    for candidate, index in product(candidates, range(len(moments))):
+        damp, compensate = candidate
+        _change(layer, others[index], fits[damp][index], compensate)
+        errors[candidate] += moments[index].error(_difference(layer, trained, bias))
         layer.weight.copy_(trained)
         if bias is not None:
             layer.bias.copy_(bias)
     best = min(candidates, key=lambda candidate: errors[candidate])
-    _change(layer, whole, *best, keep=True)
+    damp, compensate = best
+    _change(layer, whole, None if damp is None else whole.solve(damp), compensate, keep=True)
     nearest = errors[None, False]
     return Fit(name, *best, error=errors[best] / nearest if nearest > 0 else 1.0)
 
 
-def _damping(whole: Moments, folds: list[Moments]) -> float | None:
-    """The damping whose fits to all folds but one err least on that one; None: do not fit."""
+def _fits(
+    whole: Moments, folds: list[Moments], others: list[Moments]
+) -> dict[float | None, list[torch.Tensor | None]]:
+    """The damping whose fits to the ``others`` of each fold err least on it, with these fits.
+
+    None at all where the trained weights err less.
+    """
+    fits = {damping: [each.solve(damping) for each in others] for damping in _DAMPINGS}
     errors = {
-        damping: sum(fold.error((whole - fold).solve(damping)) for fold in folds)
-        for damping in _DAMPINGS
+        damping: sum(fold.error(change) for fold, change in zip(folds, changes, strict=True))
+        for damping, changes in fits.items()
     }
     least = min(errors.values())
     if least >= whole.power:
-        return None
-    return next(damping for damping, error in errors.items() if error <= _TIE * least)
+        return {}
+    best = next(damping for damping, error in errors.items() if error <= _TIE * least)
+    return {best: [*fits[best]]}
 
 
 def _change(
     layer: QuantLinear,
     moments: Moments,
-    damping: float | None,
+    change: torch.Tensor | None,
     compensate: bool,
     *,
     keep: bool = False,
 ) -> None:
-    """Fit and round; the weight is left rounded, unless ``keep`` and it is rounded to nearest."""
-    if damping is not None:
-        change = moments.solve(damping)
+    """Fit and round; the weight is left rounded, unless ``keep`` and it is rounded to nearest.
+
+    Args:
+        moments: of the inputs that errors of rounding compensate on.
+        change: of weights and bias, fp32 (N, K + 1); None to leave them as trained.
+    """
+    if change is not None:
         layer.weight.add_(change[:, :-1])
         if layer.bias is not None:
             layer.bias.add_(change[:, -1])

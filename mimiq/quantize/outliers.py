@@ -118,7 +118,7 @@ def survey(
             if find
             and name not in heads
             and errors[name] > least
-            and (outliers := _worth_it(name, layer.weight, precision.of(name), seen[name]))
+            and (outliers := _worth_it(name, layer, precision.of(name), seen[name], errors[name]))
             and outliers.error - outliers.left > least
         ]
     found.sort(key=lambda outliers: outliers.left - outliers.error)
@@ -158,15 +158,17 @@ class _Inputs:
 
 
 def _worth_it(
-    name: str, weight: torch.Tensor, layer: LayerPrecision, seen: _Inputs
+    name: str, linear: nn.Linear, layer: LayerPrecision, seen: _Inputs, whole: float
 ) -> Outliers | None:
     """The fewest columns without which the error is about as small as it gets, if that pays.
 
     From all that may be outliers, the one that matters least goes back to the integers, and again:
     of two columns that set the same range, neither is worth anything alone.
+
+    Args:
+        whole: the error with none of them apart.
     """
-    weight = weight.float()
-    whole = _error(weight, layer, seen, ())
+    weight = linear.weight.float()
     columns = _candidates(weight, layer, seen)
     least = _error(weight, layer, seen, columns)
     if least > _HALF * whole:
@@ -209,7 +211,7 @@ def _error(
     if layer.activation_bits is not None:
         grid = Grid.signed(layer.activation_bits)
         rows = without_columns(seen.rows, columns)
-        exact = without_columns(seen.largest.unsqueeze(0), columns).max() / grid.qmax
+        exact = without_columns(seen.largest, columns).max() / grid.qmax
         errors = (fake_quantize_to(rows, exact * share, grid) - rows for share in _FRACTIONS)
         total += min(float((error @ kept.T).square().sum(1) @ seen.weights) for error in errors)
     return total

@@ -48,11 +48,12 @@ class Visit:
     name: str
     layer: QuantLinear
     _block: _Block
+    _inside: str
     _place: str
 
     def rows(self) -> Iterator[Rows]:
         """Batch by batch; to be run through to its end once, and no more."""
-        return self._block.rows(self.layer, self._place)
+        return self._block.rows(self.layer, self._inside, self._place)
 
 
 @torch.no_grad()
@@ -80,7 +81,7 @@ def walk(
         with block.memories():
             for name, layer in list(part.named_modules()):
                 if isinstance(layer, QuantLinear):
-                    yield Visit(names[layer], layer, block, places.get(name, name))
+                    yield Visit(names[layer], layer, block, name, places.get(name, name))
             quantized, original = block.outputs()
 
 
@@ -98,8 +99,7 @@ class _Block:
         with self.quantized.kept(), self.reference.kept():
             yield
 
-    def rows(self, layer: QuantLinear, place: str) -> Iterator[Rows]:
-        name = next(n for n, part in self.quantized.block.named_modules() if part is layer)
+    def rows(self, layer: QuantLinear, name: str, place: str) -> Iterator[Rows]:
         twin = self.reference.block.get_submodule(name)
         writes = place != name
         for index, tokens in enumerate(self.entering):

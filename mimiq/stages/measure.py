@@ -52,15 +52,16 @@ def measured(
     ):
         if dataset is not None:
             with progress.stage("accuracy", len(dataset)) as stage:
+                stage.update(text="exported graph against fp32")
                 accuracy = compare(
                     exported,
                     full,
                     dataset,
                     model.preprocessing,
-                    progress=lambda done, _: stage.update(done, "exported graph against fp32"),
+                    stage=stage,
                 )
         with progress.stage("cost") as stage:
-            stage.status("on images held out")
+            stage.update(text="on images held out")
             held_out, near_ties = _cost(quantized, images, exported, full)
     return build_report(
         model=model.describe(),
@@ -83,7 +84,7 @@ def _latency(job: Job, graph: Path, reference: Path, progress: Progress) -> Sequ
             {"fp32": Engine(reference), job.precision.label: Engine(graph)},
             job.batches,
             budget_s=10,
-            progress=stage.status,
+            stage=stage,
         )
 
 

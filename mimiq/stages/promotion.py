@@ -125,7 +125,7 @@ def _drop_of(
         def make(path: Path) -> None:
             images = _normalized(job, tuning_images(job, calibration).held_out.numpy())
             with progress.stage("drop") as stage:
-                stage.status("held-out images")
+                stage.update(text="held-out images")
                 network = tuned.module.to(images.device)
                 original = copy.deepcopy(job.model.module).to(images.device)
                 drop = measure_drop(network, original, images, recipe.views, job.seed)
@@ -151,7 +151,7 @@ def _graph_bytes(
 
     def make(path: Path) -> None:
         with progress.stage("size") as stage, tempfile.TemporaryDirectory() as folder:
-            stage.status(f"of the file at {precision.label}")
+            stage.update(text=f"of the file at {precision.label}")
             images = _normalized(job, calibration.images()[:2]).cpu()
             network = quantize(job.model, precision, images, ranges).module
             side = job.model.preprocessing.side

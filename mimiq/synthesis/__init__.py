@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from mimiq.lazy import lazily
 
 if TYPE_CHECKING:
     from mimiq.synthesis.mimiq import synthesize
 
 __all__ = ["synthesize"]
 
-
-def __getattr__(name: str) -> Any:
-    if name != "synthesize":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from mimiq.synthesis.mimiq import synthesize
-
-    return synthesize
+__getattr__ = lazily(__name__, {"synthesize": "mimiq"})

@@ -17,7 +17,6 @@ from mimiq.runtime.preprocessing import FloatArray, Preprocessing
 from mimiq.runtime.session import Session
 
 Classifier = Session | Callable[[FloatArray], FloatArray]
-ProgressCallback = Callable[[int, int], None]  # images done, images in all
 
 
 @dataclass(frozen=True)
@@ -143,7 +142,6 @@ def evaluate(
     *,
     batch_size: int = 32,
     stage: Stage = SILENT_STAGE,
-    progress: ProgressCallback | None = None,
 ) -> Accuracy:
     """Classify every image once.
 
@@ -153,14 +151,13 @@ def evaluate(
         preprocessing: the model's own.
         batch_size: images at a time.
         stage: told the images that are done after each batch.
-        progress: the same as a function of (images done, images in all).
 
     Raises:
         BadInput: the dataset is empty, an image is unreadable, or the class counts differ.
         CheckFailed: a logit is not a finite number.
     """
     correct = correct_top5 = count = 0
-    for images, labels in _counted(dataset, preprocessing, batch_size, stage, progress):
+    for images, labels in _counted(dataset, preprocessing, batch_size, stage):
         ranks = label_ranks(_logits(model, images, dataset.num_classes, count), labels)
         correct += int((ranks == 0).sum())
         correct_top5 += int((ranks < 5).sum())
@@ -176,13 +173,12 @@ def compare(
     *,
     batch_size: int = 32,
     stage: Stage = SILENT_STAGE,
-    progress: ProgressCallback | None = None,
 ) -> Comparison:
     """Classify every image with both, each read once. Arguments and errors as :func:`evaluate`."""
     ours, theirs = [0, 0], [0, 0]
     count = agreeing = only_model = only_reference = 0
     spread = _Spread()
-    for images, labels in _counted(dataset, preprocessing, batch_size, stage, progress):
+    for images, labels in _counted(dataset, preprocessing, batch_size, stage):
         logits = _logits(model, images, dataset.num_classes, count)
         expected = _logits(reference, images, dataset.num_classes, count)
         ranks, expected_ranks = label_ranks(logits, labels), label_ranks(expected, labels)
@@ -254,7 +250,6 @@ def _counted(
     preprocessing: Preprocessing,
     batch_size: int,
     stage: Stage,
-    progress: ProgressCallback | None,
 ) -> Iterator[tuple[FloatArray, LabelArray]]:
     if len(dataset) == 0:
         raise BadInput("There are no images to evaluate on.", "Give a folder with images.")
@@ -263,8 +258,6 @@ def _counted(
         yield images, labels
         done += len(labels)
         stage.update(done, total=len(dataset))
-        if progress is not None:
-            progress(done, len(dataset))
 
 
 def _logits(model: Classifier, images: FloatArray, num_classes: int, first: int) -> FloatArray:

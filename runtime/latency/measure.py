@@ -100,7 +100,6 @@ def measure(
     *,
     budget_s: float = 20.0,
     stage: Stage = SILENT_STAGE,
-    progress: Callable[[str], None] | None = None,
 ) -> list[LatencyRow]:
     """Measure engines against the first of them.
 
@@ -112,7 +111,6 @@ def measure(
         budget_s: seconds to spend on each batch size, warm-up apart; less when all times settle
             early. A slow engine gets six rounds at least.
         stage: told each batch size as it begins.
-        progress: the same as a function of a line of text.
 
     Returns:
         One row an engine and batch size, by batch size first.
@@ -139,8 +137,6 @@ def measure(
         rows: list[LatencyRow] = []
         for batch in batches:
             stage.update(text=f"latency at batch {batch}")
-            if progress is not None:
-                progress(f"latency at batch {batch}")
             rows += _measure_batch(runners, backends, batch, budget_s)
     return rows
 

@@ -9,6 +9,7 @@ import torch
 
 from mimiq.models.checkpoint import Tensors
 from mimiq.models.prefixes import Found
+from mimiq.models.sources.renaming import renamed
 
 _BLOCK = r"Transformer/encoderblock_(\d+)/"
 _NAMES = (
@@ -31,10 +32,7 @@ def to_timm(found: Found) -> Found:
     """The same network in timm's names and order of axes."""
     state: Tensors = {}
     for name, tensor in found.state.items():
-        for pattern, replacement in _NAMES:
-            if re.match(pattern, name):
-                name = re.sub(pattern, replacement, name)
-                break
+        name = renamed(name, _NAMES)
         name = name.replace("scale", "weight") if "norm" in name else name
         state[name.replace("kernel", "weight")] = _transposed(name, tensor)
     return replace(found, state=_joined(state))

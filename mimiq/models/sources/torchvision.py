@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import torch
 from mimiq.errors import BadInput
 from mimiq.models.checkpoint import Tensors
 from mimiq.models.prefixes import Found
+from mimiq.models.sources.renaming import renamed
 from mimiq.runtime.preprocessing import Preprocessing
 
 # timm's architecture of the same shape.
@@ -48,10 +48,7 @@ def to_timm(found: Found) -> Found:
     for name, tensor in found.state.items():
         if two and name.startswith("heads."):
             name = name.replace("heads.pre_logits.", "head.first.").replace("heads.", "head.")
-        for pattern, replacement in _NAMES:
-            if re.match(pattern, name):
-                name = re.sub(pattern, replacement, name)
-                break
+        name = renamed(name, _NAMES)
         state[name] = tensor
     return replace(found, state=state)
 

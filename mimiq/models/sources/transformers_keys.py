@@ -13,6 +13,7 @@ import torch
 
 from mimiq.models.checkpoint import Tensors
 from mimiq.models.prefixes import Found
+from mimiq.models.sources.renaming import renamed
 
 _LAYER = r"(?:encoder\.)?layers?\.(\d+)\."
 
@@ -112,10 +113,7 @@ def _renamed(name: str, names: tuple[tuple[str, str], ...]) -> str:
     head, _, kind = name.rpartition(".")
     if head in _HEADS:
         return f"{_HEADS[head]}.{kind}"
-    for pattern, replacement in names:
-        if re.match(pattern, name):
-            return re.sub(pattern, replacement, name)
-    return name
+    return renamed(name, names)
 
 
 def _joined(state: Tensors) -> Tensors:
