@@ -134,7 +134,7 @@ def _attempts(product: Product, graph: Path, folder: Path) -> dict[str, Any]:
 
 def _open(product: Product, graph: Path, options: BuildOptions, plan: Path) -> TensorRTSession:
     plan.write_bytes(build_engine(graph, product, options).plan)
-    return TensorRTSession(plan, product.load(), product.name, runtime_cache=False)
+    return TensorRTSession(plan, product.load(), product, runtime_cache=False)
 
 
 def _measure(
@@ -175,7 +175,7 @@ def _measure(
                 if plan is None or product not in working:
                     continue
                 session = stack.enter_context(
-                    TensorRTSession(plan, product.load(), product.name, runtime_cache=False)
+                    TensorRTSession(plan, product.load(), product, runtime_cache=False)
                 )
                 runners[name] = device_runner(session)
                 if variant in ("fp16", "int8"):

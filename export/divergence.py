@@ -20,10 +20,10 @@ import numpy as np
 import numpy.typing as npt
 
 from mimiq.errors import CheckFailed
-from mimiq.runtime.bundle import MODEL, Bundle
+from mimiq.runtime.backend import Backend
+from mimiq.runtime.bundle import Bundle
 from mimiq.runtime.preprocessing import FloatArray
 from mimiq.runtime.session import Session
-from mimiq.runtime.tensorrt.record import FP8_MODEL, HALF_MODEL
 
 if TYPE_CHECKING:
     from mimiq.export.taps import Tap
@@ -152,15 +152,15 @@ def _square(values: npt.NDArray[Any]) -> float:
     return float(np.square(values, dtype=np.float64).sum())
 
 
-def diverge(bundle: Bundle, ours: str, theirs: str, images: FloatArray) -> Divergence:
+def diverge(bundle: Bundle, ours: Backend, theirs: Backend, images: FloatArray) -> Divergence:
     """Find where a bundle's backends part.
 
     Blocks are compared first, and then what is inside the first that parts. A TensorRT engine is
     built for each, from the bundle's graph with more outputs.
 
     Args:
-        ours, theirs: as a session's ``backend`` says: ``tensorrt-rtx``, ``onnxruntime-cpu``, ….
-            ONNX Runtime runs ``model.onnx``.
+        ours, theirs: the backends; see :func:`mimiq.runtime.backends.backend_of` for that of a
+            session.
         images: float32 (B, 3, S, S), normalised; a few.
 
     Raises:
@@ -185,14 +185,15 @@ def diverge(bundle: Bundle, ours: str, theirs: str, images: FloatArray) -> Diver
 
 
 def _compared(
-    bundle: Bundle, ours: str, theirs: str, names: Sequence[str], images: FloatArray
+    bundle: Bundle, ours: Backend, theirs: Backend, names: Sequence[str], images: FloatArray
 ) -> tuple[Difference, ...]:
     with ExitStack() as stack:
         mine, taps = stack.enter_context(_tapped(bundle, ours, names))
         other, same = stack.enter_context(_tapped(bundle, theirs, names))
         if taps != same:
             raise CheckFailed(
-                f"The graphs of {ours} and {theirs} share too few tensors to be compared.",
+                f"The graphs of {ours.label} and {theirs.label} share too few tensors to be "
+                "compared.",
                 "Compile the model again, so that both come from the same graph.",
             )
         return differences(mine, other, taps, images)
@@ -200,36 +201,14 @@ def _compared(
 
 @contextmanager
 def _tapped(
-    bundle: Bundle, backend: str, names: Sequence[str]
+    bundle: Bundle, backend: Backend, names: Sequence[str]
 ) -> Iterator[tuple[Session, list[Tap]]]:
     """A session of a backend on the graph that it is given, with more outputs."""
     from mimiq.export.taps import tap
 
     with tempfile.TemporaryDirectory() as folder:
         graph = Path(folder) / "tapped.onnx"
-        taps = tap(bundle.file(_source(bundle, backend)), graph, names)
-        with _open(graph, backend) as session:
+        taps = tap(bundle.file(backend.graph_of(bundle)), graph, names)
+        options = {"spinning": False} if "spinning" in backend.options else {}
+        with backend.open_graph(graph, **options) as session:
             yield session, taps
-
-
-def _source(bundle: Bundle, backend: str) -> str:
-    if not backend.startswith("tensorrt"):
-        return MODEL
-    half = FP8_MODEL if backend.endswith("fp8") else HALF_MODEL
-    return half if half in bundle.manifest["files"] else MODEL
-
-
-def _open(graph: Path, backend: str) -> Session:
-    if not backend.startswith("tensorrt"):
-        from mimiq.runtime.onnxruntime.session import OnnxRuntimeSession
-
-        device = "cuda" if backend.endswith("cuda") else "cpu"
-        return OnnxRuntimeSession(graph, device=device, spinning=False)
-    from mimiq.export.tensorrt.build import BuildOptions, build_engine
-    from mimiq.runtime.tensorrt.library import RTX, TRT
-    from mimiq.runtime.tensorrt.session import TensorRTSession
-
-    product = RTX if backend.startswith("tensorrt-rtx") else TRT
-    plan = graph.with_suffix(".plan")
-    plan.write_bytes(build_engine(graph, product, BuildOptions(batches=(1, 1, 1))).plan)
-    return TensorRTSession(plan, product.load(), product.name, runtime_cache=False)

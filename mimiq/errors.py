@@ -54,6 +54,10 @@ class EnvironmentLacks(MimiqError):
     exit_code = 6
 
 
+class DidNotStart(EnvironmentLacks):
+    """Nothing seemed to be missing on this host, and a backend did not start nevertheless."""
+
+
 class CheckFailed(MimiqError):
     """A measured accuracy, agreement or latency missed a limit that was asked for."""
 

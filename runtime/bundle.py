@@ -97,6 +97,10 @@ class Bundle:
         """
         return read_json(self.path / REPORT) if REPORT in self.manifest["files"] else None
 
+    def has(self, name: str) -> bool:
+        """Whether the manifest lists a file of this name."""
+        return name in self.manifest["files"]
+
     def file(self, name: str) -> Path:
         """Where a listed file is.
 

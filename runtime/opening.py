@@ -6,14 +6,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mimiq.errors import BadInput
+from mimiq.errors import BadInput, DidNotStart
+from mimiq.runtime.backend import Backend
+from mimiq.runtime.backends import AUTO, BACKENDS, backend_named
 from mimiq.runtime.bundle import CPU_MODEL, MODEL, Bundle
 from mimiq.runtime.session import Session
 
-BACKENDS = ("auto", "ort", "ort-cuda", "rtx", "trt")
 
-
-def open_bundle(path: str | Path | Bundle, backend: str = "auto", **options: Any) -> Session:
+def open_bundle(
+    path: str | Path | Bundle, backend: str | Backend = AUTO, **options: Any
+) -> Session:
     """Open a bundle for inference.
 
     Args:
@@ -21,29 +23,35 @@ def open_bundle(path: str | Path | Bundle, backend: str = "auto", **options: Any
         backend: ``ort`` (ONNX Runtime on the CPU), ``ort-cuda`` (ONNX Runtime on an NVIDIA GPU),
             ``rtx`` (TensorRT-RTX), ``trt`` (TensorRT), or ``auto``: a TensorRT engine if the
             bundle holds one that this host can run, else ONNX Runtime on the GPU if it can be
-            used, else on the CPU.
+            used, else on the CPU. Or a backend itself, see :mod:`mimiq.runtime.backends`.
         options: passed to the backend, e.g. ``threads=2`` for ONNX Runtime.
 
     Raises:
-        BadInput: the bundle is damaged, or the backend unknown.
+        BadInput: the bundle is damaged, the backend unknown, or it takes no such option.
         EnvironmentLacks: the backend was asked for by name and is not on this host.
     """
-    if backend not in BACKENDS:
-        raise BadInput(f"Backend {backend!r} is unknown.", f"Choose one of {', '.join(BACKENDS)}.")
+    wanted = backend_named(backend) if isinstance(backend, str) and backend != AUTO else backend
     bundle = path if isinstance(path, Bundle) else Bundle(path)
-    if backend in ("rtx", "trt") or (backend == "auto" and _has_engine(bundle)):
-        from mimiq.runtime.tensorrt import session as tensorrt
+    if not isinstance(wanted, str):
+        return _open(wanted, bundle, options)
+    candidates = [backend for backend in BACKENDS if backend.suits(bundle)]
+    for candidate in candidates[:-1]:
+        try:
+            return _open(candidate, bundle, options)
+        except DidNotStart:
+            continue
+    return _open(candidates[-1], bundle, options)
 
-        if backend != "auto" or tensorrt.can_run(bundle):
-            session: Session = tensorrt.open_tensorrt(bundle, backend, **options)
-            return session
 
-    from mimiq.runtime.onnxruntime.session import OnnxRuntimeSession
+def chosen(bundle: Bundle, backend: str = AUTO) -> Backend:
+    """The backend that :func:`open_bundle` begins with.
 
-    device = {"ort": "cpu", "ort-cuda": "cuda", "auto": "auto"}[backend]
-    graphs = {name: bundle.path / name for name in (MODEL, CPU_MODEL) if _has(bundle, name)}
-    graph = deployed_graph(graphs, device)
-    return OnnxRuntimeSession(graph, bundle.preprocessing, device=device, **options)
+    Raises:
+        BadInput: the backend is unknown.
+    """
+    if backend != AUTO:
+        return backend_named(backend)
+    return next(candidate for candidate in BACKENDS if candidate.suits(bundle))
 
 
 def deployed_graph(graphs: Mapping[str, Path], device: str = "auto") -> Path:
@@ -58,9 +66,11 @@ def deployed_graph(graphs: Mapping[str, Path], device: str = "auto") -> Path:
     return graphs[CPU_MODEL if CPU_MODEL in graphs and runs_on_cpu(device) else MODEL]
 
 
-def _has(bundle: Bundle, name: str) -> bool:
-    return name in bundle.manifest["files"]
-
-
-def _has_engine(bundle: Bundle) -> bool:
-    return any(name.startswith("engines/") for name in bundle.manifest["files"])
+def _open(backend: Backend, bundle: Bundle, options: Mapping[str, Any]) -> Session:
+    unknown = sorted(set(options) - backend.options)
+    if unknown:
+        raise BadInput(
+            f"{backend.title} takes no {unknown[0]!r}.",
+            f"It takes {', '.join(sorted(backend.options)) or 'no options'}.",
+        )
+    return backend.open(bundle, **options)

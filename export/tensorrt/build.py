@@ -181,7 +181,7 @@ def _configure(library: Any, config: Any, product: Product, options: BuildOption
     config.profiling_verbosity = library.ProfilingVerbosity.DETAILED
     if options.workspace_bytes is not None:
         config.set_memory_pool_limit(library.MemoryPoolType.WORKSPACE, options.workspace_bytes)
-    if product.name == "rtx":
+    if product.ahead_of_time:
         if options.hardware_compatibility != "none":
             raise BadInput(
                 "Hardware compatibility levels exist in TensorRT, not in TensorRT-RTX.",
@@ -221,8 +221,8 @@ def _set_compute_capabilities(library: Any, config: Any, wanted: tuple[str, ...]
 
 
 def _attach_timing_cache(config: Any, product: Product, options: BuildOptions) -> Any:
-    if options.timing_cache is None or product.name == "rtx":
-        return None  # TensorRT-RTX times nothing while it builds
+    if options.timing_cache is None or product.ahead_of_time:
+        return None  # nothing is timed while it builds
     file = options.timing_cache
     try:
         content = file.read_bytes() if file.is_file() else b""

@@ -164,11 +164,11 @@ def _check_rules(
     from mimiq.export.rules import require
 
     capabilities = options.compute_capabilities or (_OLDEST,)
-    if product.name == "trt":
+    if not product.ahead_of_time:
         capabilities = (gpu.compute_capability,) if isinstance(gpu, Gpu) else ()
     found = require(
         graph,
-        "rtx" if product.name == "rtx" else "trt",
+        product.name,
         compute_capabilities=capabilities,
         allow_fallback=options.allow_fallback,
     )
@@ -200,7 +200,7 @@ def inspect_engine(plan: bytes, product: Product) -> str:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "engine.plan"
         path.write_bytes(plan)
-        with TensorRTSession(path, product.load(), product.name, runtime_cache=False) as session:
+        with TensorRTSession(path, product.load(), product, runtime_cache=False) as session:
             return session.inspect()
 
 
@@ -228,7 +228,7 @@ def recorded_proofs(bundle: Bundle) -> dict[str, Proof]:
 def options_of(record: EngineRecord, gpu: Gpu | None = None) -> BuildOptions:
     """The options that build an engine like a recorded one, for this host's GPU."""
     options = BuildOptions(batches=record.batches, allow_fallback=record.allow_fallback)
-    if record.product == "trt":
+    if not product_named(record.product).ahead_of_time:
         return replace(options, hardware_compatibility=_level(record.hardware_compatibility))
     capabilities = () if record.forward_compatible else record.targets
     if gpu is not None and capabilities and gpu.compute_capability not in capabilities:
@@ -250,13 +250,13 @@ def _record(
     summary: PlanSummary,
     gpu: Gpu | str,
 ) -> EngineRecord:
-    known = gpu if isinstance(gpu, Gpu) and product.name == "trt" else None
+    known = gpu if isinstance(gpu, Gpu) and not product.ahead_of_time else None
     targets = options.compute_capabilities or tuple(_dotted(t) for t in summary.targets)
     return EngineRecord(
         product=product.name,
         version=product.version,
-        targets=targets if product.name == "rtx" else (),
-        forward_compatible=product.name == "rtx" and not options.compute_capabilities,
+        targets=targets if product.ahead_of_time else (),
+        forward_compatible=product.ahead_of_time and not options.compute_capabilities,
         gpu=known.name if known else None,
         gpu_compute_capability=known.compute_capability if known else None,
         hardware_compatibility=options.hardware_compatibility,
@@ -273,7 +273,7 @@ def _name(product: Product, source: str, options: BuildOptions, gpu: Gpu | str) 
     """``rtx``, ``rtx-fp8-sm89``, ``rtx-sm86-sm89``, ``trt-nvidia-l4``."""
     parts = [product.name, *(["fp8"] if source == FP8_MODEL else [])]
     parts += [f"sm{capability.replace('.', '')}" for capability in options.compute_capabilities]
-    if product.name == "trt":
+    if not product.ahead_of_time:
         level = options.hardware_compatibility
         name = gpu.name if isinstance(gpu, Gpu) else "gpu"
         parts.append(level if level == "ampere-plus" else name)

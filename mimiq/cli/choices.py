@@ -6,12 +6,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mimiq.runtime import backends as runnable
+from mimiq.runtime.null import NULL
+from mimiq.runtime.tensorrt.library import PRODUCTS
+
 CALIBRATIONS = ("synthetic", "psaq", "noise")
 RECIPES = ("paper", "gpu", "cpu", "tiny")
 CROP_MODES = ("center", "squash", "border")
+GRAPH = "ort"  # as a target: the graph as it is, and no engine
+TARGETS = ("auto", *(product.name for product in PRODUCTS), GRAPH)
+BACKENDS = (runnable.AUTO, *(backend.name for backend in runnable.BACKENDS), NULL.name)
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
-TARGETS = ("auto", "rtx", "trt", "ort")
-BACKENDS = ("auto", "ort", "ort-cuda", "rtx", "trt")
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ def add_engine(
     from mimiq.export.tensorrt.build import BuildOptions
     from mimiq.export.tensorrt.engines import choose_product
 
-    if choice.target == "ort":
+    if choice.target == choices.GRAPH:
         return None
     product = choose_product(choice.target)
     if product is None:
@@ -65,7 +65,7 @@ def require_fp8(engine: choices.EngineChoice, precision: choices.PrecisionChoice
             "--fp8 takes the place of INT8, and another precision was given.",
             "Leave out --int4, --weight-only and --bits, or --fp8.",
         )
-    if engine.target == "ort":
+    if engine.target == choices.GRAPH:
         raise BadInput("--fp8 is for engines; --target ort builds none.", "Use --target rtx.")
     from mimiq.export.tensorrt.engines import choose_product
 
@@ -88,7 +88,7 @@ def built_engine(
     if not fp8:
         return engines.build_for_bundle(bundle, target, options)
     product = engines.choose_product(target) if isinstance(target, str) else target
-    if product is not None and product.name == "rtx" and not options.compute_capabilities:
+    if product is not None and product.ahead_of_time and not options.compute_capabilities:
         options = replace(options, compute_capabilities=engines.FP8_CAPABILITIES)
     bundle = engines.add_fp8_graph(bundle)
     built = engines.build_for_bundle(bundle, product or target, options, FP8_MODEL)

@@ -312,5 +312,5 @@ backend_option = option(
     type=click.Choice(BACKENDS),
     default="auto",
     show_default=True,
-    help="What runs the model.",
+    help="What runs the model; null computes nothing, to see what all the rest costs.",
 )

@@ -77,15 +77,16 @@ def require_target(target: str) -> None:
     Raises:
         EnvironmentLacks: the product is not installed, too old, or lacks its GPU.
     """
-    if target not in ("rtx", "trt"):
-        return
-    from mimiq.runtime.tensorrt.library import product_named
+    from mimiq.runtime.tensorrt.library import find_product
 
-    product = product_named(target)
+    product = find_product(target)
+    if product is None:
+        return
     product.load()
-    if not product.can_build_here():
+    lack = product.why_not_build()
+    if lack is not None:
         raise EnvironmentLacks(
-            f"{product.title} times its kernels on a GPU. {product.why_not_run()}",
+            f"{product.title} times its kernels on a GPU. {lack.reason}",
             "Choose --target rtx, which builds anywhere, or run mimiq build on the host that "
             "will serve the model.",
         )

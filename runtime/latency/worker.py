@@ -149,31 +149,33 @@ def open_engine(engine: Engine) -> Session:
     """Open a bundle or an ONNX file.
 
     Raises:
-        BadInput: threads were given, and a TensorRT engine would run.
+        BadInput: threads were given, and what would run takes none.
         MimiqError: as :func:`mimiq.runtime.open_bundle`.
     """
     options: dict[str, Any] = {} if engine.threads is None else {"threads": engine.threads}
     if engine.path.suffix == ".onnx":
-        from mimiq.runtime.onnxruntime.session import OnnxRuntimeSession
-
-        device = {"ort": "cpu", "ort-cuda": "cuda"}.get(engine.backend, "auto")
-        return OnnxRuntimeSession(engine.path, device=device, **options)
-    from mimiq.runtime.opening import open_bundle
+        return open_onnx(engine.path, engine.backend, **options)
+    from mimiq.runtime.opening import chosen, open_bundle
 
     bundle = Bundle(engine.path)
-    if options and _runs_on_tensorrt(bundle, engine.backend):
+    backend = chosen(bundle, engine.backend)
+    if not set(options) <= backend.options:
         raise BadInput(
-            f"`threads` is for ONNX Runtime, and {bundle.path} would run as a TensorRT engine.",
+            f"`threads` is for ONNX Runtime, and {bundle.path} would run on {backend.title}.",
             "Leave it out, or add `backend=ort`.",
         )
     return open_bundle(bundle, engine.backend, **options)
 
 
-def _runs_on_tensorrt(bundle: Bundle, backend: str) -> bool:
-    """Whether :func:`mimiq.runtime.open_bundle` would open an engine."""
-    from mimiq.runtime.tensorrt.selection import can_run
+def open_onnx(path: Path, backend: str, **options: Any) -> Session:
+    """An ONNX file under the backend; where that would build an engine, ONNX Runtime runs it."""
+    from mimiq.runtime.backends import AUTO, backend_named
+    from mimiq.runtime.onnxruntime.backend import OnnxRuntime
+    from mimiq.runtime.onnxruntime.session import OnnxRuntimeSession
 
-    return backend in ("rtx", "trt") or (backend == "auto" and can_run(bundle))
+    named = None if backend == AUTO else backend_named(backend)
+    device = named.device if isinstance(named, OnnxRuntime) else AUTO
+    return OnnxRuntimeSession(path, device=device, **options)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from mimiq.errors import BadInput, EnvironmentLacks
+from mimiq.errors import BadInput, DidNotStart, EnvironmentLacks
+from mimiq.runtime.backend import Lack
 from mimiq.runtime.host import cuda_driver_present, instruction_sets, usable_cores
 
 # On Q/DQ graphs these two cost the integer kernels, or fail (ONNX Runtime 1.31, x86-64):
@@ -175,7 +176,7 @@ def open_graph(
     session = create(exact)
     on_gpu = "CUDAExecutionProvider" in session.get_providers()
     if device == "cuda" and not on_gpu:
-        raise EnvironmentLacks(
+        raise DidNotStart(
             "ONNX Runtime could not start its CUDA provider.",
             "Install the CUDA and cuDNN libraries it was built for, or use `backend=ort`.",
         )
@@ -252,23 +253,29 @@ def _contains(model: Path, *words: bytes) -> list[bool]:
 
 
 def _cuda_usable() -> bool:
-    """Asked before the provider is: it fails loudly on stderr where there is no driver."""
+    return why_not_cuda(import_onnxruntime()) is None
+
+
+def why_not_cuda(onnxruntime: Any) -> Lack | None:
+    """What keeps the library from the GPU; None where nothing is known to.
+
+    The driver is looked for first: the provider fails loudly on stderr where there is none.
+    """
     if not cuda_driver_present():
-        return False
-    return "CUDAExecutionProvider" in import_onnxruntime().get_available_providers()
+        return Lack("No NVIDIA driver and GPU can be used on this host.")
+    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+        return Lack(
+            f"ONNX Runtime {onnxruntime.__version__} was built without CUDA.",
+            remedy="Install it with: pip install onnxruntime-gpu",
+        )
+    return None
 
 
 def _require_cuda(onnxruntime: Any) -> None:
-    if not cuda_driver_present():
-        raise EnvironmentLacks(
-            "No NVIDIA driver and GPU can be used on this host.",
-            "Use `backend=ort`, or run on a host with an NVIDIA GPU.",
-        )
-    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
-        raise EnvironmentLacks(
-            f"ONNX Runtime {onnxruntime.__version__} was built without CUDA.",
-            "Install it with: pip install onnxruntime-gpu",
-        )
+    lack = why_not_cuda(onnxruntime)
+    if lack is not None:
+        fallback = "Use `backend=ort`, or run on a host with an NVIDIA GPU."
+        raise EnvironmentLacks(lack.reason, lack.next_step or fallback)
     if hasattr(onnxruntime, "preload_dlls"):
         # CUDA and cuDNN may live in the wheels that PyTorch brought; missing ones are printed.
         import contextlib

@@ -9,6 +9,7 @@ from typing import Any
 from mimiq.errors import BadInput
 from mimiq.runtime.manifest import read_json
 from mimiq.runtime.tensorrt.cuda import Gpu
+from mimiq.runtime.tensorrt.library import product_named
 
 ENGINES = "engines/"
 HALF_MODEL = "model.fp16.onnx"  # the bundle's graph with half-precision tensors between its layers
@@ -90,9 +91,11 @@ class EngineRecord:
             return f"{self.source} has changed since it was built"
         if gpu is None:
             return None
-        return self._rtx_mismatch(gpu) if self.product == "rtx" else self._trt_mismatch(gpu)
+        if product_named(self.product).ahead_of_time:
+            return self._targets_mismatch(gpu)
+        return self._gpu_mismatch(gpu)
 
-    def _rtx_mismatch(self, gpu: Gpu) -> str | None:
+    def _targets_mismatch(self, gpu: Gpu) -> str | None:
         if not self.targets or gpu.compute_capability in self.targets:
             return None
         oldest = min(_numbers(target) for target in self.targets)
@@ -101,7 +104,7 @@ class EngineRecord:
         wanted = ", ".join(self.targets)
         return f"it is for compute capability {wanted}, and {gpu.name} has {gpu.compute_capability}"
 
-    def _trt_mismatch(self, gpu: Gpu) -> str | None:
+    def _gpu_mismatch(self, gpu: Gpu) -> str | None:
         if self.hardware_compatibility == "ampere-plus":
             fits = _numbers(gpu.compute_capability) >= (8, 0)
         elif self.hardware_compatibility == "same-compute-capability":

@@ -40,29 +40,33 @@ def engines_of(bundle: Bundle) -> list[Engine]:
     return sorted(engines, key=lambda engine: not engine.record.is_fp8)
 
 
-def can_run(bundle: Bundle) -> bool:
-    """Whether this host can run one of the bundle's engines, at most after a rebuild of seconds.
+def can_run(bundle: Bundle, product: Product) -> bool:
+    """Whether this host can run an engine of the bundle's, at most after a rebuild of seconds.
 
     It asks the product, the driver and the record, and lets TensorRT-RTX look at the engine's
     header, but loads no engine.
+
+    Args:
+        bundle: with or without engines.
+        product: whose engines are looked at.
     """
     try:
         engines = engines_of(bundle)
     except BadInput:
         return False
-    return any(_usable(bundle, engine) for engine in engines)
+    mine = [engine for engine in engines if engine.record.product == product.name]
+    return any(_usable(bundle, engine, product) for engine in mine)
 
 
-def _usable(bundle: Bundle, engine: Engine) -> bool:
-    product = _product(engine.record)
-    if product is None or not product.can_run_here():
+def _usable(bundle: Bundle, engine: Engine, product: Product) -> bool:
+    if not product.can_run_here():
         return False
     gpu = gpu_or_reason()
     if isinstance(gpu, str):
         return False
     if why_not(bundle, engine, product, gpu) is not None:
-        return product.name == "rtx"  # builds in seconds, where TensorRT takes minutes
-    return product.name != "rtx" or _header_fits(bundle.file(engine.name), product)
+        return product.ahead_of_time  # built again in seconds
+    return not product.ahead_of_time or _header_fits(bundle.file(engine.name), product)
 
 
 def why_not(bundle: Bundle, engine: Engine, product: Product, gpu: Gpu | None) -> str | None:
@@ -71,7 +75,7 @@ def why_not(bundle: Bundle, engine: Engine, product: Product, gpu: Gpu | None) -
 
 
 def open_tensorrt(
-    bundle: Bundle, product: str = "auto", *, rebuild: bool = True, **options: Any
+    bundle: Bundle, product: Product, *, rebuild: bool = True, **options: Any
 ) -> TensorRTSession:
     """Open a bundle's engine.
 
@@ -80,7 +84,7 @@ def open_tensorrt(
 
     Args:
         bundle: a bundle, with or without engines.
-        product: ``rtx``, ``trt``, or ``auto``: the first engine that this host can run.
+        product: whose engine.
         rebuild: build where no engine fits; otherwise that is an error.
         options: of :class:`~mimiq.runtime.tensorrt.session.TensorRTSession`.
 
@@ -90,33 +94,17 @@ def open_tensorrt(
             may be built.
         MimiqError: the rebuild failed; see :mod:`mimiq.export.tensorrt.build`.
     """
-    from mimiq.runtime.tensorrt.library import RTX, TRT, product_named
     from mimiq.runtime.tensorrt.session import TensorRTSession
 
-    wanted = (RTX, TRT) if product == "auto" else (product_named(product),)
-    reasons = []
-    for candidate in wanted:
-        if not candidate.is_installed:
-            reasons.append(f"{candidate.title} is not installed (extra {candidate.name!r}).")
-            continue
-        try:
-            engine = _fitting_engine(bundle, candidate, rebuild)
-        except EnvironmentLacks as error:
-            if len(wanted) == 1:
-                raise
-            reasons.append(error.problem)
-            continue
-        return TensorRTSession(
-            bundle.path / engine.name,
-            candidate.load(),
-            candidate.name,
-            bundle.preprocessing,
-            precision="fp8" if engine.record.is_fp8 else "",
-            **options,
-        )
-    raise EnvironmentLacks(
-        "No engine of this bundle runs here. " + " ".join(reasons),
-        f"{BUILD_AGAIN}, or use `backend=ort`.",
+    library = product.load()
+    engine = _fitting_engine(bundle, product, rebuild)
+    return TensorRTSession(
+        bundle.path / engine.name,
+        library,
+        product,
+        bundle.preprocessing,
+        precision="fp8" if engine.record.is_fp8 else "",
+        **options,
     )
 
 
@@ -165,15 +153,6 @@ def _silent(library: Any) -> Any:
     from mimiq.runtime.tensorrt.messages import collector
 
     return collector(library, [])
-
-
-def _product(record: EngineRecord) -> Product | None:
-    from mimiq.runtime.tensorrt.library import product_named
-
-    try:
-        return product_named(record.product)
-    except BadInput:
-        return None
 
 
 def _digest(bundle: Bundle, source: str) -> str | None:

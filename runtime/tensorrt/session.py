@@ -19,9 +19,8 @@ from mimiq.runtime.session import as_input
 from mimiq.runtime.tensorrt.arrays import DeviceArray, DeviceView, is_device_array, view
 from mimiq.runtime.tensorrt.cuda import Cuda, make_allocator
 from mimiq.runtime.tensorrt.lane import Lane, Tensors
+from mimiq.runtime.tensorrt.library import Product
 from mimiq.runtime.tensorrt.record import BUILD_AGAIN
-from mimiq.runtime.tensorrt.selection import can_run as can_run
-from mimiq.runtime.tensorrt.selection import open_tensorrt as open_tensorrt
 
 _LOG_LINES = 50
 _DAMAGED = ("magicTag", "header.size", "Serialization", "serialization", "deserialize")
@@ -36,7 +35,7 @@ class TensorRTSession:
     Args:
         plan: the engine file.
         library: the imported ``tensorrt`` or ``tensorrt_rtx``.
-        name: ``rtx`` or ``trt``.
+        product: which of the two it is.
         preprocessing: lets ``run`` take uint8 pixels.
         contexts: how many batches may be on the GPU at once; each has its own stream and buffers.
         cuda_graphs: replay each batch size as a CUDA graph, captured at its second run.
@@ -49,6 +48,7 @@ class TensorRTSession:
 
     Attributes:
         path: the engine file.
+        product: what runs it.
         tensors: its input and output, and the batches that it takes.
 
     Raises:
@@ -61,7 +61,7 @@ class TensorRTSession:
         self,
         plan: str | Path,
         library: Any,
-        name: str,
+        product: Product,
         preprocessing: Preprocessing | None = None,
         *,
         contexts: int = 1,
@@ -76,8 +76,8 @@ class TensorRTSession:
         self.path = Path(plan)
         self._library = library
         self._preprocessing = preprocessing
-        product = {"rtx": "tensorrt-rtx", "trt": "tensorrt"}[name]
-        self.backend = f"{product}-{precision}" if precision else product
+        self.product = product
+        self.backend = f"{product.label}-{precision}" if precision else product.label
         self.cuda = cuda or Cuda()
         self._allocator = make_allocator(allocator, self.cuda)
         self._messages: deque[Any] = deque(maxlen=_LOG_LINES)

@@ -23,9 +23,11 @@ from mimiq.export.tensorrt.engines import (
     options_of,
     recorded_proofs,
 )
+from mimiq.runtime.backend import Lack
 from mimiq.runtime.bundle import Bundle, add_files
 from mimiq.runtime.host import cuda_driver_present
-from mimiq.runtime.tensorrt import selection as selection
+from mimiq.runtime.opening import open_bundle
+from mimiq.runtime.tensorrt import selection
 from mimiq.runtime.tensorrt.cuda import Gpu
 from mimiq.runtime.tensorrt.library import RTX
 from mimiq.runtime.tensorrt.record import EngineRecord
@@ -180,13 +182,12 @@ def test_targets(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 @no_gpu
 def test_running_without_a_driver(tmp_path: Path) -> None:
     bundle = build_for_bundle(make_bundle(tmp_path), "rtx").bundle
-    assert not selection.can_run(bundle)
-    for product in ("rtx", "auto"):
-        with pytest.raises(EnvironmentLacks, match="No NVIDIA driver") as caught:
-            selection.open_tensorrt(bundle, product)
-        assert caught.value.next_step
-    with pytest.raises(BadInput):
-        selection.open_tensorrt(bundle, "cuda")
+    assert not selection.can_run(bundle, RTX)
+    with pytest.raises(EnvironmentLacks, match="No NVIDIA driver") as caught:
+        open_bundle(bundle, "rtx")
+    assert caught.value.next_step
+    with open_bundle(bundle) as session:
+        assert session.backend == "onnxruntime-cpu"
 
 
 @pytest.mark.parametrize("damage", ["truncate", "garbage", "empty"])
@@ -200,7 +201,7 @@ def test_damaged_engines(tmp_path: Path, damage: str) -> None:
     path.write_bytes({"truncate": plan[:-100], "garbage": b"x" * 1000, "empty": b""}[damage])
     cuda: Any = object()
     with pytest.raises(BadInput, match="truncated, or of another version") as caught:
-        TensorRTSession(path, RTX.load(), "rtx", cuda=cuda)
+        TensorRTSession(path, RTX.load(), RTX, cuda=cuda)
     assert "mimiq build" in caught.value.next_step
 
 
@@ -208,7 +209,9 @@ def test_damaged_engines(tmp_path: Path, damage: str) -> None:
 def ampere(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if the host had an A100; nothing is run on it."""
     monkeypatch.setattr(selection, "gpu_or_reason", lambda: AMPERE)
-    monkeypatch.setattr(type(RTX), "can_run_here", lambda self: self == RTX)
+    monkeypatch.setattr(
+        type(RTX), "why_not_run", lambda self: None if self == RTX else Lack("Not here.")
+    )
     monkeypatch.setattr(selection, "_header_fits", lambda plan, product: True)
 
 
@@ -238,7 +241,7 @@ def test_fp8_is_built_again_as_fp8(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     options = BuildOptions(compute_capabilities=("8.9",))
     bundle = build_for_bundle(bundle, "rtx", options, "model.fp8.onnx").bundle
     bundle = rewrite(bundle, tmp_path, "engines/rtx-fp8-sm89.json", version="1.0")
-    selection.open_tensorrt(bundle, "rtx")
+    selection.open_tensorrt(bundle, RTX)
     assert told == ["fp8"]
     record = EngineRecord.read(bundle.path / "engines/rtx-fp8-sm89.json")
     assert record.version == RTX.version
@@ -258,8 +261,8 @@ def rewrite(bundle: Bundle, folder: Path, name: str = "engines/rtx.json", **chan
 def test_a_fitting_engine_is_opened_as_it_is(tmp_path: Path, opened: list[Path]) -> None:
     bundle = build_for_bundle(make_bundle(tmp_path), "rtx").bundle
     before = bundle.file("engines/rtx.plan").stat().st_mtime_ns
-    assert selection.can_run(bundle)
-    selection.open_tensorrt(bundle)
+    assert selection.can_run(bundle, RTX)
+    open_bundle(bundle)
     assert opened == [bundle.path / "engines/rtx.plan"]
     assert bundle.file("engines/rtx.plan").stat().st_mtime_ns == before
 
@@ -279,9 +282,9 @@ def test_other_engines_are_built_again(
     bundle = build_for_bundle(make_bundle(tmp_path), "rtx", BuildOptions(batches=(1, 3, 7))).bundle
     bundle = rewrite(bundle, tmp_path, **changes)
     with pytest.raises(EnvironmentLacks, match=reason):
-        selection.open_tensorrt(bundle, "rtx", rebuild=False)
-    assert selection.can_run(bundle)
-    selection.open_tensorrt(bundle, "rtx")
+        selection.open_tensorrt(bundle, RTX, rebuild=False)
+    assert selection.can_run(bundle, RTX)
+    selection.open_tensorrt(bundle, RTX)
     assert opened == [bundle.path / "engines/rtx.plan"]
     record = EngineRecord.read(bundle.path / "engines/rtx.json")
     assert record.mismatch(RTX.version, AMPERE, record.source_sha256) is None
@@ -291,8 +294,8 @@ def test_other_engines_are_built_again(
 @pytest.mark.usefixtures("ampere")
 def test_a_bundle_without_an_engine_gets_one(tmp_path: Path, opened: list[Path]) -> None:
     bundle = make_bundle(tmp_path)
-    assert not selection.can_run(bundle)
-    selection.open_tensorrt(bundle, "rtx")
+    assert not selection.can_run(bundle, RTX)
+    selection.open_tensorrt(bundle, RTX)
     assert opened == [bundle.path / "engines/rtx.plan"]
     assert opened[0].is_file()
 
@@ -309,7 +312,7 @@ def test_a_rebuild_that_fails_says_both_reasons(
 
     monkeypatch.setattr(engines, "build_for_bundle", fail)
     with pytest.raises(EnvironmentLacks, match=r"version 1\.0.*The disk is full"):
-        selection.open_tensorrt(bundle, "rtx")
+        selection.open_tensorrt(bundle, RTX)
     assert not opened
 
 
@@ -317,7 +320,7 @@ def test_broken_records(tmp_path: Path) -> None:
     bundle = build_for_bundle(make_bundle(tmp_path), "rtx").bundle
     (tmp_path / "broken.json").write_text('{"proof": {}}')
     bundle = add_files(bundle, {"engines/rtx.json": tmp_path / "broken.json"})
-    assert not selection.can_run(bundle)
+    assert not selection.can_run(bundle, RTX)
     with pytest.raises(BadInput, match=r"rtx\.json"):
         selection.engines_of(bundle)
     with pytest.raises(BadInput, match=r"rtx\.json"):

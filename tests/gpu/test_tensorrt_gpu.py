@@ -57,7 +57,7 @@ def open_spec(folder: Path, product: Product, spec: Spec, **options: Any) -> Ten
     graph, plan = folder / "graph.onnx", folder / "engine.plan"
     graph.write_bytes(transformer(spec).SerializeToString())
     plan.write_bytes(build_engine(graph, product, BuildOptions(batches=(1, 4, MAX))).plan)
-    return TensorRTSession(plan, product.load(), product.name, **options)
+    return TensorRTSession(plan, product.load(), product, **options)
 
 
 @pytest.fixture
@@ -97,7 +97,7 @@ def test_int8_sums_do_not_overflow(tmp_path: Path, product: Product, split: bool
     graph, plan = save(model, tmp_path / "graph.onnx"), tmp_path / "engine.plan"
     plan.write_bytes(build_engine(graph, product, BuildOptions(batches=(1, 4, MAX))).plan)
     batch = 100 * images(4)
-    with TensorRTSession(plan, product.load(), product.name) as opened:
+    with TensorRTSession(plan, product.load(), product) as opened:
         logits = opened.run(batch)
     wanted = reference(SPEC, tmp_path, batch)
     assert np.isfinite(logits).all()
@@ -174,7 +174,7 @@ def test_inspector(tmp_path: Path, product: Product) -> None:
 
 def test_an_engine_parts_nowhere_from_onnxruntime(tmp_path: Path, product: Product) -> None:
     bundle = make_bundle(tmp_path, half=SPEC, model=Spec(depth=2, half=False))
-    backend = {"rtx": "tensorrt-rtx", "trt": "tensorrt"}[product.name]
+    backend = product.label
     found = diverge(bundle, backend, "onnxruntime-cpu", images(4))
     assert found.first is None, str(found)
     assert len(found.blocks) > 4
@@ -183,7 +183,7 @@ def test_an_engine_parts_nowhere_from_onnxruntime(tmp_path: Path, product: Produ
 def test_bundles(tmp_path: Path, product: Product) -> None:
     bundle = make_bundle(tmp_path, half=SPEC, model=Spec(depth=2, half=False))
     built = build_for_bundle(bundle, product, BuildOptions(batches=(1, 2, 4)))
-    with open_tensorrt(built.bundle, product.name, rebuild=False) as opened:
+    with open_tensorrt(built.bundle, product, rebuild=False) as opened:
         assert opened.run(images(6)).shape == (6, SPEC.classes)
     if product.name == "rtx":
         assert built.bundle.path.joinpath("engines/rtx.cache").is_file()

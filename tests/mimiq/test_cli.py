@@ -23,6 +23,8 @@ from mimiq.cli.parameters import ARGUMENTS, SIZE
 from mimiq.config.precision import Block, LayerPrecision, PerChannel, from_bits, int4, int8
 from mimiq.errors import BadInput, CheckFailed, EnvironmentLacks, MimiqError, UnsupportedTarget
 from mimiq.models import LoadedModel, load_model
+from mimiq.runtime.backend import Lack
+from mimiq.runtime.null import Null
 
 HEAVY = {"torch", "timm", "onnx", "onnxruntime", "numpy", "rich", "PIL"}
 STAGES = [
@@ -331,16 +333,24 @@ class TestDoctor:
         assert "Not installed: timm" in answer.stdout
         assert "pip install 'mimiq-vit[compile]'" in answer.stdout
 
-    def test_a_broken_library_does_not_hide_the_rest(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        def broken() -> str | None:
-            raise ImportError("libcudart.so.13: cannot open shared object file")
+    def test_a_broken_library_does_not_hide_the_rest(self) -> None:
+        class Broken(Null):
+            def why_not(self) -> Lack | None:
+                raise ImportError("libcudart.so.13: cannot open shared object file")
 
-        monkeypatch.setattr(diagnosis, "_why_not_ort", broken)
-        found = diagnosis.examine()
-        first = found["backends"][0]
-        assert not first["possible"]
-        assert "libcudart.so.13" in first["reason"]
-        assert found["targets"]
+        whole, broken = diagnosis.runnable((Broken(), Null()))
+        assert whole.possible
+        assert not broken.possible
+        assert "libcudart.so.13" in broken.reason
+
+    def test_what_is_missing_is_installed_by_its_extra(self) -> None:
+        lacks = (Lack("It is not installed.", "rtx"), Lack("There is no GPU."))
+        extra, nothing = reversed(diagnosis.runnable(Null(lack=lack) for lack in lacks))
+        assert (extra.reason, extra.next_step) == (
+            "It is not installed.",
+            "pip install 'mimiq-vit[rtx]'",
+        )
+        assert (nothing.reason, nothing.next_step) == ("There is no GPU.", "")
 
 
 class TestModels:

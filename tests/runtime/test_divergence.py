@@ -21,14 +21,16 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "export"))
 from export_networks import PRECISIONS, simulate, vit
 
 from mimiq.errors import EnvironmentLacks
-from mimiq.export import divergence, export_onnx, to_fp16
+from mimiq.export import export_onnx, to_fp16
 from mimiq.export.divergence import Difference, Disagreements, differences, diverge
 from mimiq.export.graph import Array, add_initializer, array, consumers, load, save
 from mimiq.export.linears import find_linears
 from mimiq.export.taps import block_sums, tap
 from mimiq.runtime.bundle import Bundle, write_bundle
+from mimiq.runtime.onnxruntime.backend import ORT
 from mimiq.runtime.onnxruntime.session import OnnxRuntimeSession
 from mimiq.runtime.preprocessing import Preprocessing
+from mimiq.runtime.tensorrt.backend import RTX_ENGINES, TensorRT
 from mimiq.runtime.tensorrt.session import TensorRTSession
 
 DEPTH, BROKEN = 8, "blocks.5.mlp.fc2.weight_quantizer.scale"
@@ -154,14 +156,16 @@ def bundle_of(folder: Path, model: Path, half: Path | None = None) -> Bundle:
 @pytest.fixture
 def half_on_onnxruntime(monkeypatch: pytest.MonkeyPatch) -> None:
     """The graph that an engine would be built from, run by ONNX Runtime."""
-    monkeypatch.setattr(divergence, "_open", lambda graph, backend: OnnxRuntimeSession(graph))
+    monkeypatch.setattr(
+        TensorRT, "open_graph", lambda self, path, **options: OnnxRuntimeSession(path)
+    )
 
 
 @pytest.mark.usefixtures("half_on_onnxruntime")
 def test_the_layer_inside_the_block(tmp_path: Path, plain: Path, images: Array) -> None:
     wrong = broken(plain, tmp_path / "broken.onnx", lambda scale: 3 * scale)
     bundle = bundle_of(tmp_path, plain, to_fp16(wrong, tmp_path / "half.onnx"))
-    found = diverge(bundle, "tensorrt-rtx", "onnxruntime-cpu", images)
+    found = diverge(bundle, RTX_ENGINES, ORT, images)
     assert found.first is not None
     assert found.first.tensor == "blocks.5.mlp.fc2/Add"
     assert str(found).startswith("They part at blocks.5.mlp.fc2/Add (relative error")
@@ -172,7 +176,7 @@ def test_the_layer_inside_the_block(tmp_path: Path, plain: Path, images: Array) 
 @pytest.mark.usefixtures("half_on_onnxruntime")
 def test_near_ties(tmp_path: Path, plain: Path, images: Array) -> None:
     bundle = bundle_of(tmp_path, plain, to_fp16(plain, tmp_path / "half.onnx"))
-    found = diverge(bundle, "tensorrt-rtx", "onnxruntime-cpu", images)
+    found = diverge(bundle, RTX_ENGINES, ORT, images)
     assert found.first is None
     assert "near ties" in str(found)
 
@@ -188,16 +192,16 @@ def test_an_engine_with_more_outputs_is_built(
 
     opened: list[int] = []
 
-    def session(path: Path, library: Any, name: str, **options: Any) -> TensorRTSession:
+    def session(path: Path, library: Any, product: Any, **options: Any) -> TensorRTSession:
         cuda: Any = FakeCuda()
         opened.append(path.stat().st_size)
         fake = FakeEngine(cuda, (1, 1, 1))
-        return TensorRTSession(path, fake_library(fake), name, cuda=cuda, **options)
+        return TensorRTSession(path, fake_library(fake), product, cuda=cuda, **options)
 
     monkeypatch.setattr(tensorrt, "TensorRTSession", session)
     half = to_fp16(plain, tmp_path / "half.onnx")
     taps = tap(half, tmp_path / "tapped.onnx", block_sums(half))
-    with divergence._open(tmp_path / "tapped.onnx", "tensorrt-rtx") as engine:
+    with RTX_ENGINES.open_graph(tmp_path / "tapped.onnx") as engine:
         assert engine.backend == "tensorrt-rtx"
     assert opened[0] > 100_000
     assert taps[-1].name == "logits"
@@ -209,7 +213,7 @@ def test_without_the_library_that_reads_graphs(
     monkeypatch.setitem(sys.modules, "mimiq.export.taps", None)
     bundle = bundle_of(tmp_path, plain)
     with pytest.raises(EnvironmentLacks, match="onnx-ir") as caught:
-        diverge(bundle, "tensorrt-rtx", "onnxruntime-cpu", images)
+        diverge(bundle, RTX_ENGINES, ORT, images)
     assert "mimiq-vit[compile]" in caught.value.next_step
 
 

@@ -151,12 +151,12 @@ def test_threads_are_refused_where_an_engine_would_run(
     assert "add --backend ort" in answer.stderr
     for runs in (True, False):
         monkeypatch.setattr(
-            "mimiq.runtime.tensorrt.selection.can_run", lambda bundle, runs=runs: runs
+            "mimiq.runtime.tensorrt.selection.can_run", lambda bundle, product, runs=runs: runs
         )
         with open_engine(Engine(bundle, "ort", 1)) as session:
             assert session.backend == "onnxruntime-cpu"
         if runs:
-            with pytest.raises(BadInput, match="would run as a TensorRT engine"):
+            with pytest.raises(BadInput, match="would run on TensorRT-RTX engines"):
                 open_engine(Engine(bundle, "auto", 1))
         else:
             with open_engine(Engine(bundle, "auto", 1)) as session:

@@ -26,6 +26,7 @@ from tensorrt_fake import (
 from mimiq.errors import BadInput, EnvironmentLacks
 from mimiq.runtime.preprocessing import Preprocessing
 from mimiq.runtime.session import Session
+from mimiq.runtime.tensorrt.library import RTX
 from mimiq.runtime.tensorrt.session import TensorRTSession
 
 MAX = 8
@@ -46,7 +47,7 @@ def open_fake(
         setattr(engine, name, value)
     library = fake_library(engine)
     session = TensorRTSession(
-        plan, library, "rtx", Preprocessing(image_size=SIZE), cuda=cuda, **options
+        plan, library, RTX, Preprocessing(image_size=SIZE), cuda=cuda, **options
     )
     return session, engine, cuda
 
@@ -395,7 +396,7 @@ def test_a_missing_engine(tmp_path: Path) -> None:
     cuda: Any = FakeCuda()
     library = fake_library(FakeEngine(cuda, (1, 1, 1)))
     with pytest.raises(BadInput, match="cannot be read"):
-        TensorRTSession(tmp_path / "none.plan", library, "rtx", cuda=cuda)
+        TensorRTSession(tmp_path / "none.plan", library, RTX, cuda=cuda)
 
 
 def test_libraries_before_runtime_configurations(opened: Open) -> None:

@@ -146,13 +146,14 @@ def measure_device(
     A bundle alone is measured beside its own network in FP16.
     """
     from mimiq.runtime.latency.worker import open_engine
+    from mimiq.runtime.tensorrt.session import TensorRTSession
 
     with ExitStack() as stack:
         sessions: dict[str, TensorRTSession] = {}
         proofs: dict[str, Proof] = {}
         for name, engine in engines.items():
             session: Any = stack.enter_context(open_engine(engine))
-            if session.backend.startswith("tensorrt"):
+            if isinstance(session, TensorRTSession):
                 sessions[name] = session
                 proof = _recorded_proof(engine.path, session)
                 if proof is not None:
@@ -186,16 +187,15 @@ def half_session(
 ) -> Iterator[tuple[TensorRTSession, Proof]]:
     """The same network in FP16, built now with the same product and profile."""
     from mimiq.export.tensorrt.twin import build_half_twin
-    from mimiq.runtime.tensorrt.library import RTX, TRT
     from mimiq.runtime.tensorrt.session import TensorRTSession
 
-    product = RTX if session.backend.startswith("tensorrt-rtx") else TRT
+    product = session.product
     smallest, largest = session.tensors.smallest, session.tensors.largest
     with tempfile.TemporaryDirectory() as folder:
         plan = Path(folder) / "half.plan"
         profile = smallest, min(max(smallest, 8), largest), largest
         proof = build_half_twin(bundle, product, profile, plan)
-        with TensorRTSession(plan, product.load(), product.name, runtime_cache=False) as twin:
+        with TensorRTSession(plan, product.load(), product, runtime_cache=False) as twin:
             yield twin, proof
 
 

@@ -69,7 +69,7 @@ def build(
     from mimiq.export.tensorrt.build import BuildOptions
     from mimiq.runtime.bundle import Bundle
 
-    if engine.target == "ort":
+    if engine.target == choices.GRAPH:
         raise BadInput(
             "ONNX Runtime needs no engine: it opens the bundle as it is.",
             "Choose --target rtx or --target trt.",

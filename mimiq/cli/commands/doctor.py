@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
-import re
 import shutil
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 
 from mimiq.cli import options
+from mimiq.cli.choices import GRAPH
 from mimiq.cli.failures import Command
 from mimiq.cli.flags import with_flags
 from mimiq.cli.output import print_json, show, table, working
 from mimiq.cli.preflight import missing_libraries
-from mimiq.errors import MimiqError, pip_install
-from mimiq.runtime.host import cuda_driver_present, describe_hardware, installed_version
+from mimiq.errors import MimiqError
+from mimiq.runtime.backend import Backend, Lack
+from mimiq.runtime.backends import BACKENDS
+from mimiq.runtime.host import describe_hardware, installed_version
+from mimiq.runtime.tensorrt.library import PRODUCTS, Product
 
 _SOFTWARE = (
     "mimiq",
@@ -44,7 +46,6 @@ _SOFTWARE = (
     "pycuda",
 )
 _LEAST_FREE_BYTES = 2**30
-_NO_ONNX_RUNTIME = "onnxruntime is not installed."
 
 
 @dataclass(frozen=True)
@@ -104,21 +105,18 @@ def examine(cache_dir: Path | None = None) -> dict[str, Any]:
     }
 
 
-def runnable() -> list[Ability]:
-    """The backends that bundles run on."""
-    return [
-        _ability("ort", "ONNX Runtime on the CPU", _why_not_ort),
-        _ability("ort-cuda", "ONNX Runtime on an NVIDIA GPU", _why_not_ort_cuda),
-        *(_ability(p.name, f"{p.title} engines", p.why_not_run) for p in _products()),
-    ]
+def runnable(backends: Iterable[Backend] = BACKENDS) -> list[Ability]:
+    """The backends that bundles run on, the one that every host has first."""
+    return [_ability(b.name, b.title, b.why_not) for b in reversed(tuple(backends))]
 
 
 def buildable() -> list[Ability]:
     """What can be made here."""
-    return [
-        _ability("ort", "bundles, with mimiq-compile", _why_not_compile),
-        *(_ability(p.name, f"{p.title} engines", _why_not_build(p)) for p in _products()),
-    ]
+    engines = (
+        _ability(product.name, f"{product.title} engines", partial(_why_not_build, product))
+        for product in PRODUCTS
+    )
+    return [_ability(GRAPH, "bundles, with mimiq-compile", _why_not_compile), *engines]
 
 
 def describe_cache(folder: Path) -> dict[str, Any]:
@@ -143,62 +141,27 @@ def describe_cache(folder: Path) -> dict[str, Any]:
     }
 
 
-def _ability(name: str, title: str, why_not: Callable[[], str | None]) -> Ability:
-    step = ""
+def _ability(name: str, title: str, why_not: Callable[[], Lack | None]) -> Ability:
     try:
-        reason = why_not() or ""
+        lack = why_not()
     except MimiqError as error:
-        reason, step = with_flags(error.problem), with_flags(error.next_step)
+        lack = Lack(with_flags(error.problem), remedy=with_flags(error.next_step))
     except Exception as error:  # a broken library must not hide the others
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
-    extra = re.search(r"extra '(\w+)'", reason)
-    if extra is not None:
-        step = pip_install(extra[1])
-    elif reason == _NO_ONNX_RUNTIME:
-        step = "pip install onnxruntime-gpu (or onnxruntime)"
-    if name == "trt" and not cuda_driver_present():
-        step = ""  # installing it would not help
-    return Ability(name, title, not reason, reason, step)
+        lack = Lack(f"{type(error).__name__}: {error}".splitlines()[0])
+    if lack is None:
+        return Ability(name, title, True)
+    return Ability(name, title, False, lack.reason, lack.next_step)
 
 
-def _why_not_compile() -> str | None:
+def _why_not_compile() -> Lack | None:
     missing = missing_libraries()
-    return f"Not installed: {', '.join(missing)} (extra 'compile')." if missing else None
+    return Lack(f"Not installed: {', '.join(missing)}.", "compile") if missing else None
 
 
-def _why_not_build(product: Any) -> Callable[[], str | None]:
-    def why_not() -> str | None:
-        if not product.is_installed:
-            return f"{product.title} is not installed (extra {product.name!r})."
+def _why_not_build(product: Product) -> Lack | None:
+    if product.is_installed:
         product.load()
-        return None if product.can_build_here() else str(product.why_not_run())
-
-    return why_not
-
-
-def _why_not_ort() -> str | None:
-    if importlib.util.find_spec("onnxruntime") is None:
-        return _NO_ONNX_RUNTIME
-    importlib.import_module("onnxruntime")
-    return None
-
-
-def _why_not_ort_cuda() -> str | None:
-    reason = _why_not_ort()
-    if reason is not None:
-        return reason
-    if not cuda_driver_present():
-        return "No NVIDIA driver and GPU can be used on this host."
-    library: Any = importlib.import_module("onnxruntime")
-    if "CUDAExecutionProvider" not in library.get_available_providers():
-        return f"onnxruntime {library.__version__} was built without CUDA: use onnxruntime-gpu."
-    return None
-
-
-def _products() -> Iterable[Any]:
-    from mimiq.runtime.tensorrt.library import PRODUCTS
-
-    return PRODUCTS
+    return product.why_not_build()
 
 
 def _size(path: Path) -> int:

@@ -127,7 +127,7 @@ class _Pair:
         from mimiq.export.divergence import Disagreements
 
         self._bundle, self._progress = bundle, progress
-        self._backends = ours.backend, theirs.backend
+        self._labels = ours.backend, theirs.backend
         self._seen = Disagreements(ours, theirs)
 
     def compared(self, dataset: LabelledImages, batch_size: int, stage: Stage) -> Comparison:
@@ -149,11 +149,13 @@ class _Pair:
     def parting(self) -> Parting:
         """The first tensor at which they differ by more than rounding explains."""
         from mimiq.export.divergence import diverge
+        from mimiq.runtime.backends import backend_of
 
         try:
             with self._progress.stage("parting") as stage:
                 stage.update(text="tensor by tensor")
-                found = diverge(self._bundle, *self._backends, self._seen.images)
+                ours, theirs = (backend_of(label) for label in self._labels)
+                found = diverge(self._bundle, ours, theirs, self._seen.images)
         except MimiqError as error:
             words = f"Where they part was not found: {error.problem} {error.next_step}"
             return Parting(words, None)
@@ -161,10 +163,10 @@ class _Pair:
 
 
 def _opened(bundle: Bundle, backend: str) -> Session:
-    from mimiq.runtime import open_bundle
+    from mimiq.runtime.opening import chosen, open_bundle
 
     # Beside decoders and perhaps another session: idle threads must not keep the cores busy.
-    options = {"spinning": False} if backend.startswith("ort") else {}
+    options = {"spinning": False} if "spinning" in chosen(bundle, backend).options else {}
     return open_bundle(bundle, backend, **options)
 
 

@@ -46,7 +46,7 @@ _CARRIED = (
     "Target",
     "--target",
     type=click.Choice(choices.TARGETS[1:]),
-    default="ort",
+    default=choices.GRAPH,
     show_default=True,
     help="Whose rules the graph must obey: rtx and trt get the half-precision form.",
 )
@@ -93,7 +93,7 @@ def export(
             pixels = model.preprocessing.side
             graph = export_onnx(quantized.module, pixels, graph, metadata=metadata)
             summary, carried = summarize(graph), False
-            if target != "ort":
+            if target != choices.GRAPH:
                 packed = _int4_bytes(summary)
                 graph = to_fp16(graph, Path(folder) / "half.onnx")
                 summary = summarize(graph)
