@@ -81,7 +81,7 @@ def run(arguments: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     bundles = {f"mimiq {Bundle(path).precision_label}": Bundle(path) for path in arguments.bundle}
     for name, bundle in bundles.items():
         engines[name] = lambda threads, path=bundle.path: Engine(path, "ort", threads)
-        form = CPU_MODEL if CPU_MODEL in bundle.manifest["files"] else MODEL
+        form = CPU_MODEL if bundle.has(CPU_MODEL) else MODEL
         sizes[name] = bundle.file(form).stat().st_size
     if arguments.openvino:
         python = arguments.openvino

@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from mimiq.files import make_folder_whole, replacing, writing
 from mimiq.runtime.manifest import (
     COMPILE_AGAIN,
     MANIFEST,
+    FileEntry,
+    Manifest,
     check_name,
     complete_manifest,
     file_entry,
@@ -22,7 +25,6 @@ from mimiq.runtime.manifest import (
     read_manifest,
     signed_manifest,
 )
-from mimiq.runtime.preprocessing import Preprocessing
 
 MODEL = "model.onnx"
 CPU_MODEL = "model.cpu.onnx"  # the same numbers in the form ONNX Runtime's CPU runs fastest
@@ -35,10 +37,10 @@ class Bundle:
 
     Attributes:
         path: the folder.
-        manifest: what ``manifest.json`` holds.
+        manifest: what ``manifest.json`` says.
         preprocessing: from image file to network input.
         num_classes: width of the logits.
-        precision_label: for example ``w4a8``.
+        precision: what was asked for.
         labels: class names in order, or None.
 
     Args:
@@ -52,19 +54,20 @@ class Bundle:
 
     def __init__(self, path: str | Path, *, verify: bool = True) -> None:
         self.path = Path(path)
-        self.manifest: dict[str, Any] = read_manifest(self.path)
+        self.manifest: Manifest = read_manifest(self.path)
         try:
-            self.preprocessing = Preprocessing.from_json(self.manifest["preprocessing"])
-            self.num_classes = int(self.manifest["model"]["num_classes"])
-            self.precision_label = str(self.manifest["precision"]["label"])
+            self.preprocessing = self.manifest.preprocessing
+            self.num_classes = self.manifest.num_classes
+            self.precision = self.manifest.precision
+            files = self.manifest.files
         except (KeyError, TypeError, ValueError) as error:
             raise BadInput(
                 f"{self.path / MANIFEST} is incomplete: {type(error).__name__} {error}.",
                 COMPILE_AGAIN,
             ) from error
-        if MODEL not in self.manifest["files"]:
+        if not self.has(MODEL):
             raise BadInput(f"{self.path / MANIFEST} lists no {MODEL}.", COMPILE_AGAIN)
-        for name, entry in self.manifest["files"].items():
+        for name, entry in files.items():
             _check_file(self.path / check_name(name), entry, verify)
         self.labels = self._read_labels()
 
@@ -76,17 +79,22 @@ class Bundle:
     @property
     def model_name(self) -> str:
         """The model as the user wrote it when compiling."""
-        return str(self.manifest["model"].get("name", "unnamed"))
+        return self.manifest.model_name
+
+    @property
+    def precision_label(self) -> str:
+        """For example ``w4a8``."""
+        return self.precision.label
 
     @property
     def untrained(self) -> bool:
         """Random weights: good for latency alone."""
-        return bool(self.manifest["model"].get("untrained", False))
+        return self.manifest.untrained
 
     @property
     def digest(self) -> str:
         """SHA-256 of the manifest, and through it of every file: the bundle's identity."""
-        return str(self.manifest["manifest_sha256"])
+        return self.manifest.digest
 
     @property
     def report(self) -> dict[str, Any] | None:
@@ -95,11 +103,11 @@ class Bundle:
         Raises:
             BadInput: the file is not JSON.
         """
-        return read_json(self.path / REPORT) if REPORT in self.manifest["files"] else None
+        return read_json(self.path / REPORT) if self.has(REPORT) else None
 
     def has(self, name: str) -> bool:
         """Whether the manifest lists a file of this name."""
-        return name in self.manifest["files"]
+        return name in self.manifest.files
 
     def file(self, name: str) -> Path:
         """Where a listed file is.
@@ -107,15 +115,15 @@ class Bundle:
         Raises:
             BadInput: the manifest does not list it.
         """
-        if name not in self.manifest["files"]:
+        if not self.has(name):
             raise BadInput(
                 f"The bundle {self.path} has no {name}.",
-                f"It has {', '.join(sorted(self.manifest['files']))}.",
+                f"It has {', '.join(sorted(self.manifest.files))}.",
             )
         return self.path / name
 
     def _read_labels(self) -> tuple[str, ...] | None:
-        if LABELS not in self.manifest["files"]:
+        if not self.has(LABELS):
             return None
         path = self.path / LABELS
         try:
@@ -207,28 +215,29 @@ def add_files(
         EnvironmentLacks: the disk is full; the bundle is as it was.
     """
     folder = bundle.path
-    manifest = {**bundle.manifest, **(updates or {}), "files": dict(bundle.manifest["files"])}
+    entries = {name: asdict(entry) for name, entry in bundle.manifest.files.items()}
+    manifest = {**bundle.manifest, **(updates or {}), "files": entries}
     with writing(folder), ExitStack() as stack:
         # Entered first, so that it is renamed last; all that can run out of space comes before.
         manifest_file = stack.enter_context(replacing(folder / MANIFEST))
         for name, source in (files or {}).items():
             staged = stack.enter_context(replacing(folder / check_name(name)))
             shutil.copyfile(source, staged)
-            manifest["files"][name] = file_entry(staged)
+            entries[name] = file_entry(staged)
         if report is not None:
             staged = stack.enter_context(replacing(folder / REPORT))
             staged.write_text(pretty_json(report), encoding="utf-8")
-            manifest["files"][REPORT] = file_entry(staged)
+            entries[REPORT] = file_entry(staged)
         manifest_file.write_text(signed_manifest(manifest), encoding="utf-8")
     return Bundle(folder, verify=False)
 
 
-def _check_file(path: Path, entry: Any, verify: bool) -> None:
+def _check_file(path: Path, entry: FileEntry, verify: bool) -> None:
     if not path.is_file():
         raise BadInput(f"{path} is missing: the manifest lists it.", "Copy the whole bundle again.")
     if verify:
         with writing(path):
-            found = file_entry(path)
+            found = FileEntry.of(path)
         if found != entry:
             raise BadInput(
                 f"{path} is not the file that the manifest describes: size or hash differ.",

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Literal
 
+from mimiq.config.precision import Precision
 from mimiq.errors import BadInput
+from mimiq.runtime.preprocessing import Preprocessing
 from mimiq.version import __version__
 
 FORMAT = "mimiq-bundle/1"
@@ -28,7 +31,173 @@ _REQUIRED: dict[str, type] = {
 COMPILE_AGAIN = "Compile the model again with mimiq-compile."
 
 
-def read_manifest(folder: Path) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Manifest(Mapping[str, Any]):
+    """What ``manifest.json`` says, by names with types; as a mapping, its entries as stored.
+
+    Entries that this version does not know are kept, and written again with the others.
+
+    Attributes:
+        entries: the JSON object.
+    """
+
+    entries: Mapping[str, Any]
+
+    def __getitem__(self, key: str) -> Any:
+        return self.entries[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.entries)
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    @property
+    def mimiq(self) -> str:
+        """The version that wrote it."""
+        return str(self.entries["mimiq"])
+
+    @property
+    def created(self) -> str:
+        """When: UTC, ISO 8601."""
+        return str(self.entries["created"])
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of all the rest."""
+        return str(self.entries["manifest_sha256"])
+
+    @property
+    def model(self) -> Mapping[str, Any]:
+        """What the network is, as :meth:`mimiq.models.LoadedModel.describe` gives it."""
+        return _object(self.entries["model"])
+
+    @property
+    def model_name(self) -> str:
+        """The model as the user wrote it when compiling."""
+        return str(self.model.get("name", "unnamed"))
+
+    @property
+    def architecture(self) -> str | None:
+        """The network's name in the library that it comes from."""
+        found = self.model.get("architecture")
+        return None if found is None else str(found)
+
+    @property
+    def num_classes(self) -> int:
+        return int(self.model["num_classes"])
+
+    @property
+    def parameters(self) -> int | None:
+        """How many numbers the network has, where that was written."""
+        found = self.model.get("parameters")
+        return None if found is None else int(found)
+
+    @property
+    def untrained(self) -> bool:
+        """Random weights: good for latency alone."""
+        return bool(self.model.get("untrained", False))
+
+    @property
+    def weights_sha256(self) -> str | None:
+        found = self.model.get("weights_sha256")
+        return None if found is None else str(found)
+
+    @property
+    def precision(self) -> Precision:
+        """What was asked for.
+
+        Raises:
+            KeyError, TypeError, ValueError: the entry is none.
+        """
+        return Precision.from_json(dict(self.entries["precision"]))
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """From image file to network input.
+
+        Raises:
+            KeyError, TypeError, ValueError: the entry is none.
+        """
+        return Preprocessing.from_json(self.entries["preprocessing"])
+
+    @property
+    def files(self) -> Mapping[str, FileEntry]:
+        """Every file of the bundle but this one, by its name."""
+        return {name: FileEntry.from_json(entry) for name, entry in self.entries["files"].items()}
+
+    def tensors(self, side: Literal["inputs", "outputs"]) -> Sequence[Mapping[str, Any]]:
+        """The graph's inputs or outputs: ``name``, ``dtype`` and ``shape`` of each."""
+        found: Sequence[Mapping[str, Any]] = self.entries[side]
+        return found
+
+    @property
+    def calibration(self) -> Mapping[str, Any]:
+        """The manifest of the set that it was calibrated on; empty where none is told of."""
+        return _object(self.entries.get("calibration"))
+
+    @property
+    def calibration_kind(self) -> str | None:
+        """``synthetic``, ``psaq``, ``noise`` or ``folder``."""
+        found = self.calibration.get("kind")
+        return None if found is None else str(found)
+
+    @property
+    def recipes(self) -> Mapping[str, Any]:
+        """How images were made, ranges chosen and the network tuned; empty where not told."""
+        return _object(self.entries.get("recipes"))
+
+    @property
+    def raised(self) -> Mapping[str, Any]:
+        """What a budget raised to more bits, and why; empty where there was no budget."""
+        return _object(self.entries.get("raised"))
+
+    @property
+    def seed(self) -> int:
+        """
+        Raises:
+            KeyError: it does not say.
+        """
+        return int(self.entries["seed"])
+
+    @property
+    def software(self) -> Mapping[str, str]:
+        """Version by name of what made it."""
+        return _object(self.entries.get("software"))
+
+    @property
+    def hardware(self) -> Mapping[str, Any]:
+        """Of the host that it was made on, see :func:`mimiq.runtime.host.describe_hardware`."""
+        return _object(self.entries.get("hardware"))
+
+    def to_json(self) -> dict[str, Any]:
+        return dict(self.entries)
+
+
+@dataclass(frozen=True)
+class FileEntry:
+    """What the manifest says of a file."""
+
+    sha256: str
+    bytes: int
+
+    @staticmethod
+    def of(path: Path) -> FileEntry:
+        """That of a file on disk."""
+        with path.open("rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        return FileEntry(digest, path.stat().st_size)
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> FileEntry:
+        return FileEntry(str(data["sha256"]), int(data["bytes"]))
+
+
+def _object(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def read_manifest(folder: Path) -> Manifest:
     """Read ``manifest.json`` and check its form and its digest.
 
     Raises:
@@ -55,7 +224,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             f"{path} was edited: its content does not match its own digest.",
             "Restore it, or compile the model again.",
         )
-    return manifest
+    return Manifest(manifest)
 
 
 def complete_manifest(manifest: Mapping[str, Any]) -> dict[str, Any]:
@@ -93,9 +262,7 @@ def manifest_digest(manifest: Mapping[str, Any]) -> str:
 
 def file_entry(path: Path) -> dict[str, Any]:
     """What the manifest says of a file: ``{"sha256": …, "bytes": …}``."""
-    with path.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    return {"sha256": digest, "bytes": path.stat().st_size}
+    return asdict(FileEntry.of(path))
 
 
 def check_name(name: str) -> str:

@@ -108,7 +108,7 @@ def build_for_bundle(
             f"Install the former with: {pip_install('rtx')}. It needs no GPU to build.",
         )
     if source is None:
-        source = HALF_MODEL if HALF_MODEL in bundle.manifest["files"] else MODEL
+        source = HALF_MODEL if bundle.has(HALF_MODEL) else MODEL
     gpu = gpu_or_reason()
     slow = _check_rules(bundle.file(source), product, options, gpu)
     built = build_engine(bundle.file(source), product, options)
@@ -137,9 +137,9 @@ def add_fp8_graph(bundle: Bundle) -> Bundle:
         UnsupportedTarget: the bundle is not INT8 in weights and activations.
         EnvironmentLacks: the library that rewrites graphs is not installed.
     """
-    if FP8_MODEL in bundle.manifest["files"]:
+    if bundle.has(FP8_MODEL):
         return bundle
-    if bundle.precision_label != "w8a8":
+    if not bundle.precision.is_int8:
         raise UnsupportedTarget(
             f"FP8 takes the place of INT8, and this bundle is {bundle.precision_label}.",
             "Compile with `int8=True` for FP8 engines.",
@@ -149,7 +149,7 @@ def add_fp8_graph(bundle: Bundle) -> Bundle:
     from mimiq.export.graph import load, save
     from mimiq.export.tensorrt.fp8 import ToFp8
 
-    model = load(bundle.file(HALF_MODEL if HALF_MODEL in bundle.manifest["files"] else MODEL))
+    model = load(bundle.file(HALF_MODEL if bundle.has(HALF_MODEL) else MODEL))
     ToFp8()(model)
     with tempfile.TemporaryDirectory() as folder:
         return add_files(bundle, {FP8_MODEL: save(model, Path(folder) / FP8_MODEL)})
@@ -211,7 +211,7 @@ def recorded_proofs(bundle: Bundle) -> dict[str, Proof]:
         BadInput: a record is broken.
     """
     proofs = {}
-    for name in sorted(bundle.manifest["files"]):
+    for name in sorted(bundle.manifest.files):
         if not (name.startswith(ENGINES) and name.endswith(".json")):
             continue
         try:
@@ -263,7 +263,7 @@ def _record(
         batches=built.batches,
         allow_fallback=options.allow_fallback,
         source=source,
-        source_sha256=str(bundle.manifest["files"][source]["sha256"]),
+        source_sha256=bundle.manifest.files[source].sha256,
         plan_sha256=hashlib.sha256(built.plan).hexdigest(),
         plan_bytes=len(built.plan),
     )

@@ -106,7 +106,7 @@ def config_of(
         **{f"mimiq_manifest_sha256_v{n}": old.manifest_sha256 for n, old in known.items()},
         f"mimiq_manifest_sha256_v{version}": bundle.digest,
     }
-    precision_mode = "FP16" if "a16" in bundle.precision_label else "INT8"
+    precision_mode = "INT8" if bundle.precision.quantizes_activations else "FP16"
     accelerated = {
         "precision_mode": precision_mode,
         "max_workspace_size_bytes": str(2**30),
@@ -176,7 +176,7 @@ def _graph_plan(bundle: Bundle, options: PackOptions) -> Plan:
         return write
 
     # OpenVINO and TensorRT read Q/DQ; only ONNX Runtime's own CPU kernels take the other form.
-    form = bundle.path / CPU_MODEL if CPU_MODEL in bundle.manifest["files"] else None
+    form = bundle.path / CPU_MODEL if bundle.has(CPU_MODEL) else None
     if accelerator != "none" or options.device == "gpu":
         form = None
     on_cpu = options.device == "cpu"

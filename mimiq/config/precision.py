@@ -124,6 +124,16 @@ class Precision:
         """Short name for tables and file names: ``fp32``, ``w8a8``, ``w4a8``, ``w4a16-b64``."""
         return "fp32" if self.linear.is_float else self.linear.label
 
+    @property
+    def quantizes_activations(self) -> bool:
+        """Whether Linears multiply integers by integers."""
+        return self.linear.activation_bits is not None
+
+    @property
+    def is_int8(self) -> bool:
+        """Eight bits for weights and activations alike, which FP8 can take the place of."""
+        return (self.linear.weight_bits, self.linear.activation_bits) == (8, 8)
+
     def to_json(self) -> dict[str, Any]:
         data: dict[str, Any] = {
             "label": self.label,

@@ -207,7 +207,7 @@ def _latency_parts(report: Mapping[str, Any], rows: Sequence[LatencyRow]) -> lis
 
 
 def _precision(bundle: Bundle, engines: Mapping[str, Facts]) -> list[Element]:
-    precision = bundle.manifest["precision"]
+    precision = bundle.precision.to_json()
     attention = precision.get("attention_bits")
     rows = [
         ("Linears", _layer(precision.get("linear") or {})),

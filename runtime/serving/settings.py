@@ -23,7 +23,7 @@ def manifest_tensors(bundle: Bundle, side: Literal["inputs", "outputs"]) -> tupl
         BadInput: the batch is fixed, or a type has no name in the protocol.
     """
     found = []
-    for entry in bundle.manifest[side]:
+    for entry in bundle.manifest.tensors(side):
         try:
             batch, *shape = entry["shape"]
             tensor = Tensor(str(entry["name"]), _DATATYPES[entry["dtype"]], tuple(map(int, shape)))
@@ -54,18 +54,18 @@ class BundleModel:
     """
 
     def __init__(self, bundle: Bundle, backend: str = "auto", **options: Any) -> None:
-        entry = bundle.manifest["files"][MODEL]
+        entry = bundle.manifest.files[MODEL]
         self.version = 1
         self._session = open_bundle(bundle, backend, **options)
         self.record = PackedRecord(
             backend=self._session.backend,
             model=bundle.model_name,
             precision=bundle.precision_label,
-            mimiq=str(bundle.manifest["mimiq"]),
+            mimiq=bundle.manifest.mimiq,
             manifest_sha256=bundle.digest,
             file=MODEL,
-            sha256=str(entry["sha256"]),
-            bytes=int(entry["bytes"]),
+            sha256=entry.sha256,
+            bytes=entry.bytes,
             inputs=manifest_tensors(bundle, "inputs"),
             outputs=manifest_tensors(bundle, "outputs"),
             labels_sha256=None,

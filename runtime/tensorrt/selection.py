@@ -33,7 +33,7 @@ def engines_of(bundle: Bundle) -> list[Engine]:
     """
     names = sorted(
         name
-        for name in bundle.manifest["files"]
+        for name in bundle.manifest.files
         if name.startswith(ENGINES) and name.endswith(".plan")
     )
     engines = [Engine(name, EngineRecord.read(bundle.file(_record_name(name)))) for name in names]
@@ -156,8 +156,8 @@ def _silent(library: Any) -> Any:
 
 
 def _digest(bundle: Bundle, source: str) -> str | None:
-    entry = bundle.manifest["files"].get(source)
-    return None if entry is None else str(entry["sha256"])
+    entry = bundle.manifest.files.get(source)
+    return None if entry is None else entry.sha256
 
 
 def _record_name(plan: str) -> str:

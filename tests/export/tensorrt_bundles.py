@@ -7,6 +7,7 @@ from typing import Any
 
 from tensorrt_graphs import Spec, transformer
 
+from mimiq.config.precision import from_bits, parse_bits
 from mimiq.runtime.bundle import Bundle, write_bundle
 from mimiq.runtime.preprocessing import Preprocessing
 
@@ -24,7 +25,7 @@ def make_bundle(
     shape = [3, model.image, model.image]
     manifest: dict[str, Any] = {
         "model": {"name": "by hand", "num_classes": model.classes, "untrained": True},
-        "precision": {"label": label},
+        "precision": from_bits(*parse_bits(label)).to_json(),
         "preprocessing": Preprocessing(image_size=model.image).to_json(),
         "inputs": [{"name": "images", "dtype": "float32", "shape": ["batch", *shape]}],
         "outputs": [{"name": "logits", "dtype": "float32", "shape": ["batch", model.classes]}],

@@ -11,6 +11,7 @@ from click.testing import CliRunner, Result
 
 from mimiq.calibrate import CalibrationSet, gaussian_noise
 from mimiq.cli import main
+from mimiq.config.precision import int4
 from mimiq.errors import BadInput
 from mimiq.runtime.bundle import write_bundle
 from mimiq.runtime.preprocessing import Preprocessing
@@ -44,7 +45,7 @@ def bundle(tmp_path: Path, calibration: dict[str, Any]) -> Path:
     graph.write_bytes(b"a graph")
     manifest = {
         "model": {"name": "digits", "num_classes": 10},
-        "precision": {"label": "w4a8"},
+        "precision": int4().to_json(),
         "preprocessing": PREPROCESSING.to_json(),
         "inputs": [],
         "outputs": [],

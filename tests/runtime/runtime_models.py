@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from mimiq.config.precision import int8
 from mimiq.runtime.bundle import Bundle
 from mimiq.runtime.preprocessing import Preprocessing
 
@@ -80,7 +81,7 @@ def write_linear_classifier(
 def manifest_entries(**model: Any) -> dict[str, Any]:
     return {
         "model": {"name": "linear", "num_classes": CLASSES, "untrained": False, **model},
-        "precision": {"label": "w8a8"},
+        "precision": int8().to_json(),
         "preprocessing": Preprocessing(image_size=SIZE, crop_pct=1.0).to_json(),
         "inputs": [{"name": "images", "dtype": "float32", "shape": ["batch", 3, SIZE, SIZE]}],
         "outputs": [{"name": "logits", "dtype": "float32", "shape": ["batch", CLASSES]}],

@@ -20,6 +20,7 @@ from tensorrt_fake import FakeCuda, FakeEngine, fake_library
 sys.path.insert(0, str(Path(__file__).parents[1] / "export"))
 from export_networks import PRECISIONS, simulate, vit
 
+from mimiq.config.precision import int8
 from mimiq.errors import EnvironmentLacks
 from mimiq.export import export_onnx, to_fp16
 from mimiq.export.divergence import Difference, Disagreements, differences, diverge
@@ -143,7 +144,7 @@ def bundle_of(folder: Path, model: Path, half: Path | None = None) -> Bundle:
     files = {"model.onnx": model} | ({"model.fp16.onnx": half} if half else {})
     manifest: dict[str, Any] = {
         "model": {"name": "net", "num_classes": 10, "untrained": True},
-        "precision": {"label": "w8a8"},
+        "precision": int8().to_json(),
         "preprocessing": Preprocessing(image_size=32).to_json(),
         "inputs": [{"name": "images", "dtype": "float32", "shape": ["batch", 3, 32, 32]}],
         "outputs": [{"name": "logits", "dtype": "float32", "shape": ["batch", 10]}],

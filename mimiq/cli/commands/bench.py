@@ -93,8 +93,8 @@ def bench(
         device = measure_device(engines, opened, against, batches, seconds, stage)
         states = {"before": before, "after": gpu_state()}
     report: dict[str, Any] = build_report(
-        model=opened.manifest["model"],
-        precision=opened.manifest["precision"],
+        model=opened.manifest.model,
+        precision=opened.precision.to_json(),
         latency=rows,
     )
     lines = [*device.left_out, *_verdict(device)]

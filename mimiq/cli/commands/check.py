@@ -165,7 +165,7 @@ def _dataset(
     if folder is not None:
         preflight.require_folder(folder, "--eval", "a folder of labelled images")
         return values.dataset_of(folder, bundle.num_classes, limit), str(folder)
-    if bundle.manifest["model"].get("architecture") != values.DIGITS:
+    if bundle.manifest.architecture != values.DIGITS:
         return None, ""
     from mimiq.models.digits import digits_heldout
     from mimiq.runtime.evaluation.datasets import InMemoryImages

@@ -174,7 +174,7 @@ def _dataset(bundle: Bundle, folder: Path | None, limit: int | None) -> tuple[La
     if folder is not None:
         preflight.require_folder(folder, "IMAGES", "a folder of labelled images")
         return values.dataset_of(folder, bundle.num_classes, limit), str(folder)
-    if bundle.manifest["model"].get("architecture") != values.DIGITS:
+    if bundle.manifest.architecture != values.DIGITS:
         raise BadInput(
             f"No images to evaluate {bundle.path} on.",
             "Give a folder of class folders, or images with a val.txt.",

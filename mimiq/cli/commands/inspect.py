@@ -45,7 +45,7 @@ def inspect_command(path: Path, json: bool) -> None:
         print_json(
             {
                 "bundle": str(path),
-                "manifest": bundle.manifest,
+                "manifest": bundle.manifest.to_json(),
                 "graphs": graphs,
                 "engines": {name: proof.to_json() for name, proof in proofs.items()},
             }
@@ -70,7 +70,7 @@ def _graphs(bundle: Bundle) -> dict[str, dict[str, Any]] | None:
     """A summary of each graph in a bundle; None on a host that cannot read graphs."""
     if not _can_read_graphs():
         return None
-    names = sorted(name for name in bundle.manifest["files"] if name.endswith(".onnx"))
+    names = sorted(name for name in bundle.manifest.files if name.endswith(".onnx"))
     return {name: _summary(bundle.file(name)) for name in names}
 
 
@@ -106,17 +106,17 @@ def _show_bundle(
     from mimiq.export.tensorrt.proof import proof_table
 
     manifest = bundle.manifest
-    calibration = manifest.get("calibration") or {}
+    calibration = manifest.calibration
     rows = [
-        ("model", f"{bundle.model_name} ({manifest['model'].get('architecture')})"),
+        ("model", f"{bundle.model_name} ({manifest.architecture})"),
         ("precision", bundle.precision_label),
         ("input", f"{bundle.preprocessing.height}×{bundle.preprocessing.width} pixels"),
         ("classes", f"{bundle.num_classes}" + (", named" if bundle.labels else "")),
         ("calibrated on", f"{calibration.get('count')} images, {calibration.get('kind')}"),
-        ("made", f"{manifest['created']} by mimiq {manifest['mimiq']}"),
+        ("made", f"{manifest.created} by mimiq {manifest.mimiq}"),
         ("digest", bundle.digest),
     ]
-    rows += [(name, size(entry["bytes"])) for name, entry in manifest["files"].items()]
+    rows += [(name, size(entry.bytes)) for name, entry in manifest.files.items()]
     show(table(("", ""), rows, str(shown(bundle.path))))
     if bundle.untrained:
         show("UNTRAINED: random weights, good for latency alone.")

@@ -105,11 +105,11 @@ def _cached(bundle: Bundle, cache: Path) -> CalibrationSet | None:
 
 def _calibration(bundle: Bundle) -> Mapping[str, Any]:
     """The manifest of the set that the bundle was calibrated on, as the bundle has it."""
-    return bundle.manifest.get("calibration") or {}
+    return bundle.manifest.calibration
 
 
 def _is_real(bundle: Bundle) -> bool:
-    return _calibration(bundle).get("kind") == "folder"
+    return bundle.manifest.calibration_kind == "folder"
 
 
 def _sheet(images: CalibrationSet) -> bytes:

@@ -109,7 +109,6 @@ def _job_of_bundle(
     calibration: str | None,
 ) -> Job:
     """What the bundle was compiled from; its network must be at hand."""
-    from mimiq.config.precision import Precision
     from mimiq.runtime.bundle import Bundle
 
     if precision != choices.PrecisionChoice():
@@ -122,16 +121,15 @@ def _job_of_bundle(
     try:
         model = values.load(replace(choice, model=bundle.model_name))
         model = replace(model, preprocessing=bundle.preprocessing)
-        recipe = manifest["recipes"]
+        recipe = manifest.recipes
         own_images = recipe["synthesis"]["images"] if calibration is None else None
         asked = replace(
             images,
             recipe=images.recipe or recipe["name"],
             images=images.images or own_images,
-            seed=manifest["seed"] if images.seed is None else images.seed,
+            seed=manifest.seed if images.seed is None else images.seed,
         )
-        wanted = Precision.from_json(manifest["precision"])
-        expected = manifest["model"]["weights_sha256"]
+        expected = manifest.weights_sha256
     except (KeyError, TypeError) as error:
         raise BadInput(
             f"{bundle.path / MANIFEST} does not say how it was made: {error}.",
@@ -143,12 +141,12 @@ def _job_of_bundle(
             "Give the --weights it was compiled from.",
         )
     tuning = choices.TuningChoice(calibration or _source(bundle), steps=None)
-    return values.job_of(model, wanted, asked, tuning, Path())
+    return values.job_of(model, bundle.precision, asked, tuning, Path())
 
 
 def _source(bundle: Bundle) -> str:
     """How the bundle's calibration images can be had again."""
-    kind = (bundle.manifest.get("calibration") or {}).get("kind")
+    kind = bundle.manifest.calibration_kind
     if kind in choices.CALIBRATIONS:
         return str(kind)
     raise BadInput(
