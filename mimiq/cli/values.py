@@ -32,12 +32,12 @@ from mimiq.errors import BadInput
 from mimiq.progress import SILENT, Progress
 
 if TYPE_CHECKING:
+    from mimiq.config.budget import Budget
     from mimiq.config.recipes import Recipe
     from mimiq.config.synthesis import SynthesisRecipe
     from mimiq.models import LoadedModel
     from mimiq.runtime.evaluation.datasets import ImageFiles
     from mimiq.spec import Job
-    from mimiq.stages.budget import Budget
 
 DIGITS = "digits"
 
@@ -97,7 +97,7 @@ def budget_of(choice: BudgetChoice) -> Budget | None:
     """
     if choice.max_drop is None and choice.size_budget is None:
         return None
-    from mimiq.stages.budget import Budget, parse_size
+    from mimiq.config.budget import Budget, parse_size
 
     size = parse_size(choice.size_budget) if choice.size_budget is not None else None
     return Budget(choice.max_drop, size)

@@ -1,4 +1,4 @@
-"""How far a network may fall or grow, and which units are raised to keep it within that.
+"""Which units are raised to keep a network within its budget.
 
 Units are raised in the order of their measured gain; what is measured here is handed in as
 functions, so that the choice itself is plain arithmetic.
@@ -7,68 +7,29 @@ functions, so that the choice itself is plain arithmetic.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import nn
-
-from mimiq.config.precision import Precision
-from mimiq.distill.views import Views
+from mimiq.config.budget import Budget, Size
+from mimiq.config.precision import FLOAT, Precision
 from mimiq.errors import BadInput, CheckFailed
 from mimiq.stages.sensitivity import Ranking, Sensitivity, candidates, raise_units
 
-_UNITS = {"b": 1, "kb": 1e3, "mb": 1e6, "gb": 1e9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
-_LOOKS = 512  # at held-out images, in so many views as that takes
 _ROUNDS = 3  # of raising and tuning before everything is raised
 _SLACK = 0.9  # of the drop aimed for, since it is predicted from the loss before tuning
 
 
 @dataclass(frozen=True)
-class Size:
-    """A size of the ONNX file: ``count`` bytes, or ``count`` times the full-precision file."""
-
-    text: str
-    count: float
-    relative: bool
-
-    def bytes(self, reference: int) -> int:
-        """In bytes, where the full-precision file has ``reference`` of them."""
-        return int(self.count * reference) if self.relative else int(self.count)
-
-
-@dataclass(frozen=True)
-class Budget:
-    """What a compiled network must keep to.
-
-    Attributes:
-        max_drop: points of top-1 it may lose, as :func:`measure_drop` estimates them.
-        size: the most that its ONNX file may take.
-    """
-
-    max_drop: float | None = None
-    size: Size | None = None
-
-    def __post_init__(self) -> None:
-        if self.max_drop is not None and not 0 <= self.max_drop <= 100:
-            raise BadInput(
-                f"`max_drop={self.max_drop:g}` is no number of points between 0 and 100.",
-                "Write for example `max_drop=1`.",
-            )
-
-
-@dataclass(frozen=True)
 class Drop:
-    """What quantisation costs on images without labels.
+    """What quantisation costs on images without labels that nothing was fitted to.
 
     Attributes:
-        points: top-1 lost, in percent of the images; see :func:`measure_drop`.
+        points: top-1 that is probably lost, in percent of the images.
         agreement: share of images on which both networks give the same answer.
-        count: images, every view counted.
+        count: images.
     """
 
     points: float
@@ -82,7 +43,8 @@ class Raising:
 
     Attributes:
         precision: with the units raised.
-        units: largest gain first.
+        units: in the order in which they were raised; one that was raised to 8 bits and from there
+            to floating point is there twice.
         tries: ``(units raised, drop)`` of every precision that was tuned and measured.
         size: predicted bytes of the file, and the most allowed; None without a size budget.
     """
@@ -99,7 +61,7 @@ class Raising:
             "size_budget": budget.size.text if budget.size else None,
             "size": list(self.size) if self.size else None,
             "tries": [{"raised": count, **asdict(drop)} for count, drop in self.tries],
-            "units": [asdict(found.unit) | {"gain": found.gain} for found in self.units],
+            "units": [found.to_json() for found in self.units],
         }
 
 
@@ -125,57 +87,6 @@ def require_fits(raised: Mapping[str, Any] | None, graph: Path) -> None:
         )
 
 
-def parse_size(text: str) -> Size:
-    """``4MB``, ``800 kB``, ``3.5MiB``, or ``0.6x`` of the full-precision file.
-
-    Raises:
-        BadInput: when the text has another form, or is no size.
-    """
-    match = re.fullmatch(r"(\d+(?:\.\d+)?|\.\d+)\s*([a-z]+)", text.strip().lower())
-    unit = match[2] if match else ""
-    if not match or unit not in (*_UNITS, "x") or float(match[1]) == 0:
-        raise BadInput(
-            f"`size_budget={text}` is no size.",
-            "Write for example 4MB, 800kB or 3.5MiB, or 0.6x of the full-precision file.",
-        )
-    return Size(text.strip(), float(match[1]) * _UNITS.get(unit, 1), unit == "x")
-
-
-@torch.no_grad()
-def measure_drop(
-    network: nn.Module,
-    original: nn.Module,
-    images: torch.Tensor,
-    views: Views,
-    seed: int,
-    batch_size: int = 32,
-) -> Drop:
-    """Estimate the top-1 that ``network`` loses against ``original``, without labels.
-
-    With the original's probabilities p, its answer a and the network's answer b, an image costs
-    ``p(a) - p(b)``: the loss of top-1 to be expected if labels fall as the original believes. That
-    two networks disagree says less: near ties, where either answer is as good, are most of it.
-
-    Args:
-        images: (B, 3, S, S), normalised, not trained on; seen in several views, for the original
-            is surer of images made for it than of photographs.
-        views: how they are changed, as in distillation.
-        seed: of the views.
-    """
-    rounds = 1 if views.fixed else math.ceil(_LOOKS / len(images))
-    generator = torch.Generator().manual_seed(seed)
-    lost, same = 0.0, 0
-    for _ in range(rounds):
-        for batch in views(images, generator).split(batch_size):
-            believed = original(batch).float().softmax(-1)
-            answer, found = believed.argmax(-1), network(batch).argmax(-1)
-            rows = torch.arange(len(batch), device=batch.device)
-            lost += float((believed[rows, answer] - believed[rows, found]).sum())
-            same += int((answer == found).sum())
-    count = rounds * len(images)
-    return Drop(points=100 * lost / count, agreement=same / count, count=count)
-
-
 def choose(
     budget: Budget,
     precision: Precision,
@@ -187,8 +98,9 @@ def choose(
 ) -> Raising:
     """Raise as few units as the drop allows, or as many as the size does.
 
-    Units below 8 bits are raised to 8, by gain: INT8 is as fast. Where there is none, units of 8
-    bits are raised to floating point, by gain for each multiplication that becomes slower.
+    Units below 8 bits are raised to 8 first, by gain: INT8 is as fast. Where there is none, or all
+    of them do not keep the drop, units of 8 bits are raised to floating point, by gain for each
+    multiplication that becomes slower.
 
     Args:
         budget: at least one of its limits is set.
@@ -202,14 +114,20 @@ def choose(
         BadInput: when the file is too large with nothing raised.
         CheckFailed: when all that may be raised is, and the drop is still too large.
     """
-    units = _in_order(ranking)
+    steps = _Steps.of(ranking)
+    units = steps.first
     size = None
     if budget.size is not None:
         size = budget.size.bytes(reference_bytes())
         units = _fitting(budget.size, size, precision, units, size_of)
     tries: list[tuple[int, Drop]] = []
     if budget.max_drop is not None:
-        tries = _tries(budget.max_drop, precision, ranking, units, drop_of)
+        if units == steps.first:
+            spare = math.inf if size is None else size - size_of(_raised(precision, units))
+            units = [*units, *_filling(spare, steps.second)]
+        tries = _tries(
+            budget.max_drop, precision, steps.losses(units), units, len(steps.first), drop_of
+        )
         count, reached = tries[-1]
         if reached.points > budget.max_drop:
             raise _unreachable(budget, precision, units, reached)
@@ -219,14 +137,59 @@ def choose(
     return Raising(raised, tuple(units), tuple(tries), sizes)
 
 
-def _in_order(ranking: Ranking) -> list[Sensitivity]:
-    """Those that may be raised, the first to raise first."""
-    wanted = set(candidates(found.unit for found in ranking.units))
-    units = [found for found in ranking.units if found.unit in wanted]
-    if all(found.unit.raised != "float" for found in units):
-        return units
-    # A network with all its units in floating point would not be quantised: one stays.
-    return sorted(units, key=lambda found: -found.gain / found.unit.products)[:-1]
+@dataclass(frozen=True)
+class _Steps:
+    """What may be raised, in order.
+
+    Attributes:
+        first: units to 8 bits by gain; where there are none, units to floating point.
+        second: to floating point, once all of ``first`` are raised; empty where that is what
+            ``first`` does.
+        losses_after: before anything is raised, with all of ``first``, with all of ``second``.
+    """
+
+    first: list[Sensitivity]
+    second: list[Sensitivity]
+    losses_after: tuple[float, float, float]
+
+    @staticmethod
+    def of(ranking: Ranking) -> _Steps:
+        wanted = set(candidates(found.unit for found in ranking.units))
+        first = [found for found in ranking.units if found.unit in wanted]
+        others = [found for found in ranking.units if found.unit not in wanted]
+        # A network with all its units in floating point would not be quantised: one stays.
+        if all(found.unit.raised == FLOAT.label for found in first):
+            first, second = _by_product(first)[:-1], []
+        else:
+            second = _by_product([*others, *ranking.further])[:-1]
+        return _Steps(first, second, (ranking.loss, ranking.raised_loss, 0.0))
+
+    def losses(self, units: Sequence[Sensitivity]) -> list[float]:
+        """The loss with the first 0, 1, … of these raised.
+
+        Gains measured one at a time do not add up; what they share of the whole is kept, and the
+        whole is what raising all of them together was measured to give.
+        """
+        start, middle, end = self.losses_after
+        ahead = [found for found in units if found not in self.second]
+        behind = [found for found in units if found in self.second]
+        return [
+            *_falling(start, middle, ahead, self.first),
+            *_falling(middle, end, behind, self.second)[1:],
+        ]
+
+
+def _by_product(units: Sequence[Sensitivity]) -> list[Sensitivity]:
+    return sorted(units, key=lambda found: -found.gain / found.unit.products)
+
+
+def _falling(
+    start: float, end: float, units: Sequence[Sensitivity], every: Sequence[Sensitivity]
+) -> list[float]:
+    """From ``start`` on, each unit taking its share of what ``every`` one takes to ``end``."""
+    whole = sum(max(found.gain, 0.0) for found in every) or 1.0
+    gained = accumulate((max(found.gain, 0.0) for found in units), initial=0.0)
+    return [start - (start - end) * part / whole for part in gained]
 
 
 def _fitting(
@@ -259,7 +222,7 @@ def _fitting(
     return [found for found in units if found in chosen]
 
 
-def _filling(spare: int, units: Sequence[Sensitivity]) -> list[Sensitivity]:
+def _filling(spare: float, units: Sequence[Sensitivity]) -> list[Sensitivity]:
     """In the given order, each that still fits."""
     chosen = []
     for found in units:
@@ -272,42 +235,44 @@ def _filling(spare: int, units: Sequence[Sensitivity]) -> list[Sensitivity]:
 def _tries(
     max_drop: float,
     precision: Precision,
-    ranking: Ranking,
+    losses: Sequence[float],
     units: Sequence[Sensitivity],
+    first: int,
     drop_of: Callable[[Precision], Drop],
 ) -> list[tuple[int, Drop]]:
     """Tune and measure with more and more units raised, until it suffices or all are.
 
     Tuning is what takes the time, so the number of units is predicted: the drop is taken to be in
-    proportion to the loss before tuning, and that to fall with the gains.
+    proportion to the loss before tuning, and that to fall with the gains. All of the first
+    ``first`` units, which cost no speed, are tried before any that does.
+
+    Args:
+        losses: with 0, 1, … of the units raised, before tuning.
     """
-    losses = _losses(ranking, units)
     tries: list[tuple[int, Drop]] = []
     count = 0
-    while True:
-        tries.append((count, drop_of(_raised(precision, units[:count]))))
-        drop = tries[-1][1].points
-        if drop <= max_drop or count == len(units):
-            return tries
-        wanted = losses[count] * _SLACK * max_drop / drop
-        enough = (k for k in range(count + 1, len(units)) if losses[k] <= wanted)
-        count = next(enough, len(units)) if len(tries) <= _ROUNDS else len(units)
-
-
-def _losses(ranking: Ranking, units: Sequence[Sensitivity]) -> list[float]:
-    """The loss with the first 0, 1, … units raised.
-
-    Gains measured one at a time do not add up; what they share of the whole is kept, and the whole
-    is what raising all of them together was measured to give.
-    """
-    every = sum(max(found.gain, 0.0) for found in _in_order(ranking)) or 1.0
-    whole = ranking.loss - ranking.raised_loss
-    gained = accumulate((max(found.gain, 0.0) for found in units), initial=0.0)
-    return [ranking.loss - whole * part / every for part in gained]
+    for end in sorted({min(first, len(units)), len(units)}):
+        for round_ in range(_ROUNDS + 1):
+            if not tries or count > tries[-1][0]:
+                tries.append((count, drop_of(_raised(precision, units[:count]))))
+            drop = tries[-1][1].points
+            if drop <= max_drop:
+                return tries
+            if count == end:
+                break
+            wanted = losses[count] * _SLACK * max_drop / drop
+            enough = (k for k in range(count + 1, end) if losses[k] <= wanted)
+            count = next(enough, end) if round_ < _ROUNDS - 1 else end
+    return tries
 
 
 def _raised(precision: Precision, units: Sequence[Sensitivity]) -> Precision:
     return raise_units(precision, [found.unit for found in units])
+
+
+def _counted(units: Sequence[Sensitivity]) -> str:
+    count = len({found.unit.name for found in units})
+    return f"{count} {'unit' if count == 1 else 'units'}"
 
 
 def _unreachable(
@@ -316,8 +281,8 @@ def _unreachable(
     within = f" within `size_budget={budget.size.text}`" if budget.size else ""
     return CheckFailed(
         f"`max_drop={budget.max_drop:g}` cannot be met from {precision.label}: with all "
-        f"{len(units)} units raised that may be{within}, {reached.points:.2f} points are lost "
-        f"(same answer on {reached.agreement:.1%} of {reached.count} held-out views).",
+        f"{_counted(units)} raised that may be{within}, {reached.points:.2f} points are lost "
+        f"(same answer on {reached.agreement:.1%} of {reached.count} images held out).",
         f"Allow {math.ceil(10 * reached.points) / 10:.1f} points or more, tune longer (`steps`, "
         "`images`), or start from more bits.",
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import math
 import tempfile
@@ -15,15 +14,19 @@ import torch
 
 from mimiq.cache import Cache
 from mimiq.calibrate import CalibrationSet
-from mimiq.compile import reference_graph, tuned_network
-from mimiq.config.precision import Precision
+from mimiq.compile import quantized_graphs, reference_graph, tuned_network
+from mimiq.config.budget import Budget
+from mimiq.config.precision import FLOAT, Precision
 from mimiq.devices import pick_device
 from mimiq.progress import Progress
 from mimiq.quantize.hooks import evenly_spread
 from mimiq.quantize.insert import quantize
+from mimiq.runtime.evaluation.held_out import held_out_cost
+from mimiq.runtime.onnxruntime.session import OnnxRuntimeSession
+from mimiq.runtime.opening import deployed_graph
 from mimiq.runtime.preprocessing import ByteArray
 from mimiq.spec import Job
-from mimiq.stages.budget import Budget, Drop, Raising, choose, measure_drop
+from mimiq.stages.budget import Drop, Raising, choose
 from mimiq.stages.images import calibration_set, tuning_images
 from mimiq.stages.sensitivity import Ranking, rank, units_of
 
@@ -47,6 +50,7 @@ def ranking(job: Job, calibration: CalibrationSet, cache: Cache, progress: Progr
         "ranges": job.recipe.ranges.to_json(),
         "procedural": job.recipe.procedural,
         "seed": job.seed,
+        "steps": "to 8 bits, and from there to floating point",
     }
 
     def make(path: Path) -> None:
@@ -98,16 +102,20 @@ def note(budget: Budget, raising: Raising) -> str:
         flags.append(f"--max-drop {budget.max_drop:g}")
     if budget.size is not None:
         flags.append(f"--size-budget {budget.size.text}")
-    units = [found.unit for found in raising.units]
-    named = ", ".join(f"{unit.name} ({unit.now} → {unit.raised})" for unit in units[:_NAMED])
-    more = f" and {len(units) - _NAMED} more" if len(units) > _NAMED else ""
-    text = f"Raised for {' and '.join(flags)}: {named or 'nothing'}{more}."
+    steps: dict[str, tuple[str, str]] = {}
+    for unit in (found.unit for found in raising.units):
+        steps[unit.name] = (steps.get(unit.name, (unit.now,))[0], unit.raised)
+    listed = [f"{name} ({now} → {raised})" for name, (now, raised) in steps.items()]
+    more = f" and {len(listed) - _NAMED} more" if len(listed) > _NAMED else ""
+    text = f"Raised for {' and '.join(flags)}: {', '.join(listed[:_NAMED]) or 'nothing'}{more}."
+    floats = sum(raised == FLOAT.label for _, raised in steps.values())
+    if floats and len(listed) > 1:
+        text += f" {floats} of {len(listed)} are in floating point, which is slower than INT8."
     if raising.tries:
         (_, first), (_, last) = raising.tries[0], raising.tries[-1]
-        without = f", {first.points:.2f} without" if units else ""
+        without = f", {first.points:.2f} without" if listed else ""
         text += (
-            f" Estimated on {last.count} views of held-out calibration images: "
-            f"{last.points:.2f} points lost{without}."
+            f" Estimated on {last.count} images held out: {last.points:.2f} points lost{without}."
         )
     return text
 
@@ -115,25 +123,32 @@ def note(budget: Budget, raising: Raising) -> str:
 def _drop_of(
     job: Job, calibration: CalibrationSet, cache: Cache, progress: Progress
 ) -> Callable[[Precision], Drop]:
-    """Tunes the job at a precision, and measures it on the images that tuning held out."""
-    recipe = job.recipe.distillation
+    """Compiles the job's graph at a precision, and measures it on the images held out."""
+    images = tuning_images(job, calibration)
 
     def drop_of(precision: Precision) -> Drop:
         raised = replace(job, precision=precision)
-        tuned, tuning = tuned_network(raised, calibration, cache, progress)
+        tuned, tuning = tuned_network(raised, calibration, cache, progress, images)
 
         def make(path: Path) -> None:
-            images = _normalized(job, tuning_images(job, calibration).held_out.numpy())
-            with progress.stage("drop") as stage:
-                stage.update(text="held-out images")
-                network = tuned.module.to(images.device)
-                original = copy.deepcopy(job.model.module).to(images.device)
-                drop = measure_drop(network, original, images, recipe.views, job.seed)
+            graphs = quantized_graphs(raised, tuned, tuning["key"], calibration, cache, progress)
+            reference = reference_graph(job.model, cache, progress)
+            with (
+                progress.stage("drop") as stage,
+                OnnxRuntimeSession(deployed_graph(graphs), spinning=False) as exported,
+                OnnxRuntimeSession(reference, spinning=False) as full,
+            ):
+                stage.update(text="images held out")
+                found = held_out_cost(
+                    exported.run, full.run, images.judging, job.model.preprocessing
+                )
+            drop = Drop(found.points, found.agreement, found.count)
             (path / "drop.json").write_text(json.dumps(asdict(drop)))
 
-        path, _ = cache.get_or_make("drop", {"tuned": tuning["key"], "seed": job.seed}, make)
+        inputs = {"tuned": tuning["key"], "seed": job.seed, "on": "the exported graph"}
+        path, _ = cache.get_or_make("drop", inputs, make)
         drop = Drop(**json.loads((path / "drop.json").read_text()))
-        progress.note(f"{drop.points:.2f} points lost on {drop.count} views of held-out images")
+        progress.note(f"about {drop.points:.2f} points lost on {drop.count} images held out")
         return drop
 
     return drop_of

@@ -57,6 +57,14 @@ class Sensitivity:
     unit: Unit
     gain: float
 
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self.unit) | {"gain": self.gain}
+
+    @staticmethod
+    def from_json(data: dict[str, Any]) -> Sensitivity:
+        unit = {key: value for key, value in data.items() if key != "gain"}
+        return Sensitivity(Unit(**unit), data["gain"])
+
 
 @dataclass(frozen=True)
 class Ranking:
@@ -64,6 +72,8 @@ class Ranking:
 
     Attributes:
         units: with their gains.
+        further: those of them that are raised to 8 bits, from there to floating point, with what
+            they still cost at 8 bits.
         loss: KL divergence of the answers from the full-precision network's, in nats an image, as
             calibrated, before any tuning.
         raised_loss: the same with all units of :func:`candidates` raised together.
@@ -76,18 +86,22 @@ class Ranking:
     raised_loss: float
     images: int
     seconds: float
+    further: tuple[Sensitivity, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        units = [asdict(found.unit) | {"gain": found.gain} for found in self.units]
-        return {**vars(self), "units": units}
+        return {
+            **vars(self),
+            "units": [found.to_json() for found in self.units],
+            "further": [found.to_json() for found in self.further],
+        }
 
     @staticmethod
     def from_json(data: dict[str, Any]) -> Ranking:
-        units = []
-        for entry in data["units"]:
-            unit = {key: value for key, value in entry.items() if key != "gain"}
-            units.append(Sensitivity(Unit(**unit), entry["gain"]))
-        return Ranking(**{**data, "units": tuple(units)})
+        units, further = (
+            tuple(Sensitivity.from_json(entry) for entry in data[key])
+            for key in ("units", "further")
+        )
+        return Ranking(**{**data, "units": units, "further": further})
 
 
 def units_of(model: LoadedModel, precision: Precision) -> list[Unit]:
@@ -119,13 +133,15 @@ def candidates(units: Iterable[Unit]) -> list[Unit]:
 
 
 def raise_units(precision: Precision, units: Iterable[Unit]) -> Precision:
-    """The precision with these units one step up; weights and activations rise together."""
+    """The precision with each of these units one step up, or two where it is there twice; weights
+    and activations rise together.
+    """
     raised = precision
     for unit in units:
         if unit.kind == "layer":
-            raised = raised.with_override(unit.name, raised_layer(precision.of(unit.name)))
+            raised = raised.with_override(unit.name, raised_layer(raised.of(unit.name)))
         else:
-            bits = precision.attention_of(unit.name)
+            bits = raised.attention_of(unit.name)
             raised = raised.with_attention(unit.name, None if bits in (8, None) else 8)
     return raised
 
@@ -193,14 +209,16 @@ def rank(
     if not units:
         raise BadInput("Nothing in this network is quantised.", "Choose a precision.")
     gains: dict[str, float] = {}
+    left: dict[str, float] = {}  # what a unit raised to 8 bits still costs
     bench = _Bench(model, precision, units, images, seen, ranges, lambda text: tell(0, text))
     first = set(candidates(units))
     loss = bench.loss(dict.fromkeys(units, bench.now))
     raised_loss = bench.loss({u: bench.raised if u in first else bench.now for u in units})
     for unit, block in bench.by_block():
         tell(len(gains), unit.name)
-        left = 0.0 if unit.raised == FLOAT.label else bench.loss({unit: bench.raised}, block)
-        gains[unit.name] = bench.loss({unit: bench.now}, block) - left
+        if unit.raised != FLOAT.label:
+            left[unit.name] = bench.loss({unit: bench.raised}, block)
+        gains[unit.name] = bench.loss({unit: bench.now}, block) - left.get(unit.name, 0.0)
     tell(len(units), "")
     ranked = sorted(units, key=lambda unit: -gains[unit.name])
     return Ranking(
@@ -209,6 +227,11 @@ def rank(
         raised_loss=raised_loss,
         images=len(images),
         seconds=time.monotonic() - started,
+        further=tuple(
+            Sensitivity(further, left[further.name])
+            for further in units_of(model, raise_units(precision, candidates(units)))
+            if further.name in left
+        ),
     )
 
 

@@ -18,6 +18,7 @@ from mimiq.cli import compile_main, main
 from mimiq.errors import BadInput, CheckFailed
 from mimiq.models.digits import FOLDER, WEIGHTS_FILE
 from mimiq.runtime.bundle import MANIFEST, Bundle
+from mimiq.runtime.evaluation.held_out import Cost, HeldOut
 from mimiq.runtime.manifest import signed_manifest
 from mimiq.spec import Job
 
@@ -177,9 +178,8 @@ class TestBudgets:
     def test_a_drop_that_cannot_be_met(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        from mimiq.stages.budget import Drop
-
-        monkeypatch.setattr(mimiq.stages.promotion, "measure_drop", lambda *_: Drop(3.2, 0.9, 512))
+        poor = HeldOut({"scenes": Cost(96, 90, logit_error=0.32, believed=0.0)})
+        monkeypatch.setattr(mimiq.stages.promotion, "held_out_cost", lambda *_: poor)
         monkeypatch.setenv("MIMIQ_CACHE", str(tmp_path / "cache"))
         out = tmp_path / "out.mimiq"
         said = compiled(out, "--max-drop", "1", exit_code=CheckFailed.exit_code).stderr

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mimiq.runtime.evaluation.held_out import HeldOut, cost, relative_error
+from mimiq.runtime.evaluation.held_out import Cost, HeldOut, cost, relative_error
 
 
 def test_the_same_network_costs_nothing() -> None:
@@ -23,6 +23,15 @@ def test_a_near_tie_costs_less_than_a_sure_answer() -> None:
 def test_the_error_is_relative_to_the_variance() -> None:
     logits = np.random.default_rng(0).normal(size=(50, 10)).astype(np.float32)
     assert relative_error(logits * 10 + 1, logits * 10) == pytest.approx(0.01, rel=0.1)
+
+
+def test_the_estimate_rests_on_answers_and_on_the_error() -> None:
+    quiet = HeldOut({"scenes": Cost(48, 48, logit_error=0.05, believed=0.0)})
+    changed = HeldOut({"scenes": Cost(48, 40, logit_error=0.05, believed=0.04)})
+    assert quiet.points == pytest.approx(0.5)
+    assert changed.points == pytest.approx(2.5)
+    ruined = HeldOut({"scenes": Cost(48, 0, logit_error=50.0, believed=1.0)})
+    assert ruined.points == 100
 
 
 def test_it_survives_being_written() -> None:
