@@ -12,9 +12,11 @@ from xml.etree.ElementTree import Element
 from mimiq.errors import BadInput
 from mimiq.runtime.bundle import Bundle
 from mimiq.runtime.evaluation.accuracy import Comparison
+from mimiq.runtime.evaluation.held_out import HeldOut
 from mimiq.runtime.latency.measure import LatencyRow
 from mimiq.runtime.manifest import COMPILE_AGAIN
 from mimiq.runtime.report import charts
+from mimiq.runtime.report.cost import cost_parts
 from mimiq.runtime.report.markup import append, element, table, to_html
 from mimiq.runtime.report.report import host_name, megabytes
 
@@ -97,6 +99,10 @@ def _tiles(report: Mapping[str, Any]) -> Iterator[tuple[Element, ...]]:
         yield tile("top-1", f"{found.accuracy.top1:.2f} %", more)
         error = f"as full precision; logit error {100 * found.logit_error:.2f} %"
         yield tile("same answer", f"{100 * found.agreement:.1f} %", error)
+    elif report.get("heldout"):
+        cost = HeldOut.from_json(report["heldout"])
+        more = f"points of top-1, estimated without labels on {cost.count} images held out"
+        yield tile("probably lost", f"{cost.points:.1f}", more)
     size = report.get("size") or {}
     if size.get("bytes"):
         before = size.get("reference_bytes")
@@ -120,6 +126,8 @@ def _sections(
         yield "To know before using the numbers", [element("ul", *warnings, *notes)]
     if report.get("accuracy"):
         yield "Accuracy", _accuracy(report)
+    if report.get("heldout"):
+        yield "Cost on images held out", cost_parts(HeldOut.from_json(report["heldout"]))
     if rows := _latency(report):
         yield "Latency", _latency_parts(report, rows)
     yield "Precision", _precision(bundle, engines)

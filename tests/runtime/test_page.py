@@ -14,6 +14,7 @@ from test_report import COMPARISON, report
 
 from mimiq.errors import BadInput
 from mimiq.runtime.bundle import Bundle, write_bundle
+from mimiq.runtime.evaluation.held_out import Cost, HeldOut
 from mimiq.runtime.report.page import page
 
 VOID = {"meta", "img", "br", "link"}
@@ -75,6 +76,17 @@ def test_it_shows_what_was_measured(tmp_path: Path) -> None:
     assert "49 × int8" in read.text
     assert "0.2500 at step 50" in read.text
     assert read.tags.count("svg") == 3
+
+
+def test_the_cost_without_labels_is_there_by_kind(tmp_path: Path) -> None:
+    kinds = {"synthetic": Cost(48, 47, 0.06, 0.01), "scenes": Cost(48, 36, 0.08, 0.03)}
+    found = HeldOut(kinds)
+    data = report() | {"heldout": found.to_json(), "accuracy": None}
+    text = Reader(page(bundle_with(tmp_path, data), {})).text
+    assert "97.9 %" in text
+    assert "75.0 %" in text
+    assert "8.00 %" in text
+    assert f"{found.points:.1f}\npoints of top-1, estimated without labels on 96" in text
 
 
 def test_without_measurements_it_has_the_rest(make_bundle: MakeBundle) -> None:
