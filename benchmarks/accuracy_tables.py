@@ -14,6 +14,7 @@ import numpy.typing as npt
 from accuracy_results import in_order, split_key
 
 from mimiq.runtime.evaluation.accuracy import Comparison
+from mimiq.runtime.evaluation.held_out import HeldOut
 from mimiq.runtime.evaluation.intervals import Z95, Interval
 
 # Those of describe_hardware's instruction sets that change speed or sums here.
@@ -94,8 +95,8 @@ class Group:
 
 def estimated_loss(row: Mapping[str, Any]) -> float | None:
     """What the compilation itself, on images without labels, took the loss for, in points."""
-    found = (row.get("heldout") or {}).get("points")
-    return None if found is None else float(found)
+    found = row.get("heldout")
+    return HeldOut.from_json(found).points if found else None
 
 
 def _head(result: Mapping[str, Any], rows: Mapping[str, Mapping[str, Any]]) -> str:
