@@ -57,7 +57,7 @@ def activation_quantizers(
     points = list(_points(family, module, precision))
     seen = [_observer_for(observer, parent, width) for parent, _, width in points]
     searches = {
-        attention: _ProbsSearch(_probs_grids(bits, two_steps))
+        attention: _ProbsSearch(_probs_grids(bits, two_steps), attention.windows)
         for attention, bits in _attentions(family, module, precision)
     }
     with ExitStack() as hooks:
@@ -85,7 +85,8 @@ class _ProbsSearch:
     the candidates are judged by ``softmax · v``. With fewer than 8 bits no single step serves both.
     """
 
-    def __init__(self, grids: list[Grid]) -> None:
+    def __init__(self, grids: list[Grid], windows: int) -> None:
+        self._rows = 2 * windows  # two images a batch: each has heads × tokens² probabilities
         self._every = 1 if len(grids) == 1 else 4  # of many grids, every fourth query tells enough
         self.candidates = [  # down to 1/16 of the scale that covers 1
             (1 / grid.top / 2 ** (step / 4), grid) for grid in grids for step in range(17)
@@ -114,8 +115,8 @@ class _ProbsSearch:
 
     def _see_probs(self, _module: nn.Module, _inputs: Any, probs: torch.Tensor) -> None:
         assert self._v is not None
-        # Two images a batch tell enough: each has heads × tokens² probabilities.
-        probs, v = probs[:2, :, :: self._every].float(), self._v[:2].float()
+        probs = probs[: self._rows, :, :: self._every].float()
+        v = self._v[: self._rows].float()
         for index, (scale, grid) in enumerate(self.candidates):
             rounded = fake_quantize_to(probs, torch.tensor(scale, device=probs.device), grid)
             self.errors[index] += float(((rounded - probs) @ v).square().sum())

@@ -19,7 +19,7 @@ class Job:
 
     Attributes:
         model: what to compile.
-        precision: to which precision.
+        precision: to which precision; placed in the model as it is set.
         calibration: ``synthetic``, ``psaq``, ``noise``, or a folder of images or a finished set.
         recipe: synthesis, ranges and distillation.
         out: folder of the bundle.
@@ -45,3 +45,7 @@ class Job:
     batches: tuple[int, ...] = (1, 8, 32)
     overwrite: bool = False
     raised: Mapping[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        roles = self.model.family.roles(self.model.module)
+        object.__setattr__(self, "precision", self.precision.placed(roles))

@@ -80,14 +80,32 @@ FLOAT = LayerPrecision(weight_bits=None, activation_bits=None)
 
 
 @dataclass(frozen=True)
+class Roles:
+    """The layers of a network that are quantised otherwise than the rest: patterns of their names.
+
+    Attributes:
+        stem: see the image itself.
+        classifier: answer.
+        unquantized: stay in floating point.
+    """
+
+    stem: tuple[str, ...] = ()
+    classifier: tuple[str, ...] = ()
+    unquantized: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Precision:
     """Precision of a whole network.
+
+    What a layer's role decides is an override under the name of the role, which :meth:`placed`
+    replaces by the names that a network's family gives.
 
     Attributes:
         linear: every Linear, unless an override matches its name.
         attention_bits: bits of q, k, v and the softmax output; None for floating-point attention.
         overrides: ``(pattern, precision)`` pairs, shell-style patterns over module names
-            (``blocks.*.mlp.fc2``, ``patch_embed.proj``, ``head``); the first match wins.
+            (``blocks.*.mlp.fc2``, ``patch_embed.proj``); the first match wins.
         attention_overrides: the same for attention, ``(pattern, bits)`` over the module names of
             the attentions (``blocks.3.attn``).
     """
@@ -97,8 +115,22 @@ class Precision:
     overrides: tuple[tuple[str, LayerPrecision], ...] = ()
     attention_overrides: tuple[tuple[str, int | None], ...] = ()
 
+    def placed(self, roles: Roles) -> Precision:
+        """A copy with the names of layers in place of roles; itself where that was done before."""
+        names = {
+            _STEM: roles.stem,
+            _CLASSIFIER: roles.classifier,
+            _UNQUANTIZED: roles.unquantized,
+        }
+        overrides = tuple(
+            (name, precision)
+            for pattern, precision in self.overrides
+            for name in names.get(pattern, (pattern,))
+        )
+        return self if overrides == self.overrides else replace(self, overrides=overrides)
+
     def of(self, layer: str) -> LayerPrecision:
-        """The precision of the layer with this module name."""
+        """The precision of the layer with this module name; roles count once they are placed."""
         for pattern, precision in self.overrides:
             if fnmatchcase(layer, pattern):
                 return precision
@@ -156,13 +188,15 @@ class Precision:
         )
 
 
+# Stand for a role's layers until :meth:`Precision.placed` knows their names.
+_STEM, _CLASSIFIER, _UNQUANTIZED = "@stem", "@classifier", "@unquantized"
+
 # The first layer sees the image itself. Its weights stay at 8 bits at least, its input in floating
 # point, as in the paper (its "first layer: weights only"); INT4 exists for Linears alone.
-_PATCH_EMBED = ("patch_embed.proj", LayerPrecision(8, PerChannel(), None))
-
-# Its errors reach the answer as they are: at four bits the classifier of DeiT-T makes a sixth of
-# the logit error of all weights, with 3 % of them.
-_CLASSIFIER = "head*"
+_ENDS = (
+    (_UNQUANTIZED, FLOAT),
+    (_STEM, LayerPrecision(8, PerChannel(), None)),
+)
 
 FP32 = Precision(linear=FLOAT, attention_bits=None, overrides=())
 
@@ -184,7 +218,7 @@ def weight_only(bits: int, block_size: int, *, uniform: bool = False) -> Precisi
         uniform: the classifier like every other Linear.
     """
     linear = LayerPrecision(bits, Block(block_size), None)
-    return Precision(linear, None, (_PATCH_EMBED, *_classifier(linear, uniform)))
+    return Precision(linear, None, (*_ENDS, *_classifier(linear, uniform)))
 
 
 def from_bits(weight_bits: int, activation_bits: int | None, *, uniform: bool = False) -> Precision:
@@ -196,10 +230,12 @@ def from_bits(weight_bits: int, activation_bits: int | None, *, uniform: bool = 
         uniform: the classifier like every other Linear, as in the paper.
     """
     linear = LayerPrecision(weight_bits, PerChannel(), activation_bits)
-    return Precision(linear, activation_bits, (_PATCH_EMBED, *_classifier(linear, uniform)))
+    return Precision(linear, activation_bits, (*_ENDS, *_classifier(linear, uniform)))
 
 
 def _classifier(linear: LayerPrecision, uniform: bool) -> tuple[tuple[str, LayerPrecision], ...]:
+    # Its errors reach the answer as they are: at four bits the classifier of DeiT-T makes a sixth
+    # of the logit error of all weights, with 3 % of them.
     finer = LayerPrecision(8, PerChannel(), None if linear.activation_bits is None else 8)
     widths = (linear.weight_bits, linear.activation_bits)
     return () if uniform or set(widths) <= {8, None} else ((_CLASSIFIER, finer),)

@@ -19,7 +19,8 @@ class Target:
 
     Attributes:
         logits: (B, classes).
-        heads: of each block, its attention heads' outputs (B, H, N, d), spatial tokens only.
+        heads: of each attention its heads' outputs (B, H, N, d), spatial tokens only; the heads of
+            every window are heads of their own.
     """
 
     logits: torch.Tensor

@@ -8,8 +8,41 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-# Called with the index of the block and the tensor that passed there.
+# Called with the index of the attention and the tensor that passed there.
 Observer = Callable[[int, torch.Tensor], None]
+
+
+class RotaryEmbedding(nn.Module):
+    """Rotary position embedding with its angles as constants, channel i turned with i + d/2.
+
+    Args:
+        cos, sin: (T, d), of tokens that have no position 1 and 0; the sine's first half negated.
+    """
+
+    cos: torch.Tensor
+    sin: torch.Tensor
+
+    def __init__(self, cos: torch.Tensor, sin: torch.Tensor) -> None:
+        super().__init__()
+        self.register_buffer("cos", cos, persistent=False)
+        self.register_buffer("sin", sin, persistent=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, H, T, d) to the same."""
+        first, second = x.chunk(2, dim=-1)
+        return x * self.cos + torch.cat([second, first], dim=-1) * self.sin
+
+
+class UnitNorm(nn.Module):
+    """Vectors (…, d) of length one; shorter ones than ``eps`` stay shorter."""
+
+    def __init__(self, eps: float = 1e-4) -> None:
+        super().__init__()
+        self.eps = eps
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        length = x.square().sum(-1, keepdim=True).sqrt()
+        return x / length.clamp_min(self.eps)
 
 
 class ExplicitAttention(nn.Module):
@@ -19,8 +52,12 @@ class ExplicitAttention(nn.Module):
     qkv product in INT8 only in that form, and half-precision scores overflow later.
 
     ``scores`` and ``heads`` are points to observe: they pass on the scores q·kᵀ/√d of shape
-    (B, H, T, T) before the softmax and the head outputs (B, H, T, d) before concatenation. The four
-    ``*_quantizer`` points are identities until :func:`mimiq.quantize.insert.quantize` fills them.
+    (B, H, T, T), before bias, mask and softmax, and the head outputs (B, H, T, d) before
+    concatenation. The four ``*_quantizer`` points are identities until
+    :func:`mimiq.quantize.insert.quantize` fills them.
+
+    Whatever a network adds to the scores is a constant here. Attention in windows takes each as an
+    image of its own: B is images × windows then, the windows of an image side by side.
 
     Args:
         qkv: Linear from C to 3·H·d, output ordered (q, k, v) × heads × d.
@@ -29,7 +66,15 @@ class ExplicitAttention(nn.Module):
         head_dim: d.
         num_prefix_tokens: class and register tokens, which are no part of a spatial map.
         q_norm, k_norm: applied over d before the scale; norm: over H·d before ``proj``.
+        rope: turns q and k by their positions.
+        bias: (1, H, T, T), added to the scores of every window.
+        mask: (windows, 1, T, T), added to the scores of each.
+        windows: of an image.
+        root_scale: the square root of the softmax scale, a tensor (H, 1, 1) where heads differ.
     """
+
+    bias: torch.Tensor | None
+    mask: torch.Tensor | None
 
     def __init__(
         self,
@@ -42,15 +87,28 @@ class ExplicitAttention(nn.Module):
         q_norm: nn.Module | None = None,
         k_norm: nn.Module | None = None,
         norm: nn.Module | None = None,
+        rope: RotaryEmbedding | None = None,
+        bias: torch.Tensor | None = None,
+        mask: torch.Tensor | None = None,
+        windows: int = 1,
+        root_scale: torch.Tensor | None = None,
     ) -> None:
         super().__init__()
         self.num_heads = num_heads
         self.head_dim = head_dim
         self.num_prefix_tokens = num_prefix_tokens
-        self.root_scale = head_dim**-0.25
+        self.windows = windows
+        self.root_scale: torch.Tensor | float
+        if root_scale is None:
+            self.root_scale = head_dim**-0.25
+        else:
+            self.register_buffer("root_scale", root_scale, persistent=False)
+        self.register_buffer("bias", bias, persistent=False)
+        self.register_buffer("mask", mask, persistent=False)
         self.qkv = qkv
         self.q_norm = q_norm or nn.Identity()
         self.k_norm = k_norm or nn.Identity()
+        self.rope = rope
         self.q_quantizer: nn.Module = nn.Identity()
         self.k_quantizer: nn.Module = nn.Identity()
         self.v_quantizer: nn.Module = nn.Identity()
@@ -60,26 +118,50 @@ class ExplicitAttention(nn.Module):
         self.norm = norm or nn.Identity()
         self.proj = proj
 
+    @property
+    def rotatable(self) -> bool:
+        """Whether q and k of a head may be turned alike, their products staying what they are."""
+        norms = (self.q_norm, self.k_norm)
+        return self.rope is None and all(isinstance(n, nn.Identity | UnitNorm) for n in norms)
+
     def forward(
         self,
         x: torch.Tensor,
-        attn_mask: torch.Tensor | None = None,
+        *,
         is_causal: bool = False,
+        **positions: torch.Tensor | None,
     ) -> torch.Tensor:
-        """Tokens (B, T, C) to (B, T, C). Masks are not part of image classification."""
-        assert attn_mask is None
+        """Tokens (B, T, C) to (B, T, C).
+
+        Args:
+            is_causal: never: this is image classification.
+            positions: what callers of the original hand over, always None: see ``bias``, ``rope``.
+        """
         assert not is_causal
+        assert all(position is None for position in positions.values())
         batch, tokens, _ = x.shape
         qkv = self.qkv(x).reshape(batch, tokens, 3, self.num_heads, self.head_dim)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
-        q = self.q_quantizer(self.q_norm(q) * self.root_scale)
-        k = self.k_quantizer(self.k_norm(k) * self.root_scale)
+        q, k = self.q_norm(q), self.k_norm(k)
+        if self.rope is not None:
+            q, k = self.rope(q), self.rope(k)
+        q = self.q_quantizer(q * self.root_scale)
+        k = self.k_quantizer(k * self.root_scale)
         v = self.v_quantizer(v)
-        probs = self.probs_quantizer(self.scores(q @ k.transpose(-2, -1)).softmax(dim=-1))
+        scores = self._biased(self.scores(q @ k.transpose(-2, -1)))
+        probs = self.probs_quantizer(scores.softmax(dim=-1))
         heads = self.heads(probs @ v)
         merged = heads.transpose(1, 2).reshape(batch, tokens, self.num_heads * self.head_dim)
         out: torch.Tensor = self.proj(self.norm(merged))
         return out
+
+    def _biased(self, scores: torch.Tensor) -> torch.Tensor:
+        if self.bias is not None:
+            scores = scores + self.bias
+        if self.mask is not None:
+            masked = scores.reshape(-1, self.windows, *scores.shape[1:]) + self.mask
+            scores = masked.reshape(scores.shape)
+        return scores
 
 
 @contextmanager
@@ -89,19 +171,24 @@ def observe_attention(
     scores: Observer | None = None,
     heads: Observer | None = None,
 ) -> Iterator[None]:
-    """Call the observers with ``(block index, tensor)`` in every forward inside the ``with``.
+    """Call the observers with ``(index, tensor)`` in every forward inside the ``with``.
+
+    Both see B images first, whatever the windows, and no prefix tokens.
 
     Args:
-        scores: sees (B, H, N, N): spatial queries and keys only, prefix tokens cut away.
-        heads: sees (B, H, N, d): spatial tokens only.
+        scores: sees (B, H, queries, keys) before bias and mask: the N spatial tokens both times, or
+            all queries of an image and the keys of their window.
+        heads: sees (B, H, N, d), each window's heads as heads of their own, windows first:
+            (B, windows·H, tokens of a window, d).
     """
     handles = []
     for index, attention in enumerate(attentions):
-        start = attention.num_prefix_tokens
         if scores is not None:
-            handles.append(attention.scores.register_forward_hook(_call(scores, index, start, 2)))
+            see = _seeing_scores(scores, index, attention)
+            handles.append(attention.scores.register_forward_hook(see))
         if heads is not None:
-            handles.append(attention.heads.register_forward_hook(_call(heads, index, start, 1)))
+            see = _seeing_heads(heads, index, attention)
+            handles.append(attention.heads.register_forward_hook(see))
     try:
         yield
     finally:
@@ -109,8 +196,29 @@ def observe_attention(
             handle.remove()
 
 
-def _call(observer: Observer, index: int, start: int, spatial_dims: int) -> Callable[..., None]:
+def _seeing_scores(
+    observer: Observer, index: int, attention: ExplicitAttention
+) -> Callable[..., None]:
+    start, windows = attention.num_prefix_tokens, attention.windows
+
     def hook(_module: nn.Module, _inputs: tuple[torch.Tensor, ...], out: torch.Tensor) -> None:
-        observer(index, out[:, :, start:, start:] if spatial_dims == 2 else out[:, :, start:])
+        out = out[:, :, start:, start:]
+        if windows > 1:
+            out = out.unflatten(0, (-1, windows)).transpose(1, 2).flatten(2, 3)
+        observer(index, out)
+
+    return hook
+
+
+def _seeing_heads(
+    observer: Observer, index: int, attention: ExplicitAttention
+) -> Callable[..., None]:
+    start, windows = attention.num_prefix_tokens, attention.windows
+
+    def hook(_module: nn.Module, _inputs: tuple[torch.Tensor, ...], out: torch.Tensor) -> None:
+        out = out[:, :, start:]
+        if windows > 1:
+            out = out.unflatten(0, (-1, windows)).flatten(1, 2)
+        observer(index, out)
 
     return hook

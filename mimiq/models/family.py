@@ -1,15 +1,54 @@
-"""What a family of networks must tell the compiler: one small interface, one file a family."""
+"""What a family of networks must tell the compiler: one description, one file a family.
+
+A family describes and does not compute: it writes attention out and names the parts. Fitting,
+sensitivity, rotation, migration, distillation and export walk that description and know no family.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from torch import nn
 
+from mimiq.config.precision import Roles
 from mimiq.models.attention import ExplicitAttention
+
+
+@dataclass(frozen=True)
+class Write:
+    """A Linear whose output is added to the residual stream as it is.
+
+    Attributes:
+        reader: name, within the step's part, of what reads the stream next; empty for its end.
+        rows: brings the stream, as the reader gets it, to the order of the Linear's rows; None
+            where both have the same.
+    """
+
+    reader: str
+    rows: Callable[[torch.Tensor], torch.Tensor] | None = None
+
+
+@dataclass(frozen=True)
+class Step:
+    """One part of a network's forward; all of them, one after the other, are the forward.
+
+    Attributes:
+        kind: ``embed`` makes tokens of images (B, channels, height, width), ``block`` is a
+            transformer block, ``merge`` joins neighbouring tokens, ``head`` answers. Tokens are
+            (B, T, C) or (B, height, width, C).
+        run: what it computes.
+        part: of a block and a merge, the module that ``run`` is.
+        writes: the Linears of ``part`` that write to the stream, by their names in it.
+    """
+
+    kind: Literal["embed", "block", "merge", "head"]
+    run: Callable[[torch.Tensor], torch.Tensor]
+    part: nn.Module | None = None
+    writes: Mapping[str, Write] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -28,14 +67,14 @@ class Migration:
 
 @dataclass(frozen=True)
 class Stream:
-    """Everything that meets a network's residual stream.
+    """Everything that meets a residual stream.
 
     Attributes:
         width: channels C of the stream.
         tokens: learned tokens and position embeddings (…, C).
         writers: whose C output channels are added to the stream, or begin it.
         readers: each LayerNorm over the stream, with the Linears that alone read it; all of them
-            have biases.
+            have biases. A LayerNorm over k·C channels reads k tokens side by side.
     """
 
     width: int
@@ -44,14 +83,20 @@ class Stream:
     readers: list[tuple[nn.LayerNorm, list[nn.Linear]]]
 
 
-class Family(Protocol):
-    """A network family: how to recognise it and where its parts are."""
+class Family(ABC):
+    """A network family: how to recognise it and where its parts are.
+
+    Every method but :meth:`matches` and :meth:`rewrite` takes what :meth:`rewrite` gave, quantised
+    or not.
+    """
 
     name: str
 
+    @abstractmethod
     def matches(self, module: nn.Module) -> bool:
         """Whether this family describes ``module``."""
 
+    @abstractmethod
     def rewrite(self, module: nn.Module) -> nn.Module:
         """The network with :class:`ExplicitAttention` in place of its attention; same weights.
 
@@ -59,27 +104,34 @@ class Family(Protocol):
             UnsupportedModel: naming the part that has no counterpart here.
         """
 
+    @abstractmethod
+    def steps(self, module: nn.Module) -> list[Step]:
+        """The forward in order: an embed, blocks and merges, a head."""
+
+    def roles(self, module: nn.Module) -> Roles:
+        """The layers that are quantised otherwise than the rest, by their module names."""
+        return Roles(stem=("patch_embed.proj",), classifier=("head*",))
+
     def blocks(self, module: nn.Module) -> list[nn.Module]:
-        """The transformer blocks in order: each maps (B, T, C) tokens to (B, T, C)."""
+        """The transformer blocks in order: each maps tokens to tokens of the same shape."""
+        steps = self.steps(module)
+        return [step.part for step in steps if step.kind == "block" and step.part is not None]
 
     def attentions(self, module: nn.Module) -> list[ExplicitAttention]:
-        """The attention of each block, in order."""
+        """Every attention, in the order in which data meets them."""
+        return [part for part in module.modules() if isinstance(part, ExplicitAttention)]
+
+    def streams(self, module: nn.Module) -> list[Stream]:
+        """The residual streams whose basis can be changed, one a width.
+
+        None where something stands between a stream and a Linear that writes to it, or where what
+        reads it could not undo the change.
+        """
+        return []
 
     def migrations(self, module: nn.Module) -> list[Migration]:
         """Every place where outliers of an activation can move into weights."""
-
-    def stream_readers(self, block: nn.Module) -> dict[str, str]:
-        """Of the Linears whose output is added to the residual stream as it is, by their names in
-        the block: the name of the part that reads the stream next; empty for the block's end.
-        """
-
-    def stream(self, module: nn.Module) -> Stream | None:
-        """The residual stream; None where something stands between it and a Linear that writes to
-        it, or where what reads it could not undo a change of its basis.
-        """
-
-    def embed(self, module: nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
-        """Images (B, 3, H, W) to the first block's input tokens (B, T, C)."""
+        return []
 
 
 def quantizable_layers(module: nn.Module) -> dict[str, nn.Linear | nn.Conv2d]:

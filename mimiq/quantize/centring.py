@@ -27,12 +27,15 @@ def centre(
         images: (B, 3, S, S), normalised.
     """
     read = {str(index): readers[0] for index, (_, readers) in enumerate(stream.readers) if readers}
-    means = {name: torch.zeros(stream.width, device=images.device) for name in read}
+    means = {
+        name: torch.zeros(reader.in_features, device=images.device) for name, reader in read.items()
+    }
     chosen = images[evenly_spread(len(images), IMAGES)]
 
     def see(name: str, x: torch.Tensor) -> None:
-        tokens = x.reshape(len(x), -1, stream.width)
-        means[name] += tokens.mean(1).sum(0) / len(chosen)
+        tokens = x.reshape(len(x), -1, x.shape[-1])
+        windows = len(x) // len(batch)
+        means[name] += tokens.mean(1).sum(0) / (len(chosen) * windows)
 
     with watch_inputs(read, see):
         for batch in chosen.split(batch_size):

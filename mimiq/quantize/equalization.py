@@ -9,6 +9,7 @@ al., AWQ, MLSys 2024, section 3.2, do for weights alone.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +17,7 @@ from torch import nn
 
 from mimiq.calibrate.observers import mse_weight_scale
 from mimiq.config.precision import LayerPrecision, Precision
-from mimiq.models import LoadedModel, Migration, quantizable_layers
+from mimiq.models import Migration, quantizable_layers
 from mimiq.quantize.fake_quant import Grid, fake_quantize_to, weight_axis
 from mimiq.quantize.hooks import sample_inputs
 
@@ -40,24 +41,25 @@ class MigrationResult:
 
 @torch.no_grad()
 def migrate_outliers(
-    model: LoadedModel, module: nn.Module, precision: Precision, images: torch.Tensor
+    module: nn.Module, places: Iterable[Migration], precision: Precision, images: torch.Tensor
 ) -> list[MigrationResult]:
-    """Rescale ``module`` in place at every place its family names; its function does not change.
+    """Rescale ``module`` in place; its function does not change.
 
     Args:
-        module: a copy of ``model.module``, not yet quantised.
+        module: not yet quantised.
+        places: of ``module``.
         images: (B, 3, S, S), normalised.
     """
     names = {layer: name for name, layer in quantizable_layers(module).items()}
-    places = [
+    worth = [
         (names[place.consumer], place)
-        for place in model.family.migrations(module)
+        for place in places
         if _worth_it(place, precision.of(names[place.consumer]))
     ]
-    consumers = {name: place.consumer for name, place in places}
+    consumers = {name: place.consumer for name, place in worth}
     inputs = sample_inputs(module, consumers, images, rows=2048)
     results = []
-    for name, place in places:
+    for name, place in worth:
         factors, result = _search(name, place, inputs[name], precision.of(name))
         _apply(place, factors)
         results.append(result)

@@ -16,6 +16,7 @@ from mimiq.calibrate.ranges import ObserverName, activation_quantizers
 from mimiq.config.precision import Block, LayerPrecision, Precision
 from mimiq.errors import BadInput
 from mimiq.models import LoadedModel, quantizable_layers
+from mimiq.models.family import Stream
 from mimiq.quantize.centring import centre
 from mimiq.quantize.equalization import MigrationResult, migrate_outliers
 from mimiq.quantize.fake_quant import (
@@ -105,6 +106,7 @@ def quantize(
     Raises:
         BadInput: when a block size does not divide a layer's input size.
     """
+    precision = precision.placed(model.family.roles(model.module))
     _check_blocks(model.module, precision)
     module = copy.deepcopy(model.module).to(images.device)
     migrations = spread_outliers(model, module, precision, images, recipe, progress)
@@ -143,17 +145,22 @@ def spread_outliers(
     progress: Callable[[str], None] = lambda _: None,
 ) -> list[MigrationResult]:
     """Rewrite ``module``, a copy of the model's, in place: the same function, fewer outliers."""
+    turned: list[Stream] = []
     if recipe.rotate:
         progress("rotating")
-        if rotate(model.family, module):
-            stream = model.family.stream(module)
-            if recipe.centre and stream is not None:
+        turned = rotate(model.family, module)
+        if recipe.centre:
+            for stream in turned:
                 centre(module, stream, images)
-            return []
+    # A network whose norms all read turned streams has no outliers left to migrate.
+    norms = {norm for stream in turned for norm, _ in stream.readers}
+    places = [place for place in model.family.migrations(module) if place.producer not in norms]
+    if turned and not any(isinstance(place.producer, nn.LayerNorm) for place in places):
+        return []
     if not recipe.migrate:
         return []
     progress("migrating outliers")
-    return migrate_outliers(model, module, precision, images)
+    return migrate_outliers(module, places, precision, images)
 
 
 def swap_layers(

@@ -18,19 +18,20 @@ from mimiq.models.family import Family, Stream
 
 
 @torch.no_grad()
-def rotate(family: Family, module: nn.Module, seed: int = 0) -> bool:
-    """Turn the stream of ``module``, and the queries and keys of each head, in place.
+def rotate(family: Family, module: nn.Module, seed: int = 0) -> list[Stream]:
+    """Turn the streams of ``module``, and the queries and keys of each head, in place.
 
     Returns:
-        Whether the stream could be turned.
+        The streams that could be turned.
     """
     generator = torch.Generator().manual_seed(seed)
     for attention in family.attentions(module):
-        _turn_scores(attention, generator)
-    stream = family.stream(module)
-    if stream is not None:
+        if attention.rotatable:
+            _turn_scores(attention, generator)
+    streams = family.streams(module)
+    for stream in streams:
         _turn_stream(stream, generator)
-    return stream is not None
+    return streams
 
 
 def random_rotation(size: int, generator: torch.Generator) -> torch.Tensor:
@@ -64,7 +65,8 @@ def _turn_stream(stream: Stream, generator: torch.Generator) -> None:
         if writer.bias is not None:
             _assign(writer.bias, turned @ writer.bias.double())
     for norm, readers in stream.readers:
-        turned = rotation.to(norm.weight.device)
+        beside = torch.eye(len(norm.weight) // stream.width, dtype=torch.float64)
+        turned = torch.kron(beside, rotation).to(norm.weight.device)
         for reader in readers:
             weight = reader.weight.double()
             _assign(reader.bias, reader.bias.double() + weight @ norm.bias.double())
@@ -75,10 +77,6 @@ def _turn_stream(stream: Stream, generator: torch.Generator) -> None:
 
 def _turn_scores(attention: ExplicitAttention, generator: torch.Generator) -> None:
     """Queries and keys of a head by the same rotation: their products stay."""
-    if not (
-        isinstance(attention.q_norm, nn.Identity) and isinstance(attention.k_norm, nn.Identity)
-    ):
-        return
     heads, size = attention.num_heads, attention.head_dim
     for head in range(heads):
         rotation = random_rotation(size, generator).to(attention.qkv.weight.device)

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from mimiq.models.family import Family
+from mimiq.models.family import Family, Write
 from mimiq.quantize.fake_quant import QuantLinear
 
 
@@ -25,10 +25,12 @@ class Rows:
     """What a batch of images brings to one Linear.
 
     Attributes:
-        inputs: (B, T, in), quantised as the Linear quantises them.
+        inputs: (B, T, in), quantised as the Linear quantises them; the tokens of an image in the
+            order in which they reach it, window by window where it works on windows.
         errors: (B, T, out), what the output lacks of the original's; for a Linear that writes to
             the residual stream, what the stream lacks. The Linear's weight is not rounded here.
-        stream: (B, T, C), the original's stream behind such a Linear; None for any other.
+        stream: (B, T, C), the original's stream behind such a Linear, in the same order; None for
+            any other.
     """
 
     inputs: torch.Tensor
@@ -49,11 +51,11 @@ class Visit:
     layer: QuantLinear
     _block: _Block
     _inside: str
-    _place: str
+    _write: Write | None
 
     def rows(self) -> Iterator[Rows]:
         """Batch by batch; to be run through to its end once, and no more."""
-        return self._block.rows(self.layer, self._inside, self._place)
+        return self._block.rows(self.layer, self._inside, self._write)
 
 
 @torch.no_grad()
@@ -65,29 +67,32 @@ def walk(
     *,
     batch_size: int = 32,
 ) -> Iterator[Visit]:
-    """Visit the quantised Linears of every block of ``module``.
+    """Visit the quantised Linears of every block and merge of ``module``.
 
     Args:
         reference: ``module`` before quantisers were put in.
         images: (B, 3, H, W), normalised.
     """
     names = {part: name for name, part in module.named_modules()}
-    batches = images.split(batch_size)
-    quantized = [family.embed(module)(batch) for batch in batches]
-    original = [family.embed(reference)(batch) for batch in batches]
-    for part, counterpart in zip(family.blocks(module), family.blocks(reference), strict=True):
-        block = _Block(_Memory(part), _Memory(counterpart), quantized, original)
-        places = family.stream_readers(part)
+    quantized = original = list(images.split(batch_size))
+    for step, counterpart in zip(family.steps(module), family.steps(reference), strict=True):
+        if step.kind == "head":
+            return
+        if step.part is None or counterpart.part is None:
+            quantized = [step.run(batch) for batch in quantized]
+            original = [counterpart.run(batch) for batch in original]
+            continue
+        block = _Block(_Memory(step.part), _Memory(counterpart.part), quantized, original)
         with block.memories():
-            for name, layer in list(part.named_modules()):
+            for name, layer in list(step.part.named_modules()):
                 if isinstance(layer, QuantLinear):
-                    yield Visit(names[layer], layer, block, name, places.get(name, name))
+                    yield Visit(names[layer], layer, block, name, step.writes.get(name))
             quantized, original = block.outputs()
 
 
 @dataclass(frozen=True)
 class _Block:
-    """A block in both networks, and the tokens (B, T, C) that enter it, batch by batch."""
+    """A block in both networks, and the tokens that enter it, batch by batch."""
 
     quantized: _Memory
     reference: _Memory
@@ -99,9 +104,9 @@ class _Block:
         with self.quantized.kept(), self.reference.kept():
             yield
 
-    def rows(self, layer: QuantLinear, name: str, place: str) -> Iterator[Rows]:
+    def rows(self, layer: QuantLinear, name: str, write: Write | None) -> Iterator[Rows]:
         twin = self.reference.block.get_submodule(name)
-        writes = place != name
+        place, writes = (name, False) if write is None else (write.reader, True)
         for index, tokens in enumerate(self.entering):
             wanted = self.reference.run(index, self.entering_reference[index], twin, place, writes)
             quantizer, layer.weight_quantizer = layer.weight_quantizer, nn.Identity()
@@ -109,10 +114,16 @@ class _Block:
                 found = self.quantized.run(index, tokens, layer, place, writes)
             finally:
                 layer.weight_quantizer = quantizer
+
+            def rows(x: torch.Tensor, count: int = len(tokens)) -> torch.Tensor:
+                """(B, T, …), in the order of the Linear's own."""
+                x = x if write is None or write.rows is None else write.rows(x)
+                return x.reshape(count, -1, x.shape[-1])
+
             yield Rows(
-                layer.input_quantizer(found.inputs),
-                wanted.tensor - found.tensor,
-                wanted.tensor if writes else None,
+                layer.input_quantizer(found.inputs).reshape(len(tokens), -1, layer.in_features),
+                rows(wanted.tensor) - rows(found.tensor),
+                rows(wanted.tensor) if writes else None,
             )
 
     def outputs(self) -> tuple[list[torch.Tensor], list[torch.Tensor]]:

@@ -106,6 +106,7 @@ class Ranking:
 
 def units_of(model: LoadedModel, precision: Precision) -> list[Unit]:
     """Everything that is quantised, in the order of the module tree, attention last."""
+    precision = precision.placed(model.family.roles(model.module))
     layers = quantizable_layers(model.module)
     names = {part: name for name, part in model.module.named_modules()}
     attentions = [names[attention] for attention in model.family.attentions(model.module)]
@@ -205,6 +206,7 @@ def rank(
         BadInput: when nothing is quantised, or a block size does not divide a layer's input size.
     """
     started = time.monotonic()
+    precision = precision.placed(model.family.roles(model.module))
     units = units_of(model, precision)
     if not units:
         raise BadInput("Nothing in this network is quantised.", "Choose a precision.")
@@ -214,11 +216,11 @@ def rank(
     first = set(candidates(units))
     loss = bench.loss(dict.fromkeys(units, bench.now))
     raised_loss = bench.loss({u: bench.raised if u in first else bench.now for u in units})
-    for unit, block in bench.by_block():
+    for unit, step in bench.by_step():
         tell(len(gains), unit.name)
         if unit.raised != FLOAT.label:
-            left[unit.name] = bench.loss({unit: bench.raised}, block)
-        gains[unit.name] = bench.loss({unit: bench.now}, block) - left.get(unit.name, 0.0)
+            left[unit.name] = bench.loss({unit: bench.raised}, step)
+        gains[unit.name] = bench.loss({unit: bench.now}, step) - left.get(unit.name, 0.0)
     tell(len(units), "")
     ranked = sorted(units, key=lambda unit: -gains[unit.name])
     return Ranking(
@@ -263,21 +265,20 @@ class _Bench:
         self.raised = quantize(shared, raise_units(precision, units), seen, ranges, say).module
         self.units = units
         self.family = model.family
-        self.tokens: list[torch.Tensor] = []  # of each batch, the input of the block at hand
+        self.tokens: Sequence[torch.Tensor] = ()  # of each batch, the input of the step at hand
 
-    def by_block(self) -> Iterator[tuple[Unit, int]]:
-        """Every unit, with the block that :meth:`loss` may start from."""
-        blocks = self.family.blocks(self.network)
+    def by_step(self) -> Iterator[tuple[Unit, int]]:
+        """Every unit, with the step that :meth:`loss` may start from."""
         names = {part: name for name, part in self.network.named_modules()}
-        embed = self.family.embed(self.network)
-        self.tokens = [embed(batch) for batch in self.batches]
+        self.tokens = self.batches
         rest = list(self.units)
-        for index, block in enumerate(blocks):
-            inside = [unit for unit in rest if unit.name.startswith(f"{names[block]}.")]
+        for index, step in enumerate(self.family.steps(self.network)):
+            name = f"{names[step.part]}." if step.part is not None else None
+            inside = [unit for unit in rest if name is not None and unit.name.startswith(name)]
             rest = [unit for unit in rest if unit not in inside]
             for unit in inside:
                 yield unit, index
-            self.tokens = [block(tokens) for tokens in self.tokens]
+            self.tokens = [step.run(tokens) for tokens in self.tokens]
         for unit in rest:
             yield unit, 0
 
@@ -286,13 +287,16 @@ class _Bench:
 
         Args:
             sources: the network that each of these units is taken from.
-            start: index of a block, whose input tokens are at hand; 0 for the whole network.
+            start: index of a step, whose input is at hand; 0 for the whole network.
         """
         total = 0.0
-        with self._placed(sources), self._recalling(start) as recall:
-            for index, (batch, answers) in enumerate(zip(self.batches, self.answers, strict=True)):
-                recall.tokens = self.tokens[index] if start else None
-                found = _log_probabilities(self.network, batch)
+        entering = self.tokens if start else self.batches
+        with self._placed(sources):
+            steps = self.family.steps(self.network)[start:]
+            for tokens, answers in zip(entering, self.answers, strict=True):
+                for step in steps:
+                    tokens = step.run(tokens)
+                found = F.log_softmax(tokens.float(), dim=-1)
                 total += float(F.kl_div(found, answers, reduction="sum", log_target=True))
         return total / sum(len(batch) for batch in self.batches)
 
@@ -307,29 +311,6 @@ class _Bench:
         finally:
             for part, module in kept.items():
                 self.network.set_submodule(part, module)
-
-    @contextmanager
-    def _recalling(self, start: int) -> Iterator[_Recall]:
-        """Inside the ``with`` the blocks before ``start`` compute nothing."""
-        recall = _Recall()
-        names = {part: name for name, part in self.network.named_modules()}
-        skipped = {names[block]: block for block in self.family.blocks(self.network)[:start]}
-        for name in skipped:
-            self.network.set_submodule(name, recall)
-        try:
-            yield recall
-        finally:
-            for name, block in skipped.items():
-                self.network.set_submodule(name, block)
-
-
-class _Recall(nn.Module):
-    """Stands for blocks whose output is known."""
-
-    tokens: torch.Tensor | None = None
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x if self.tokens is None else self.tokens
 
 
 def _parts(unit: Unit) -> list[str]:

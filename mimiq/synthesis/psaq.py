@@ -127,7 +127,8 @@ def psaq_objective(teacher: Teacher, recipe: PsaqRecipe) -> Objective:
     """PSAQ-ViT's loss and optimiser on a network."""
     entropies: list[torch.Tensor] = []
 
-    def observe(_block: int, heads: torch.Tensor) -> None:
+    def observe(block: int, heads: torch.Tensor) -> None:
+        heads = heads.unflatten(1, (-1, attentions[block].num_heads)).flatten(0, 1)  # by window
         # Cosines in bf16 would be coarser than the kernel is wide.
         with torch.autocast(teacher.device.type, enabled=False):
             patches = F.normalize(heads.float().mean(1), dim=-1)

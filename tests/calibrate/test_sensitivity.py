@@ -120,7 +120,7 @@ def test_it_is_the_same_every_time_and_leaves_the_model_alone(
 
 
 @torch.no_grad()
-def test_starting_at_a_block_gives_the_loss_of_the_whole(
+def test_starting_at_a_step_gives_the_loss_of_the_whole(
     model: LoadedModel, images: torch.Tensor
 ) -> None:
     """With real ranges: parts of three networks fit together, whose outliers moved once."""
@@ -128,12 +128,12 @@ def test_starting_at_a_block_gives_the_loss_of_the_whole(
     bench = _Bench(model, from_bits(4, 4), units, images, images, RangeRecipe(), lambda _: None)
     assert bench.loss({}) == pytest.approx(0, abs=1e-6)
     starts = {}
-    for unit, block in bench.by_block():
-        starts[unit.name] = block
+    for unit, step in bench.by_step():
+        starts[unit.name] = step
         expected = bench.loss({unit: bench.now})
-        assert bench.loss({unit: bench.now}, block) == pytest.approx(expected, rel=1e-3, abs=1e-6)
+        assert bench.loss({unit: bench.now}, step) == pytest.approx(expected, rel=1e-3, abs=1e-6)
     assert bench.loss({}) == pytest.approx(0, abs=1e-6)
-    assert starts["blocks.2.attn"] == starts["blocks.2.mlp.fc2"] == 2
+    assert starts["blocks.2.attn"] == starts["blocks.2.mlp.fc2"] == 3
     assert starts["patch_embed.proj"] == starts["head"] == 0
 
 

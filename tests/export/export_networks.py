@@ -120,6 +120,7 @@ def simulate(
         outliers: of which Linears which columns are computed in floating point.
     """
     module = copy.deepcopy(module)
+    precision = precision.placed(ViTFamily().roles(module))
     for name, layer in quantizable_layers(module).items():
         wanted = precision.of(name)
         if wanted.is_float:

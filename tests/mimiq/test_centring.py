@@ -14,9 +14,7 @@ from mimiq.quantize.rotation import rotate
 
 def _centred(model: LoadedModel, images: torch.Tensor) -> torch.nn.Module:
     module = copy.deepcopy(model.module)
-    rotate(model.family, module)
-    stream = model.family.stream(module)
-    assert stream is not None
+    (stream,) = rotate(model.family, module)
     centre(module, stream, images, batch_size=5)
     return module
 

@@ -13,6 +13,7 @@ from mimiq.config.precision import (
     PerChannel,
     PerTensor,
     Precision,
+    Roles,
     from_bits,
     int4,
     int8,
@@ -67,20 +68,34 @@ def test_labels() -> None:
     ]
 
 
+ROLES = Roles(("stem.conv",), ("head*",), ("stem.first",))
+
+
 def test_patch_embedding_keeps_8_bits_and_a_float_input() -> None:
     for precision in (int8(), int4(), weight_only(4, 32), from_bits(4, 4)):
-        assert precision.of("patch_embed.proj") == LayerPrecision(8, PerChannel(), None)
+        assert precision.placed(ROLES).of("stem.conv") == LayerPrecision(8, PerChannel(), None)
 
 
 def test_the_classifier_keeps_8_bits_unless_all_are_to_be_alike() -> None:
-    assert int4().of("head") == LayerPrecision(8, PerChannel(), 8)
-    assert int4().of("head_dist") == int4().of("head")
-    assert from_bits(4, 4).of("head") == LayerPrecision(8, PerChannel(), 8)
-    assert from_bits(4, None).of("head") == LayerPrecision(8, PerChannel(), None)
-    assert weight_only(4, 32).of("head") == LayerPrecision(8, PerChannel(), None)
-    assert int8().of("head") == int8().linear
+    def head(precision: Precision) -> LayerPrecision:
+        found = precision.placed(ROLES)
+        assert found.of("head_dist") == found.of("head")
+        return found.of("head")
+
+    assert head(int4()) == LayerPrecision(8, PerChannel(), 8)
+    assert head(from_bits(4, 4)) == LayerPrecision(8, PerChannel(), 8)
+    assert head(from_bits(4, None)) == LayerPrecision(8, PerChannel(), None)
+    assert head(weight_only(4, 32)) == LayerPrecision(8, PerChannel(), None)
+    assert head(int8()) == int8().linear
     for alike in (from_bits(4, 4, uniform=True), weight_only(4, 32, uniform=True)):
-        assert alike.of("head") == alike.linear
+        assert head(alike) == alike.linear
+
+
+def test_placing_twice_is_placing_once() -> None:
+    placed = int4().placed(ROLES)
+    assert placed.of("stem.first") == FLOAT
+    assert placed.placed(ROLES) is placed
+    assert Precision.from_json(placed.to_json()) == placed
 
 
 def test_first_matching_override_wins() -> None:

@@ -69,7 +69,8 @@ def test_migration_keeps_the_function_and_lowers_the_error(
 ) -> None:
     """From both norms of both blocks, and for floating-point activations from values to proj."""
     module = copy.deepcopy(small_vit.module)
-    results = migrate_outliers(small_vit, module, precision, images)
+    places_named = small_vit.family.migrations(module)
+    results = migrate_outliers(module, places_named, precision, images)
     assert len(results) == places
     assert any(result.strength > 0 for result in results)
     assert all(result.error <= 1 for result in results)
@@ -121,7 +122,7 @@ def test_saved_state_computes_the_same(
         folder.mkdir()
         save_quantized(quantized, folder)
         loaded = load_quantized(small_vit, folder)
-        assert loaded.precision == precision
+        assert loaded.precision == quantized.precision
         assert torch.equal(loaded.module(images), quantized.module(images))
         kinds = {type(layer) for layer in quant_layers(loaded.module).values()}
         assert kinds == {QuantLinear, QuantConv2d}

@@ -10,6 +10,7 @@ from torch import nn
 
 from mimiq.config.precision import Precision, from_bits, int4, int8, weight_only
 from mimiq.models import LoadedModel
+from mimiq.models.family import Write
 from mimiq.quantize.fake_quant import QuantLinear, quant_layers
 from mimiq.quantize.insert import RangeRecipe, quantize, swap_layers
 from mimiq.quantize.layerwise import reconstruct, row_weights
@@ -19,9 +20,9 @@ def _stream_error(model: LoadedModel, module: nn.Module, images: torch.Tensor) -
     """Relative squared error of the tokens that leave the last block."""
     tokens = []
     for network in (module, model.module):
-        stream = model.family.embed(network)(images)
-        for block in model.family.blocks(network):
-            stream = block(stream)
+        stream = images
+        for step in model.family.steps(network)[:-1]:
+            stream = step.run(stream)
         tokens.append(stream)
     found, expected = tokens
     return float((found - expected).square().mean() / expected.var())
@@ -71,10 +72,11 @@ def test_a_fit_undoes_a_shift_of_the_stream(small_vit: LoadedModel, images: torc
 
 
 def test_layer_scale_is_not_mistaken_for_the_stream(small_vit: LoadedModel) -> None:
-    block = copy.deepcopy(small_vit.family.blocks(small_vit.module)[0])
-    assert small_vit.family.stream_readers(block) == {"attn.proj": "norm2", "mlp.fc2": ""}
-    block.ls1 = nn.Linear(1, 1)
-    assert small_vit.family.stream_readers(block) == {"mlp.fc2": ""}
+    module = copy.deepcopy(small_vit.module)
+    first = small_vit.family.steps(module)[1]
+    assert first.writes == {"attn.proj": Write("norm2"), "mlp.fc2": Write("")}
+    module.set_submodule("blocks.0.ls1", nn.Linear(1, 1))
+    assert small_vit.family.steps(module)[1].writes == {"mlp.fc2": Write("")}
 
 
 def test_prefix_tokens_have_their_share() -> None:

@@ -1,0 +1,126 @@
+"""What rewriting a network's blocks takes in every family: joined projections, MLPs, refusals."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from mimiq.errors import UnsupportedModel
+from mimiq.models import prenorm
+
+_HINT = "Choose a network without it: `mimiq models` lists those that are known to compile."
+
+
+def unsupported(where: str, what: str) -> UnsupportedModel:
+    """The error for a part of a network that no description covers.
+
+    Args:
+        where: module name of the part.
+        what: what it is or does, ending the sentence.
+    """
+    return UnsupportedModel(f"{where} {what}, which has no description here.", _HINT)
+
+
+def require_type(part: nn.Module | None, kinds: tuple[type, ...], where: str) -> None:
+    """
+    Raises:
+        UnsupportedModel: ``part`` is of none of these classes; subclasses may compute otherwise.
+    """
+    if type(part) not in kinds:
+        raise unsupported(where, f"is a {type(part).__name__}")
+
+
+@torch.no_grad()
+def joined_qkv(attention: nn.Module, where: str) -> nn.Linear:
+    """One Linear from C to (q, k, v) × heads × d, of whatever form the projections have.
+
+    ``qkv`` with or without biases of its own, ``q_bias`` and ``v_bias`` beside it, or ``q_proj``,
+    ``k_proj`` and ``v_proj``.
+
+    Raises:
+        UnsupportedModel: keys and values have fewer heads than queries.
+    """
+    parts: Any = attention
+    if getattr(parts, "qkv", None) is not None:
+        joined: nn.Linear = parts.qkv
+        if getattr(parts, "q_bias", None) is not None:
+            biases = (parts.q_bias, torch.zeros_like(parts.q_bias), parts.v_bias)
+            joined.bias = nn.Parameter(torch.cat(biases))
+        return joined
+    projections: list[nn.Linear] = [parts.q_proj, parts.k_proj, parts.v_proj]
+    if len({linear.out_features for linear in projections}) > 1:
+        raise unsupported(where, "has fewer heads for keys and values than for queries")
+    return joined_linears(projections)
+
+
+@torch.no_grad()
+def joined_linears(linears: list[nn.Linear]) -> nn.Linear:
+    """One Linear that puts out what these put out, side by side, of the same input."""
+    width = sum(linear.out_features for linear in linears)
+    has_bias = any(linear.bias is not None for linear in linears)
+    joined = nn.Linear(linears[0].in_features, width, bias=has_bias)
+    joined.weight.copy_(torch.cat([linear.weight.detach() for linear in linears]))
+    if has_bias:
+        biases = [
+            linear.weight.new_zeros(linear.out_features) if linear.bias is None else linear.bias
+            for linear in linears
+        ]
+        joined.bias.copy_(torch.cat(biases))
+    return joined
+
+
+def described_mlp(mlp: nn.Module, where: str) -> nn.Module:
+    """The MLP with its Linears ``fc1`` and ``fc2``: itself, or SwiGLU with its two first joined.
+
+    Raises:
+        UnsupportedModel: it is neither.
+    """
+    from timm.layers.mlp import GluMlp, Mlp, SwiGLU
+
+    require_type(mlp, (Mlp, GluMlp, SwiGLU), where)
+    if type(mlp) is SwiGLU:
+        packed = GluMlp(
+            mlp.fc1_g.in_features,
+            2 * mlp.fc1_g.out_features,
+            mlp.fc2.out_features,
+            act_layer=nn.SiLU,
+            gate_last=False,
+        )
+        packed.fc1 = joined_linears([mlp.fc1_g, mlp.fc1_x])
+        packed.act, packed.norm, packed.fc2 = mlp.act, mlp.norm, mlp.fc2
+        return packed.eval()
+    if not all(isinstance(getattr(mlp, name), nn.Linear) for name in ("fc1", "fc2")):
+        raise unsupported(where, "works on convolutions")
+    return mlp
+
+
+def fold_layer_scales(block: nn.Module) -> None:
+    """LayerScale multiplies the channels of a Linear's output: so can the Linear's own weights.
+
+    Folded are ``ls1`` and ``ls2``, or ``gamma_1`` and ``gamma_2``, of a block with ``attn`` and
+    ``mlp``.
+    """
+    from timm.layers.layer_scale import LayerScale
+
+    parts: Any = block
+    for number, linear in ((1, parts.attn.proj), (2, parts.mlp.fc2)):
+        scale = getattr(block, f"ls{number}", None)
+        if isinstance(scale, LayerScale):
+            prenorm.fold_scale(scale.gamma, linear)
+            block.set_submodule(f"ls{number}", nn.Identity())
+        gamma = getattr(block, f"gamma_{number}", None)
+        if gamma is not None:
+            prenorm.fold_scale(gamma, linear)
+            setattr(block, f"gamma_{number}", None)
+
+
+def require_plain_stem(network: nn.Module) -> None:
+    """
+    Raises:
+        UnsupportedModel: images are not cut into patches by one convolution.
+    """
+    stem = getattr(network, "patch_embed", None)
+    if not isinstance(getattr(stem, "proj", None), nn.Conv2d) or hasattr(stem, "backbone"):
+        raise unsupported("patch_embed", f"is a {type(stem).__name__}, not one convolution")
