@@ -14,6 +14,9 @@ from torch import nn
 
 from mimiq.errors import BadInput, UnsupportedModel
 from mimiq.models import checkpoint
+from mimiq.models.families.beit import BeitFamily
+from mimiq.models.families.eva import EvaFamily
+from mimiq.models.families.swin import SwinFamily, SwinV2Family
 from mimiq.models.family import Family
 from mimiq.models.sources import folders, timm, torchvision
 from mimiq.models.sources.original import Original, Output, Request
@@ -35,7 +38,13 @@ SHORT_NAMES = {
     "vit_b": "vit_base_patch16_224",
 }
 
-FAMILIES: tuple[Family, ...] = (ViTFamily(),)
+FAMILIES: tuple[Family, ...] = (
+    ViTFamily(),
+    BeitFamily(),
+    EvaFamily(),
+    SwinFamily(),
+    SwinV2Family(),
+)
 
 
 @dataclass(frozen=True)
@@ -259,7 +268,8 @@ def _original(request: Request) -> Original:
         doubtful = request.weights is None and not request.untrained
         if doubtful and _is_doubtful(architecture):
             # Refused before anything is downloaded.
-            _family_of(timm.build(request.name, architecture, {}, meta=True), architecture)
+            module = timm.build(request.name, architecture, {}, meta=True)
+            _family_of(module, architecture).rewrite(module)
         return timm.load(request, architecture, weights=request.weights)
     if path.is_dir():
         return folders.load(request, path)
@@ -292,7 +302,7 @@ def _family_of(module: nn.Module, architecture: str) -> Family:
             return family
     raise UnsupportedModel(
         f"{architecture} is a {type(module).__name__}, no vision transformer known here.",
-        "Choose a ViT or DeiT from timm, e.g. deit_s.",
+        "Choose a ViT, DeiT, BEiT, EVA, DINOv3 or Swin from timm, e.g. deit_s.",
     )
 
 

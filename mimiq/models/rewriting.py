@@ -63,7 +63,7 @@ def joined_linears(linears: list[nn.Linear]) -> nn.Linear:
     joined = nn.Linear(linears[0].in_features, width, bias=has_bias)
     joined.weight.copy_(torch.cat([linear.weight.detach() for linear in linears]))
     if has_bias:
-        biases = [
+        biases: list[torch.Tensor] = [
             linear.weight.new_zeros(linear.out_features) if linear.bias is None else linear.bias
             for linear in linears
         ]

@@ -35,7 +35,8 @@ def names(raising: Raising) -> list[str]:
 
 
 def raised_in(precision: Precision) -> set[str]:
-    return {pattern for pattern, _ in precision.overrides} - {"patch_embed.proj"}
+    roles = {pattern for pattern, _ in W4A4.overrides}
+    return {pattern for pattern, _ in precision.overrides} - roles
 
 
 def run(

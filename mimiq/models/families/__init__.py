@@ -1,0 +1,1 @@
+"""Families of networks beside the plain ViT, one a file."""
