@@ -1,11 +1,11 @@
-"""Dead nodes, unused initialisers and casts that change nothing are removed."""
+"""Dead nodes, unused initialisers, and casts and pads that change nothing are removed."""
 
 from __future__ import annotations
 
 import onnx_ir as ir
 from onnx_ir.passes import common
 
-from mimiq.export.graph import nodes_of, replace
+from mimiq.export.graph import array, nodes_of, replace
 
 
 class Clean(ir.passes.InPlacePass):
@@ -21,6 +21,11 @@ class Clean(ir.passes.InPlacePass):
                 source.dtype == node.attributes["to"].as_int()
                 and not node.outputs[0].is_graph_output()
             ):
+                replace(node, source)
+                modified = True
+        for node in nodes_of(model, "Pad"):
+            widths, source = array(node.inputs[1]), node.inputs[0]
+            if widths is not None and not widths.any() and source is not None:
                 replace(node, source)
                 modified = True
         for clean in (

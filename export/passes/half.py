@@ -31,9 +31,9 @@ _HALF_MAX = 65504.0
 _KNOWN = frozenset([
     "Add", "Clip", "Concat", "Conv", "DequantizeLinear", "Div",
     "Erf", "Expand", "Flatten", "Gather", "Gelu", "Gemm",
-    "Identity", "LayerNormalization", "MatMul", "Mul", "Pow", "QuantizeLinear",
-    "ReduceMean", "Relu", "Reshape", "Shape", "Sigmoid", "Slice",
-    "Softmax", "Split", "Sqrt", "Squeeze", "Sub", "Tanh",
+    "Identity", "LayerNormalization", "MatMul", "Mul", "Pad", "Pow", "QuantizeLinear",
+    "Reciprocal", "ReduceMean", "ReduceSum", "Relu", "Reshape", "Shape", "Sigmoid", "Slice",
+    "Softmax", "Split", "Sqrt", "Squeeze", "Sub", "Swish", "Tanh",
     "Transpose", "Unsqueeze",
 ])
 # fmt: on

@@ -162,7 +162,10 @@ class _Reader:
         ]
 
     def _attention_type(self, step: Step) -> str:
-        types = {_type(self.program.tensors.get(name)) for name in step.inputs[:3]} - {UNKNOWN}
+        """Of q, k and v; what is added to the scores stands between k and v, in half always."""
+        types = [_type(self.program.tensors.get(name)) for name in step.inputs]
+        operands = [kind for kind in types if kind != "int64"]  # the rest is bookkeeping
+        types = [kind for kind in (*operands[:2], *operands[2:][-1:]) if kind != UNKNOWN]
         return max(types, key=bits_of, default=UNKNOWN)
 
     def is_unpack(self, step: Step) -> bool:
