@@ -10,7 +10,7 @@ from torch import nn
 
 from mimiq.models import prenorm, rewriting
 from mimiq.models.attention import ExplicitAttention, RotaryEmbedding
-from mimiq.models.families.beit import head_of, pooled_stream
+from mimiq.models.beit import head_of, pooled_stream
 from mimiq.models.family import Family, Migration, Step, Stream
 
 

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from mimiq.models import prenorm, rewriting
 from mimiq.models.attention import ExplicitAttention, UnitNorm
-from mimiq.models.families.beit import head_of
+from mimiq.models.beit import head_of
 from mimiq.models.family import Family, Migration, Step, Stream, Write
 
 

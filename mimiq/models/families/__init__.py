@@ -1,1 +1,0 @@
-"""Families of networks beside the plain ViT, one a file."""
