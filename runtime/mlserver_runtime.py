@@ -20,7 +20,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
-from mlserver import MLModel
+from mlserver import MLModel, ModelSettings
 from mlserver.codecs import NumpyCodec, StringCodec
 from mlserver.errors import InferenceError, MLServerError
 from mlserver.types import (
@@ -35,7 +35,7 @@ from mlserver.utils import to_absolute_path
 from mimiq.errors import MimiqError
 from mimiq.runtime.bundle import Bundle
 from mimiq.runtime.manifest import MANIFEST
-from mimiq.runtime.serving.packed import PackedModel, PackedRecord, check_feeds
+from mimiq.runtime.serving.packed import PackedModel, PackedRecord, check_feeds, versions_of
 from mimiq.runtime.serving.settings import BundleModel
 
 _UNPROCESSABLE = 422
@@ -59,15 +59,29 @@ class MimiqRuntime(MLModel):  # type: ignore[misc]  # MLServer ships no types
     request is answered with status 400 (gRPC: ``INVALID_ARGUMENT``) and what the model takes.
     """
 
+    def __init__(self, settings: ModelSettings) -> None:
+        super().__init__(settings)
+        self._turns: ThreadPoolExecutor | None = None
+        self._served: _Served | None = None
+        folder = self._folder()
+        parameters = settings.parameters
+        # Requests may name the version that the metadata names: MLServer registers it from here,
+        # before it loads the model.
+        if folder is not None and parameters is not None and parameters.version is None:
+            found = [1] if (folder / MANIFEST).is_file() else versions_of(folder)
+            parameters.version = str(found[-1]) if found else None
+
+    def _folder(self) -> Path | None:
+        uri = getattr(self.settings.parameters, "uri", None)
+        # A relative folder counts from the settings file.
+        return Path(to_absolute_path(self._settings, str(uri))) if uri else None
+
     async def load(self) -> bool:
         """Open the model; what is wrong with it is MLServer's answer to whoever loads it."""
-        self._turns = ThreadPoolExecutor(1, thread_name_prefix="mimiq")
-        self._served: _Served | None = None
-        uri = getattr(self.settings.parameters, "uri", None)
-        if not uri:
+        folder = self._folder()
+        if folder is None:
             raise MLServerError(f"Model {self.name} names no folder: set parameters.uri.", 422)
-        # A relative folder counts from the settings file.
-        folder = Path(to_absolute_path(self._settings, str(uri)))
+        self._turns = ThreadPoolExecutor(1, thread_name_prefix="mimiq")
         try:
             self._served = await asyncio.to_thread(_open, folder)
         except MimiqError as error:
@@ -109,7 +123,8 @@ class MimiqRuntime(MLModel):  # type: ignore[misc]  # MLServer ships no types
 
     async def unload(self) -> bool:
         """Free the model."""
-        self._turns.shutdown(wait=True)
+        if self._turns is not None:
+            self._turns.shutdown(wait=True)
         if self._served is not None:
             self._served.close()
         return True

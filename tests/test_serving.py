@@ -73,6 +73,18 @@ def test_the_served_model_passes_the_check(
     assert all(0 < row["p50_ms"] <= row["p90_ms"] <= row["p99_ms"] for row in result["load"])
 
 
+@pytest.mark.parametrize("protocol", ["http", "grpc"])
+def test_the_version_that_the_metadata_names_is_served(
+    server: Server, bundle: Path, protocol: str
+) -> None:
+    ask = ("check", "--url", server.url(protocol), "--protocol", protocol, "--model", "digits")
+    result = passed(*ask, "--bundle", bundle, "--eval-limit", 10, "--model-version", "1")
+    assert result["version"] == "1"
+    answer = mimiq(*ask, "--bundle", bundle, "--eval-limit", 10, "--model-version", "9")
+    assert answer.exit_code != 0
+    assert "Traceback" not in answer.output
+
+
 def test_a_table_for_people(server: Server, bundle: Path) -> None:
     answer = mimiq(
         *("check", "--url", server.grpc, "--protocol", "grpc", "--model", "digits"),

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from mimiq.errors import EnvironmentLacks
+from mimiq.errors import BadInput, EnvironmentLacks
 from mimiq.runtime.backend import Backend, Lack
 
 if TYPE_CHECKING:
     from mimiq.runtime.bundle import Bundle
     from mimiq.runtime.onnxruntime.session import OnnxRuntimeSession
 
+_LOGGER = logging.getLogger(__name__)
 _OPTIONS = frozenset({"threads", "spinning", "exact", "optimized_model"})
 
 
@@ -54,10 +56,19 @@ class OnnxRuntime:
         from mimiq.runtime.bundle import CPU_MODEL, MODEL
         from mimiq.runtime.onnxruntime.session import OnnxRuntimeSession
 
-        form = CPU_MODEL if self.device == "cpu" and bundle.has(CPU_MODEL) else MODEL
-        return OnnxRuntimeSession(
-            bundle.file(form), bundle.preprocessing, device=self.device, **options
-        )
+        def session(form: str) -> OnnxRuntimeSession:
+            return OnnxRuntimeSession(
+                bundle.file(form), bundle.preprocessing, device=self.device, **options
+            )
+
+        if self.device == "cpu" and bundle.has(CPU_MODEL):
+            try:
+                return session(CPU_MODEL)
+            except BadInput as error:  # older releases lack some kernels of this form
+                slower = session(MODEL)
+                _LOGGER.warning("%s Opened %s instead, which is slower.", error.problem, MODEL)
+                return slower
+        return session(MODEL)
 
     def open_graph(self, path: Path, **options: Any) -> OnnxRuntimeSession:
         from mimiq.runtime.onnxruntime.session import OnnxRuntimeSession

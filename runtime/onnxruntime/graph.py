@@ -137,7 +137,9 @@ def open_graph(
     if threads is not None and threads < 1:
         raise BadInput(f"{threads} threads cannot work.", "Ask for 1 or more.")
     onnxruntime = import_onnxruntime()
-    quantized, cpu_form = _contains(path, b"DequantizeLinear", _CPU_FORM)
+    quantized, integers, cpu_form = _contains(
+        path, b"DequantizeLinear", b"QuantizeLinear", _CPU_FORM
+    )
     providers = ["CPUExecutionProvider"]
     on_cpu = runs_on_cpu(device)
     if not on_cpu:
@@ -172,7 +174,9 @@ def open_graph(
 
     if exact is None:
         exact = integer_kernels().saturates
-    exact = exact and quantized
+    # Without integer products there is nothing to keep exact, and ONNX Runtime up to 1.29 aborts
+    # the process when it prepares weights alone for it on a CPU without VNNI.
+    exact = exact and quantized and integers
     session = create(exact)
     on_gpu = "CUDAExecutionProvider" in session.get_providers()
     if device == "cuda" and not on_gpu:

@@ -14,7 +14,7 @@ from mimiq.errors import BadInput, EnvironmentLacks
 from mimiq.runtime import Session, classify, open_bundle
 from mimiq.runtime.bundle import add_files
 from mimiq.runtime.host import cuda_driver_present
-from mimiq.runtime.onnxruntime.graph import integer_kernels
+from mimiq.runtime.onnxruntime.graph import integer_kernels, open_graph
 from mimiq.runtime.onnxruntime.session import OnnxRuntimeSession
 from mimiq.runtime.opening import deployed_graph
 from mimiq.runtime.preprocessing import FloatArray, Preprocessing
@@ -243,6 +243,32 @@ def test_weight_only_layers_without_zero_points_open_either_way(
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.parametrize("quantized", [False, True])
+def test_exact_sums_are_asked_for_only_where_there_are_integer_products(
+    tmp_path: Path, quantized: bool
+) -> None:
+    """On weights alone that option aborts the process: some releases, CPUs without VNNI."""
+    from onnx import helper
+
+    weight = np.ones((3 * SIZE * SIZE, 4), np.int8)
+    tensors = {"w": weight, "scale": np.float32(0.1), "zero": np.int8(0)}
+    nodes = [
+        helper.make_node("Flatten", ["images"], ["flat"]),
+        helper.make_node("QuantizeLinear", ["flat", "scale", "zero"], ["integers"]),
+        helper.make_node("DequantizeLinear", ["integers", "scale", "zero"], ["values"]),
+        helper.make_node("DequantizeLinear", ["w", "scale", "zero"], ["weight"]),
+        helper.make_node("MatMul", ["values" if quantized else "flat", "weight"], ["logits"]),
+    ]
+    if not quantized:
+        del nodes[1:3]
+    opened = open_graph(
+        save_graph(tmp_path / "graph.onnx", nodes, tensors, 4), device="cpu", exact=True
+    )
+    options = opened.session.get_session_options()
+    asked = options.get_session_config_entry("session.x64quantprecision")
+    assert asked == ("1" if quantized else "0")
+
+
 def test_quantized_attention_scores_open(tmp_path: Path) -> None:
     """Q/DQ before the Transpose of the keys: fails to load with every optimiser on."""
     from onnx import helper
@@ -266,6 +292,25 @@ def test_quantized_attention_scores_open(tmp_path: Path) -> None:
     q, k = (np.clip(np.round(given / scale), -128, 127) * scale for scale in (q_scale, k_scale))
     expected = (q @ k.transpose(0, 1, 3, 2)).sum(axis=(2, 3))
     np.testing.assert_allclose(logits, expected, rtol=1e-3, atol=1e-2)
+
+
+def test_a_form_that_this_release_cannot_open_is_replaced_and_said(
+    make_bundle: MakeBundle, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    from onnx import helper
+
+    unknown = [helper.make_node("NoSuchKernel", ["images"], ["logits"])]
+    bundle = add_files(
+        make_bundle(), {"model.cpu.onnx": save_graph(tmp_path / "cpu.onnx", unknown, {}, CLASSES)}
+    )
+    given = images(2)
+    with (
+        open_bundle(bundle, "ort") as session,
+        OnnxRuntimeSession(bundle.file("model.onnx")) as plain,
+    ):
+        np.testing.assert_array_equal(session.run(given), plain.run(given))
+    assert "cannot be opened by ONNX Runtime" in caplog.text
+    assert "Opened model.onnx instead, which is slower." in caplog.text
 
 
 def test_a_bundle_runs_its_form_for_a_cpu_there(
