@@ -26,27 +26,39 @@ INPUT, OUTPUT, BATCH = "images", "logits", "batch"
 
 def export_onnx(
     module: nn.Module,
-    image_size: int,
+    image_shape: int | tuple[int, int, int],
     path: str | Path,
     *,
+    output: str = OUTPUT,
     opset: int = OPSET,
     metadata: Mapping[str, str] | None = None,
 ) -> Path:
     """Write ``module`` as ONNX with explicit QuantizeLinear/DequantizeLinear.
 
-    Input ``images`` float32 (batch, 3, image_size, image_size), normalised; output ``logits``
-    float32 (batch, classes); the batch is dynamic. The module is not changed.
+    Input ``images`` float32 (batch, channels, height, width), normalised; output ``logits`` float32
+    (batch, classes), or ``embedding`` float32 (batch, width); the batch is dynamic. The module is
+    not changed.
+
+    Args:
+        image_shape: (channels, height, width); a number is the side of a square RGB image.
+        output: the name of the output.
 
     Raises:
         UnsupportedModel: when the network holds something that has no form in the graph.
         BadInput: when the folder cannot be written to, or the model exceeds ONNX's 2 GB.
     """
-    model = to_ir(module, image_size, opset=opset)
+    model = to_ir(module, image_shape, output=output, opset=opset)
     passes.run(model, passes.lowering(metadata or {}))
     return save(model, path)
 
 
-def to_ir(module: nn.Module, image_size: int, *, opset: int = OPSET) -> ir.Model:
+def to_ir(
+    module: nn.Module,
+    image_shape: int | tuple[int, int, int],
+    *,
+    output: str = OUTPUT,
+    opset: int = OPSET,
+) -> ir.Model:
     """The network as torch's exporter sees it, each fake quantisation one custom node.
 
     The node ``mimiq::FakeQuantize`` has the operands and attributes of
@@ -57,7 +69,8 @@ def to_ir(module: nn.Module, image_size: int, *, opset: int = OPSET) -> ir.Model
         raise BadInput(f"Opset {opset} has no INT4.", f"Use opset {OPSET} or later.")
     frozen = freeze(copy.deepcopy(module)).eval()
     # Two images, since torch.export treats a batch of one as a constant.
-    example = torch.zeros(2, 3, image_size, image_size)
+    shape = (3, image_shape, image_shape) if isinstance(image_shape, int) else image_shape
+    example = torch.zeros(2, *shape)
     batch = torch.export.Dim(BATCH, min=1, max=2**16)
     try:
         with _quiet(), torch.no_grad():
@@ -67,7 +80,7 @@ def to_ir(module: nn.Module, image_size: int, *, opset: int = OPSET) -> ir.Model
                 dynamo=True,
                 opset_version=opset,
                 input_names=[INPUT],
-                output_names=[OUTPUT],
+                output_names=[output],
                 dynamic_shapes=({0: batch},),
                 custom_translation_table={torch.ops.mimiq.fake_quantize.default: _translation()},
                 verbose=False,

@@ -166,8 +166,9 @@ def quantized_graphs(
             stage.update(text="Q/DQ graph")
             plain = export_onnx(
                 quantized.module,
-                job.model.preprocessing.side,
+                job.model.preprocessing.input_shape,
                 path / MODEL,
+                output=job.model.output,
                 metadata=metadata,
             )
             stage.update(text="half-precision form for TensorRT")
@@ -190,9 +191,15 @@ def reference_graph(model: LoadedModel, cache: Cache, progress: Progress) -> Pat
     def make(path: Path) -> None:
         with progress.stage("export") as stage:
             stage.update(text="fp32 reference")
-            export_onnx(model.module, model.preprocessing.side, path / "model.onnx")
+            shape = model.preprocessing.input_shape
+            export_onnx(model.module, shape, path / "model.onnx", output=model.output)
 
-    inputs = {"weights": model.weights_hash, "architecture": model.architecture}
+    inputs = {
+        "weights": model.weights_hash,
+        "architecture": model.architecture,
+        "image": model.preprocessing.input_shape,
+        "output": model.output,
+    }
     path, _ = cache.get_or_make("fp32", inputs, make)
     return path / "model.onnx"
 
@@ -206,11 +213,12 @@ def _metadata(job: Job, calibration: CalibrationSet) -> dict[str, str]:
         "mimiq.weights_sha256": job.model.weights_hash,
         "mimiq.calibration_sha256": calibration.content_hash,
         "mimiq.untrained": json.dumps(job.model.untrained),
+        "mimiq.output": job.model.output,
     }
 
 
 def _manifest(job: Job, calibration: CalibrationSet, tuning: Mapping[str, Any]) -> dict[str, Any]:
-    size = job.model.preprocessing.side
+    shape = job.model.preprocessing.input_shape
     return {
         "model": job.model.describe(),
         "precision": job.precision.to_json(),
@@ -221,9 +229,9 @@ def _manifest(job: Job, calibration: CalibrationSet, tuning: Mapping[str, Any]) 
         "outliers": tuning["outliers"],
         "raised": job.raised,
         "seed": job.seed,
-        "inputs": [{"name": "images", "dtype": "float32", "shape": ["batch", 3, size, size]}],
+        "inputs": [{"name": "images", "dtype": "float32", "shape": ["batch", *shape]}],
         "outputs": [
-            {"name": "logits", "dtype": "float32", "shape": ["batch", job.model.num_classes]}
+            {"name": job.model.output, "dtype": "float32", "shape": ["batch", job.model.width]}
         ],
         "software": describe_software(*SOFTWARE),
         "hardware": describe_hardware(),

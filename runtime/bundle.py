@@ -25,6 +25,7 @@ from mimiq.runtime.manifest import (
     read_manifest,
     signed_manifest,
 )
+from mimiq.runtime.session import Output
 
 MODEL = "model.onnx"
 CPU_MODEL = "model.cpu.onnx"  # the same numbers in the form ONNX Runtime's CPU runs fastest
@@ -39,7 +40,9 @@ class Bundle:
         path: the folder.
         manifest: what ``manifest.json`` says.
         preprocessing: from image file to network input.
-        num_classes: width of the logits.
+        output: whether the network answers with ``logits`` or with an ``embedding``.
+        num_classes: width of the logits; 0 for an embedding.
+        width: of the output.
         precision: what was asked for.
         labels: class names in order, or None.
 
@@ -57,7 +60,9 @@ class Bundle:
         self.manifest: Manifest = read_manifest(self.path)
         try:
             self.preprocessing = self.manifest.preprocessing
+            self.output: Output = self.manifest.output
             self.num_classes = self.manifest.num_classes
+            self.width = self.manifest.width
             self.precision = self.manifest.precision
             files = self.manifest.files
         except (KeyError, TypeError, ValueError) as error:
@@ -85,6 +90,13 @@ class Bundle:
     def precision_label(self) -> str:
         """For example ``w4a8``."""
         return self.precision.label
+
+    @property
+    def answer(self) -> str:
+        """What the network answers with, in words: ``1000 classes``."""
+        if self.output == "embedding":
+            return f"an embedding of {self.width} numbers"
+        return "one output, a probability" if self.width == 1 else f"{self.width} classes"
 
     @property
     def untrained(self) -> bool:

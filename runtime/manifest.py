@@ -13,6 +13,7 @@ from typing import Any, Literal
 from mimiq.config.precision import Precision
 from mimiq.errors import BadInput
 from mimiq.runtime.preprocessing import Preprocessing
+from mimiq.runtime.session import Output
 from mimiq.version import __version__
 
 FORMAT = "mimiq-bundle/1"
@@ -86,6 +87,16 @@ class Manifest(Mapping[str, Any]):
     @property
     def num_classes(self) -> int:
         return int(self.model["num_classes"])
+
+    @property
+    def output(self) -> Output:
+        """What the network answers with; ``logits`` where it was written before one could ask."""
+        return "embedding" if self.model.get("output") == "embedding" else "logits"
+
+    @property
+    def width(self) -> int:
+        """Numbers in an answer."""
+        return int(self.model["embedding_dim" if self.output == "embedding" else "num_classes"])
 
     @property
     def parameters(self) -> int | None:

@@ -108,6 +108,11 @@ class Preprocessing:
         return self.image_size
 
     @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """Of the network input for one image: channels, height, width."""
+        return self.channels, self.height, self.width
+
+    @property
     def channels(self) -> int:
         """Of the network input: 3 for RGB."""
         return len(self.mean)

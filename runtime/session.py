@@ -1,11 +1,11 @@
-"""What every backend offers: a session that maps a batch of images to logits."""
+"""What every backend offers: a session that maps a batch of images to logits or embeddings."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, Self, runtime_checkable
+from typing import Any, Literal, Protocol, Self, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,7 @@ from mimiq.errors import BadInput
 from mimiq.runtime.preprocessing import FloatArray, Preprocessing
 
 Images = npt.NDArray[np.float32] | npt.NDArray[np.uint8]
+Output = Literal["logits", "embedding"]  # what a network answers with
 
 
 @runtime_checkable
@@ -30,17 +31,17 @@ class Session(Protocol):
 
     @property
     def num_classes(self) -> int:
-        """Width of the logits."""
+        """Width of the output: the number of classes, or that of an embedding."""
 
     def run(self, images: Images) -> FloatArray:
-        """Classify a batch of any size, 0 included.
+        """Run a batch of any size, 0 included.
 
         Args:
             images: float32 (B, 3, S, S), normalised as the manifest says; or uint8 (B, S, S, 3),
                 RGB pixels, which the session normalises.
 
         Returns:
-            float32 (B, classes): the logits.
+            float32 (B, width): the logits, or of a network without a classifier the embeddings.
 
         Raises:
             BadInput: another dtype or shape, or the session is closed.

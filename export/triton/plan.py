@@ -139,6 +139,12 @@ def _graph_plan(bundle: Bundle, options: PackOptions) -> Plan:
         size = bundle.preprocessing.side
         inputs = (Tensor(PIXELS, "UINT8", (size, size, 3)),)
     if options.top_k is not None:
+        if bundle.num_classes < 2:
+            answers = "an embedding" if bundle.output == "embedding" else "one output"
+            raise BadInput(
+                f"`top_k={options.top_k}` is of classes, and {bundle.path} answers with {answers}.",
+                "Leave `top_k` out.",
+            )
         if options.top_k > bundle.num_classes:
             raise BadInput(
                 f"`top_k={options.top_k}` is out of range: the model has "

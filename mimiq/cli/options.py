@@ -250,7 +250,8 @@ measure_options = _group(
         "evaluation",
         type=PATH,
         metavar="DIR",
-        help="Labelled images: class folders, or images with a val.txt of 'file index' lines.",
+        help="Labelled images: class folders, or images with a val.txt of 'file index' lines; for "
+        "a network without a classifier any images.",
     ),
     limit_option,
     batches_option,

@@ -64,4 +64,5 @@ def graph_metadata(
         "mimiq.weights_sha256": model.weights_hash,
         "mimiq.calibration_sha256": calibration.content_hash,
         "mimiq.untrained": json.dumps(model.untrained),
+        "mimiq.output": model.output,
     }

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from mimiq.config.recipes import Recipe
     from mimiq.config.synthesis import SynthesisRecipe
     from mimiq.models import LoadedModel
+    from mimiq.runtime.bundle import Bundle
     from mimiq.runtime.evaluation.datasets import ImageFiles
     from mimiq.spec import Job
 
@@ -101,6 +102,20 @@ def budget_of(choice: BudgetChoice) -> Budget | None:
 
     size = parse_size(choice.size_budget) if choice.size_budget is not None else None
     return Budget(choice.max_drop, size)
+
+
+def check_budget(budget: Budget | None, model: LoadedModel) -> None:
+    """Refuse a limit that this network has no measure for.
+
+    Raises:
+        BadInput: points of top-1, and the network has no classifier.
+    """
+    if budget is not None and budget.max_drop is not None and model.output == "embedding":
+        raise BadInput(
+            f"--max-drop is in points of top-1, and {model.name} answers with an embedding.",
+            "Leave it out: the cosine with full precision is measured, and --size-budget raises "
+            "the layers that pay most.",
+        )
 
 
 def load(choice: ModelChoice, progress: Progress = SILENT) -> LoadedModel:
@@ -230,15 +245,24 @@ def calibration_of(source: str) -> str | Path:
     return Path(source)
 
 
-def dataset_of(folder: Path, num_classes: int, limit: int | None) -> ImageFiles:
-    """Labelled images whose every file looks like an image.
+def dataset_of(folder: Path, answered: LoadedModel | Bundle, limit: int | None) -> ImageFiles:
+    """Images to measure a network on, whose every file looks like an image.
+
+    Args:
+        folder: labelled images; of a network without a classifier any, in the folder or below it.
+        answered: the network, or its bundle. One output tells the classes 0 and 1 apart.
+        limit: at most so many, evenly spread.
 
     Raises:
         BadInput: as :func:`mimiq.runtime.open_dataset`, or naming a file that is no image.
     """
-    from mimiq.runtime.evaluation.datasets import open_dataset
+    from mimiq.calibrate.sources import image_files
+    from mimiq.runtime.evaluation.datasets import open_dataset, unlabelled
 
-    dataset = open_dataset(folder, num_classes, limit)
+    if answered.output == "embedding":
+        dataset = unlabelled(image_files(folder), limit)
+    else:
+        dataset = open_dataset(folder, max(answered.num_classes, 2), limit)
     check_headers(dataset)
     return dataset
 

@@ -2,7 +2,8 @@
 
 Loss (MimiQ, AAAI 2025, section on head-wise structural attention distillation):
 ``T² · KL(student/T ‖ teacher/T) + w · mean(1 − S)`` with the structure term S between the outputs
-of each attention head, over the spatial tokens, for each image, head and channel.
+of each attention head, over the spatial tokens, for each image, head and channel. Embeddings are
+compared by cosine and length instead (:func:`mimiq.distill.losses.embedding_loss`).
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from mimiq.devices import fast_dtype
 from mimiq.distill.losses import Target, distillation_loss, outputs_of
 from mimiq.distill.views import Views
 from mimiq.errors import BadInput
+from mimiq.models.answers import same_answer
 from mimiq.quantize import kernels as fake_quant_kernels
 from mimiq.quantize.fake_quant import Quantizer
 from mimiq.quantize.insert import QuantizedModel
@@ -91,7 +93,8 @@ class DistillationResult:
         steps: optimiser steps taken.
         initial_loss, best_loss: on the held-out images, before and at the state that was kept.
         best_step: when that state was reached; 0 means that training never helped.
-        agreement: share of held-out images on which student and teacher name the same class.
+        agreement: share of held-out images on which student and teacher name the same class; the
+            mean cosine of their embeddings, where there are no classes.
         seconds: wall time, resumed parts included.
         history: ``(step, held-out loss)``.
     """
@@ -232,9 +235,9 @@ class Distillation:
 
     @torch.no_grad()
     def agreement(self) -> float:
-        """Share of held-out images on which student and teacher name the same class."""
+        """How alike the answers to held-out images are, see :class:`DistillationResult`."""
         same = [
-            (self.student(batch).argmax(-1) == target.logits.argmax(-1)).float()
+            same_answer(self.student(batch), target.answers, self.model.output)
             for batch, target in zip(self.held_out, self.held_out_targets, strict=True)
         ]
         return float(torch.cat(same).mean())
@@ -273,6 +276,7 @@ class Distillation:
             target,
             temperature=self.recipe.temperature,
             structural_weight=self.recipe.structural_weight,
+            output=self.model.output,
         )
 
     def _optimizer(self) -> torch.optim.Optimizer:
@@ -320,7 +324,7 @@ class Distillation:
             return None
         parts = [self._teach(batch) for batch in self._batches()]
         return Target(
-            torch.cat([part.logits.float() for part in parts]),
+            torch.cat([part.answers.float() for part in parts]),
             [torch.cat(heads).half() for heads in zip(*(p.heads for p in parts), strict=True)],
         )
 
@@ -328,7 +332,7 @@ class Distillation:
         assert self.known is not None
         chosen = chosen.to(self.device)
         return Target(
-            self.known.logits[chosen],
+            self.known.answers[chosen],
             [head[chosen] for head in self.known.heads],
         )
 

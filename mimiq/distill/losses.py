@@ -9,6 +9,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from mimiq.models import LoadedModel, observe_attention
+from mimiq.models.answers import divergence
+from mimiq.runtime.session import Output
 
 _C2 = 0.03**2  # SSIM's constant for the structure term
 
@@ -18,12 +20,12 @@ class Target:
     """A network's outputs for some images.
 
     Attributes:
-        logits: (B, classes).
+        answers: logits (B, classes), or embeddings (B, width).
         heads: of each attention its heads' outputs (B, H, N, d), spatial tokens only; the heads of
             every window are heads of their own.
     """
 
-    logits: torch.Tensor
+    answers: torch.Tensor
     heads: list[torch.Tensor]
 
 
@@ -39,21 +41,32 @@ def structural_loss(teacher: torch.Tensor, student: torch.Tensor) -> torch.Tenso
     return (1 - (2 * covariance + _C2) / (variances + _C2)).mean()
 
 
+def embedding_loss(teacher: torch.Tensor, student: torch.Tensor) -> torch.Tensor:
+    """Mean over images of ``1 − cos(t, s) + (‖s‖ / ‖t‖ − 1)²``, of embeddings (B, width)."""
+    t, s = teacher.float(), student.float()
+    lengths = s.norm(dim=-1) / t.norm(dim=-1).clamp_min(1e-6)
+    loss: torch.Tensor = (1 - F.cosine_similarity(t, s, dim=-1) + (lengths - 1).square()).mean()
+    return loss
+
+
 def distillation_loss(
     student: Target,
     teacher: Target,
     *,
     temperature: float,
     structural_weight: float,
+    output: Output = "logits",
 ) -> torch.Tensor:
-    """``T² · KL(student/T ‖ teacher/T) + w · mean structural loss``, the total of MimiQ."""
-    # F.kl_div(input, target) is KL(target ‖ input): the student is the target here.
-    loss = temperature**2 * F.kl_div(
-        F.log_softmax(teacher.logits.float() / temperature, dim=-1),
-        F.log_softmax(student.logits.float() / temperature, dim=-1),
-        reduction="batchmean",
-        log_target=True,
-    )
+    """``T² · KL(student/T ‖ teacher/T) + w · mean structural loss``, the total of MimiQ.
+
+    For embeddings :func:`embedding_loss` takes the divergence's place.
+    """
+    if output == "embedding":
+        loss = temperature**2 * embedding_loss(teacher.answers, student.answers)
+    else:
+        # KL(student ‖ teacher): the student is what divergence calls wanted.
+        taught, found = teacher.answers.float() / temperature, student.answers.float() / temperature
+        loss = temperature**2 * divergence(taught, found, output).mean()
     if structural_weight:
         terms = [structural_loss(t, s) for t, s in zip(teacher.heads, student.heads, strict=True)]
         loss = loss + structural_weight * torch.stack(terms).mean()
@@ -65,5 +78,5 @@ def outputs_of(model: LoadedModel, module: nn.Module, images: torch.Tensor) -> T
     heads: list[torch.Tensor] = []
     attentions = model.family.attentions(module)
     with observe_attention(attentions, heads=lambda _, out: heads.append(out)):
-        logits = module(images)
-    return Target(logits, heads)
+        answers = module(images)
+    return Target(answers, heads)

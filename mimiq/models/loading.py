@@ -18,10 +18,11 @@ from mimiq.models.beit import BeitFamily
 from mimiq.models.eva import EvaFamily
 from mimiq.models.family import Family
 from mimiq.models.sources import folders, timm, torchvision
-from mimiq.models.sources.original import Original, Output, Request
+from mimiq.models.sources.original import Original, Request
 from mimiq.models.swin import SwinFamily, SwinV2Family
 from mimiq.models.vit import ViTFamily
 from mimiq.runtime.preprocessing import Preprocessing
+from mimiq.runtime.session import Output
 
 EMBEDDED = "digits"
 
@@ -81,6 +82,11 @@ class LoadedModel:
     embedding_dim: int = 0
     notes: tuple[str, ...] = ()
 
+    @property
+    def width(self) -> int:
+        """Numbers that an image is answered with."""
+        return self.embedding_dim if self.output == "embedding" else self.num_classes
+
     def describe(self) -> dict[str, Any]:
         """The manifest's entry."""
         entry = {
@@ -135,7 +141,7 @@ def load_model(
     Raises:
         BadInput: unknown name, unreadable or foreign checkpoint, contradiction, or neither network
             nor file.
-        UnsupportedModel: the network is of no family described here, or has one output.
+        UnsupportedModel: the network is of no family described here, or gives no vector.
     """
     if untrained and weights is not None:
         raise BadInput("`untrained` and `weights` exclude each other.", "Give one of them.")
@@ -211,12 +217,6 @@ def require_compilable(model: LoadedModel) -> None:
         UnsupportedModel: the network loads, and a later stage has no form for its input or answer.
     """
     preprocessing = model.preprocessing
-    if model.output == "embedding":
-        raise UnsupportedModel(
-            f"{model.name} has no classifier: it answers with an embedding of "
-            f"{model.embedding_dim} numbers, and only classifiers can be compiled yet.",
-            "Give a network with a classifier.",
-        )
     if preprocessing.height != preprocessing.width:
         raise UnsupportedModel(
             f"{model.name} takes images of {preprocessing.height}×{preprocessing.width} pixels, "
@@ -331,7 +331,7 @@ def _check_answer(module: nn.Module, original: Original, name: str) -> int:
     """How many numbers the network answers with for an image.
 
     Raises:
-        UnsupportedModel: they are no vector, or only one.
+        UnsupportedModel: they are no vector.
     """
     size = original.preprocessing
     answer = module(torch.zeros(1, size.channels, size.height, size.width))
@@ -340,13 +340,6 @@ def _check_answer(module: nn.Module, original: Original, name: str) -> int:
         raise UnsupportedModel(
             f"{name} answers an image with {shape}, not with one vector.",
             "Choose a network that pools its tokens: `model_kwargs=global_pool=token`.",
-        )
-    if answer.shape[1] == 1:
-        raise UnsupportedModel(
-            f"{name} has one output. Accuracy, agreement and divergence compare classes, and would "
-            "say that nothing is lost whatever happens to it.",
-            "Give a network with two outputs or more: the Linear (w, b) of a sigmoid becomes one "
-            "of two classes, (0, 0) and (w, b), with the same probabilities.",
         )
     return int(answer.shape[1])
 

@@ -6,25 +6,30 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from mimiq.errors import CheckFailed
 from mimiq.quantize.insert import QuantizedModel
+from mimiq.runtime.evaluation.binary import as_classes
 from mimiq.runtime.evaluation.held_out import relative_error
+from mimiq.runtime.evaluation.similarity import similarity
 from mimiq.runtime.preprocessing import FloatArray
+from mimiq.runtime.session import Output
 
 # Two roundings of one network differ by about twice what one of them differs from full precision
 # by; what rounding does to the sixth digit of the input is taken this many times for that of every
 # sum in every layer.
 _MORE_THAN_NUDGED = 16.0
 _MORE_THAN_ERROR = 2.0
-_EXACT = 1e-6  # of the logits' variance: sums of floating-point numbers in another order
+_ALIKE = 0.998  # mean cosine of embeddings of which nothing need be said
+_EXACT = 1e-6  # of the answers' variance: sums of floating-point numbers in another order
 
 
 @dataclass(frozen=True)
-class Logits:
-    """Of the same images, (B, classes): as exported, in full precision, simulated, and simulated
-    with the input changed in the sixth digit.
+class Answers:
+    """Of the same images, logits or embeddings (B, width): as exported, in full precision,
+    simulated, and simulated with the input changed in the sixth digit.
     """
 
     exported: FloatArray
@@ -33,7 +38,7 @@ class Logits:
     nudged: FloatArray
 
 
-def agreement_notes(kinds: Sequence[Logits]) -> list[str]:
+def agreement_notes(kinds: Sequence[Answers], output: Output = "logits") -> list[str]:
     """Hold the exported graph against its simulation, and say where they differ.
 
     Two runtimes add in different orders. Where a sum then lies on the other side of a rounding
@@ -41,11 +46,15 @@ def agreement_notes(kinds: Sequence[Logits]) -> list[str]:
     differs from the simulation no more than two roundings of one network differ from each other:
     their errors towards full precision, independent at worst, add up.
 
+    Args:
+        kinds: of images.
+        output: what the network answers with.
+
     Raises:
-        CheckFailed: when the logits differ by more than that, and by far more than the
+        CheckFailed: when the answers differ by more than that, and by far more than the
             simulation's own do when its input changes in the sixth digit.
     """
-    every = Logits(
+    every = Answers(
         *(
             np.concatenate([getattr(kind, name) for kind in kinds])
             for name in ("exported", "full", "simulated", "nudged")
@@ -54,15 +63,26 @@ def agreement_notes(kinds: Sequence[Logits]) -> list[str]:
     difference = relative_error(every.exported, every.simulated)
     own = relative_error(every.nudged, every.simulated)
     error = relative_error(every.simulated, every.full)
-    same = float((every.exported.argmax(1) == every.simulated.argmax(1)).mean())
+    named = "logits" if output == "logits" else "embeddings"
     if difference > max(_EXACT, _MORE_THAN_ERROR * error, _MORE_THAN_NUDGED * own):
         raise CheckFailed(
-            f"The logits of the exported graph and of the simulated network differ by "
+            f"The {named} of the exported graph and of the simulated network differ by "
             f"{difference:.2%} of their variance, where rounding can explain "
             f"{max(_MORE_THAN_ERROR * error, _MORE_THAN_NUDGED * own):.2%}.",
             "This is a defect of the export on this host: please report it with the output of "
             "mimiq doctor.",
         )
+    if output == "embedding":
+        found = similarity(every.exported, every.simulated)
+        if found.mean >= _ALIKE:
+            return []
+        return [
+            f"The embeddings of the exported graph and of its simulation have a mean cosine of "
+            f"{found.mean:.4f} on {found.count} images held out; they differ by {difference:.2%} "
+            f"of the variance, by which the simulation differs from itself ({own:.2%}) when its "
+            "input changes in the sixth digit: decided by rounding."
+        ]
+    same = float((_classes(every.exported) == _classes(every.simulated)).mean())
     if same >= 0.99:
         return []
     return [
@@ -73,12 +93,17 @@ def agreement_notes(kinds: Sequence[Logits]) -> list[str]:
     ]
 
 
+def _classes(logits: FloatArray) -> npt.NDArray[np.int64]:
+    classes: npt.NDArray[np.int64] = as_classes(logits).argmax(1)
+    return classes
+
+
 def simulated(quantized: QuantizedModel, nudge: float = 0.0) -> Callable[[FloatArray], FloatArray]:
     """The simulated network as a function of normalised images, its input nudged in proportion."""
 
     def run(images: FloatArray) -> FloatArray:
         with torch.inference_mode():
-            logits: FloatArray = quantized.module(torch.from_numpy(images) * (1 + nudge)).numpy()
-        return logits
+            answers: FloatArray = quantized.module(torch.from_numpy(images) * (1 + nudge)).numpy()
+        return answers
 
     return run

@@ -12,15 +12,22 @@ from mimiq.quantize.insert import QuantizedModel
 from mimiq.runtime.bundle import MODEL
 from mimiq.runtime.evaluation.accuracy import Comparison, compare
 from mimiq.runtime.evaluation.datasets import InMemoryImages, LabelledImages
-from mimiq.runtime.evaluation.held_out import Cost, HeldOut, cost, logits_of
+from mimiq.runtime.evaluation.held_out import HeldOut, cost, logits_of
+from mimiq.runtime.evaluation.similarity import (
+    EmbeddingCost,
+    Similarity,
+    compare_embeddings,
+    similarity,
+)
 from mimiq.runtime.latency.measure import Engine, LatencyRow, measure
 from mimiq.runtime.onnxruntime.session import OnnxRuntimeSession
 from mimiq.runtime.opening import deployed_graph
 from mimiq.runtime.report.report import build_report
 from mimiq.spec import Job
-from mimiq.stages.agreement import Logits, agreement_notes, simulated
+from mimiq.stages.agreement import Answers, agreement_notes, simulated
 from mimiq.stages.images import TuningImages
 
+_FAR = 0.96  # mean cosine of embeddings, below which more is said in a warning
 _POOR = 2.0  # points of top-1 that are probably lost: more is said in a warning
 
 
@@ -37,7 +44,7 @@ def measured(
 
     Args:
         images: of the compilation; those that nothing was fitted to tell the cost without labels.
-        errors: what rounding each Linear alone does to the logits, see
+        errors: what rounding each Linear alone does to the answers, see
             :class:`mimiq.quantize.outliers.Survey`.
 
     Raises:
@@ -46,6 +53,7 @@ def measured(
     model, graph = job.model, deployed_graph(graphs)
     dataset, name = _evaluation(job)
     accuracy: Comparison | None = None
+    similar: Similarity | None = None
     with (
         OnnxRuntimeSession(graph, device="auto", spinning=False) as exported,
         OnnxRuntimeSession(reference, device="auto", spinning=False) as full,
@@ -53,16 +61,25 @@ def measured(
         if dataset is not None:
             with progress.stage("accuracy", len(dataset)) as stage:
                 stage.update(text="exported graph against fp32")
-                accuracy = compare(
-                    exported,
-                    full,
-                    dataset,
-                    model.preprocessing,
-                    stage=stage,
-                )
+                if model.output == "embedding":
+                    similar = compare_embeddings(
+                        exported, full, dataset, model.preprocessing, stage=stage
+                    )
+                else:
+                    accuracy = compare(exported, full, dataset, model.preprocessing, stage=stage)
         with progress.stage("cost") as stage:
             stage.update(text="on images held out")
-            held_out, near_ties = _cost(quantized, images, exported, full)
+            answers = _answers(quantized, images, exported, full)
+    near_ties = agreement_notes(list(answers.values()), model.output)
+    held_out: HeldOut | None = None
+    embeddings: EmbeddingCost | None = None
+    if model.output == "embedding":
+        kinds = {kind: similarity(each.exported, each.full) for kind, each in answers.items()}
+        embeddings = EmbeddingCost(kinds, similar)
+        warnings = _embedding_warnings(embeddings, errors)
+    else:
+        held_out = HeldOut({kind: cost(each.exported, each.full) for kind, each in answers.items()})
+        warnings = _warnings(held_out, errors)
     return build_report(
         model=model.describe(),
         precision=job.precision.to_json(),
@@ -71,8 +88,9 @@ def measured(
         dataset=name,
         accuracy=accuracy,
         held_out=held_out,
+        similarity=embeddings,
         latency=_latency(job, graph, reference, progress),
-        notes=[*_notes(job, images), *_warnings(held_out, errors), *near_ties],
+        notes=[*_notes(job, images), *warnings, *near_ties],
     )
 
 
@@ -99,38 +117,49 @@ def _evaluation(job: Job) -> tuple[LabelledImages | None, str | None]:
     return InMemoryImages(images, labels, job.model.num_classes), "held-out digits"
 
 
-def _cost(
+def _answers(
     quantized: QuantizedModel,
     images: TuningImages,
     exported: OnnxRuntimeSession,
     full: OnnxRuntimeSession,
-) -> tuple[HeldOut, list[str]]:
-    """What the exported graph costs by kind of images, and notes on its simulation."""
+) -> dict[str, Answers]:
+    """The answers to the images that nothing was fitted to, by their kind."""
     preprocessing = quantized.model.preprocessing
-    kinds: dict[str, Cost] = {}
-    every: list[Logits] = []
-    for kind, pixels in images.judging.items():
-        found = Logits(
+    return {
+        kind: Answers(
             exported=logits_of(exported.run, pixels, preprocessing),
             full=logits_of(full.run, pixels, preprocessing),
             simulated=logits_of(simulated(quantized), pixels, preprocessing),
             nudged=logits_of(simulated(quantized, nudge=1e-6), pixels, preprocessing),
         )
-        kinds[kind] = cost(found.exported, found.full)
-        every.append(found)
-    return HeldOut(kinds), agreement_notes(every)
+        for kind, pixels in images.judging.items()
+    }
 
 
 def _warnings(held_out: HeldOut, errors: Mapping[str, float]) -> list[str]:
     """Where the network loses much: which layers are at fault, and what would help."""
     if held_out.points <= _POOR:
         return []
-    worst = sorted(errors, key=lambda name: -errors[name])[:3]
-    at_fault = f" The layers that cost most are {', '.join(worst)}." if worst else ""
     return [
         f"This network loses much at this precision: about {held_out.points:.1f} points of top-1."
-        f"{at_fault} Set a limit for the loss (max_drop), tune longer (steps), or choose more bits."
+        f"{_at_fault(errors)} Set a limit for the loss (max_drop), tune longer (steps), or choose "
+        "more bits."
     ]
+
+
+def _embedding_warnings(found: EmbeddingCost, errors: Mapping[str, float]) -> list[str]:
+    if found.mean >= _FAR:
+        return []
+    return [
+        "This network's embeddings turn much at this precision: their mean cosine with those of "
+        f"full precision is {found.mean:.3f} on images held out.{_at_fault(errors)} Tune longer "
+        "(steps), or choose more bits."
+    ]
+
+
+def _at_fault(errors: Mapping[str, float]) -> str:
+    worst = sorted(errors, key=lambda name: -errors[name])[:3]
+    return f" The layers that cost most are {', '.join(worst)}." if worst else ""
 
 
 def _notes(job: Job, images: TuningImages) -> list[str]:

@@ -169,8 +169,10 @@ def _graph_bytes(
             stage.update(text=f"of the file at {precision.label}")
             images = _normalized(job, calibration.images()[:2]).cpu()
             network = quantize(job.model, precision, images, ranges).module
-            side = job.model.preprocessing.side
-            graph = export_onnx(network, side, Path(folder) / "model.onnx")
+            shape = job.model.preprocessing.input_shape
+            graph = export_onnx(
+                network, shape, Path(folder) / "model.onnx", output=job.model.output
+            )
             (path / "size.json").write_text(json.dumps(graph.stat().st_size))
 
     inputs = {

@@ -17,11 +17,11 @@ from typing import Any, Literal
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from mimiq.config.precision import FLOAT, Block, LayerPrecision, PerChannel, PerTensor, Precision
 from mimiq.errors import BadInput
 from mimiq.models import LoadedModel, quantizable_layers
+from mimiq.models.answers import divergence
 from mimiq.quantize.insert import RangeRecipe, quantize, spread_outliers
 
 BATCH = 16
@@ -74,8 +74,8 @@ class Ranking:
         units: with their gains.
         further: those of them that are raised to 8 bits, from there to floating point, with what
             they still cost at 8 bits.
-        loss: KL divergence of the answers from the full-precision network's, in nats an image, as
-            calibrated, before any tuning.
+        loss: divergence of the answers from the full-precision network's, see
+            :func:`mimiq.models.answers.divergence`, as calibrated, before any tuning.
         raised_loss: the same with all units of :func:`candidates` raised together.
         images: how many were looked at.
         seconds: wall time.
@@ -256,7 +256,8 @@ class _Bench:
     ) -> None:
         self.network = copy.deepcopy(model.module).to(images.device)
         self.batches = images.split(BATCH)
-        self.answers = [_log_probabilities(self.network, batch) for batch in self.batches]
+        self.answers = [self.network(batch) for batch in self.batches]
+        self.output = model.output
         # Once: parts of two networks fit together only in the same basis.
         spread_outliers(model, self.network, precision, seen, ranges, say)
         shared = replace(model, module=self.network)
@@ -283,7 +284,7 @@ class _Bench:
             yield unit, 0
 
     def loss(self, sources: Mapping[Unit, nn.Module], start: int = 0) -> float:
-        """Mean KL divergence from the original's answers.
+        """Mean divergence from the original's answers.
 
         Args:
             sources: the network that each of these units is taken from.
@@ -296,8 +297,7 @@ class _Bench:
             for tokens, answers in zip(entering, self.answers, strict=True):
                 for step in steps:
                     tokens = step.run(tokens)
-                found = F.log_softmax(tokens.float(), dim=-1)
-                total += float(F.kl_div(found, answers, reduction="sum", log_target=True))
+                total += float(divergence(tokens, answers, self.output).sum())
         return total / sum(len(batch) for batch in self.batches)
 
     @contextmanager
@@ -319,15 +319,11 @@ def _parts(unit: Unit) -> list[str]:
     return [f"{unit.name}.{point}_quantizer" for point in ("q", "k", "v", "probs")]
 
 
-def _log_probabilities(module: nn.Module, batch: torch.Tensor) -> torch.Tensor:
-    return F.log_softmax(module(batch).float(), dim=-1)
-
-
 def _products(
     model: LoadedModel, layers: Mapping[str, nn.Module], attentions: Sequence[str]
 ) -> dict[str, int]:
     """Multiplications of every layer and attention for one image, as one forward shows them."""
-    module, size = model.module, model.preprocessing.side
+    module, shape = model.module, model.preprocessing.input_shape
     counts: dict[str, int] = {}
 
     def count(name: str) -> Callable[[nn.Module, Any, torch.Tensor], None]:
@@ -347,5 +343,5 @@ def _products(
         for name in attentions:
             heads = module.get_submodule(f"{name}.heads")
             hooks.callback(heads.register_forward_hook(count(name)).remove)
-        module(torch.zeros(1, 3, size, size))
+        module(torch.zeros(1, *shape))
     return counts

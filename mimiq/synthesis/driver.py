@@ -47,7 +47,7 @@ class Batch:
 
     Attributes:
         images: fp32 (B, 3, S, S) leaf in normalised space, on the device of the network.
-        labels: int64 (B,), the classes they shall show.
+        labels: int64 (B,), the classes they shall show; -1 where the network knows none.
         low, high: (3, 1, 1), normalised values of the pixel values 0 and 1.
         generator: on the CPU; all further randomness of the batch.
     """
@@ -159,11 +159,17 @@ def make_set(
 
 
 def draw_batch(model: LoadedModel, size: int, seed: int, index: int, device: torch.device) -> Batch:
-    """Standard normal images and uniform labels: the same for every device and order of batches."""
+    """Standard normal images and uniform labels: the same for every device and order of batches.
+
+    A network without a classifier gives no labels.
+    """
     digest = hashlib.sha256(f"mimiq synthesis {seed} {index}".encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
     side = model.preprocessing.side
-    labels = torch.randint(model.num_classes, (size,), generator=generator)
+    if model.output == "embedding":
+        labels = torch.full((size,), -1)
+    else:  # one logit tells two classes apart
+        labels = torch.randint(max(model.num_classes, 2), (size,), generator=generator)
     images = torch.randn((size, 3, side, side), generator=generator)
     mean = torch.tensor(model.preprocessing.mean).reshape(3, 1, 1)
     std = torch.tensor(model.preprocessing.std).reshape(3, 1, 1)

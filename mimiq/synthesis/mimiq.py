@@ -2,7 +2,7 @@
 
 Images start as noise and descend on ``similarity + cross-entropy + total variation`` as the frozen
 network sees them through random views: heads of a block shall attend alike, as they do on real
-images, and the network shall see the drawn class.
+images, and the network shall see the drawn class. Where it knows no classes, that term is left out.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from mimiq.calibrate.dataset import CalibrationSet
 from mimiq.config.synthesis import SYNTHESIS_RECIPES, SynthesisRecipe
 from mimiq.models import LoadedModel
+from mimiq.models.answers import label_loss
 from mimiq.progress import SILENT, Progress
 from mimiq.runtime.preprocessing import Preprocessing
 from mimiq.synthesis.augment import augment
@@ -31,7 +31,7 @@ __all__ = ["SYNTHESIS_RECIPES", "SynthesisRecipe", "mimiq_objective", "synthesiz
 
 _log = logging.getLogger("mimiq")
 
-# Images to logits and the mean similarity loss of the blocks.
+# Images to answers and the mean similarity loss of the blocks.
 _Look = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 
 
@@ -89,21 +89,25 @@ def mimiq_objective(teacher: Teacher, recipe: SynthesisRecipe) -> Objective:
             done = step / recipe.iterations
             for group in optimizer.param_groups:
                 group["lr"] = _cosine(recipe.lr, recipe.final_lr, done)
-            logits, similarity = look(augment(images, recipe.augmentation, done, batch.generator))
-            label_loss = F.cross_entropy(logits.float(), batch.labels)
+            answers, similarity = look(augment(images, recipe.augmentation, done, batch.generator))
+            to_labels = label_loss(answers, batch.labels, teacher.model.output)
             roughness = total_variation(images, batch_meant=recipe.tv_batch)
             loss = (
                 recipe.similarity_weight * similarity
-                + recipe.label_weight * label_loss
+                + recipe.label_weight * to_labels
                 + recipe.tv_weight * roughness
             )
             optimizer.zero_grad()
             torch.autograd.backward(loss)
             optimizer.step()
             batch.clamp_()
-            yield {"similarity": similarity.detach(), "label": label_loss.detach()}
+            yield {"similarity": similarity.detach()} | _shown(to_labels, teacher)
 
     return optimise
+
+
+def _shown(to_labels: torch.Tensor, teacher: Teacher) -> dict[str, torch.Tensor]:
+    return {} if teacher.model.output == "embedding" else {"label": to_labels.detach()}
 
 
 @torch.no_grad()
@@ -128,9 +132,9 @@ def _looking_at(teacher: Teacher, *, with_similarity: bool) -> _Look:
     def look(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         terms.clear()
         with teacher.autocast():
-            logits = teacher.network(images)
-        similarity = torch.stack(terms).mean() if terms else logits.new_zeros(())
-        return logits, similarity
+            answers = teacher.network(images)
+        similarity = torch.stack(terms).mean() if terms else answers.new_zeros(())
+        return answers, similarity
 
     return _compiled(look) if teacher.device.type == "cuda" else look
 

@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from mimiq.calibrate.dataset import CalibrationSet
 from mimiq.config.synthesis import SynthesisRecipe
 from mimiq.models import LoadedModel, observe_attention
+from mimiq.models.answers import label_loss
 from mimiq.progress import SILENT, Progress
 from mimiq.synthesis.driver import Batch, Objective, Teacher, make_set
 from mimiq.synthesis.total_variation import total_variation
@@ -154,12 +155,12 @@ def psaq_objective(teacher: Teacher, recipe: PsaqRecipe) -> Objective:
             view = _view(images, round(recipe.roll[phase] * size), recipe.flip, batch.generator)
             entropies.clear()
             with teacher.autocast(), observe_attention(attentions, heads=observe):
-                logits = teacher.network(view)
+                answers = teacher.network(view)
             entropy = torch.stack(entropies).sum()
-            label_loss = F.cross_entropy(logits.float(), batch.labels)
+            to_labels = label_loss(answers, batch.labels, teacher.model.output)
             roughness = total_variation(view, batch_meant=recipe.tv_batch, diagonal_weight=1.0)
             loss = (
-                recipe.label_weight * label_loss
+                recipe.label_weight * to_labels
                 - recipe.entropy_weight * entropy
                 + recipe.tv_weight * (roughness - target).abs()
             )
@@ -167,7 +168,7 @@ def psaq_objective(teacher: Teacher, recipe: PsaqRecipe) -> Objective:
             torch.autograd.backward(loss)
             optimizer.step()
             batch.clamp_()
-            yield {"entropy": entropy.detach(), "label": label_loss.detach()}
+            yield {"entropy": entropy.detach(), "label": to_labels.detach()}
 
     return optimise
 

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from mimiq.errors import BadInput, CheckFailed
 from mimiq.progress import SILENT_STAGE, Stage
+from mimiq.runtime.evaluation.binary import as_classes, probability_difference
 from mimiq.runtime.evaluation.datasets import LabelArray, LabelledImages
 from mimiq.runtime.evaluation.intervals import Interval, paired_difference, wilson
 from mimiq.runtime.preprocessing import FloatArray, Preprocessing
@@ -69,6 +70,7 @@ class Comparison:
         logit_error: mean of Δ² as a share of the variance of the reference's logits. It tells two
             models apart long before their top-1 does: every logit counts, not the few images that
             change sides.
+        probability_difference: of networks with one logit, the mean difference of their sigmoids.
     """
 
     accuracy: Accuracy
@@ -79,6 +81,7 @@ class Comparison:
     max_logit_difference: float
     mean_logit_difference: float
     logit_error: float
+    probability_difference: float | None = None
 
     @property
     def count(self) -> int:
@@ -119,6 +122,7 @@ class Comparison:
             "max_logit_difference": self.max_logit_difference,
             "mean_logit_difference": self.mean_logit_difference,
             "logit_error": self.logit_error,
+            "probability_difference": self.probability_difference,
         }
 
     @classmethod
@@ -132,6 +136,7 @@ class Comparison:
             max_logit_difference=data["max_logit_difference"],
             mean_logit_difference=data["mean_logit_difference"],
             logit_error=data["logit_error"],
+            probability_difference=data.get("probability_difference"),
         )
 
 
@@ -146,7 +151,8 @@ def evaluate(
     """Classify every image once.
 
     Args:
-        model: a session, or a function from float32 (B, 3, S, S) to float32 (B, classes).
+        model: a session, or a function from float32 (B, channels, H, W) to float32 (B, classes).
+            One logit tells the classes 0 and 1 apart, at a sigmoid of 0.5.
         dataset: what to classify.
         preprocessing: the model's own.
         batch_size: images at a time.
@@ -158,7 +164,8 @@ def evaluate(
     """
     correct = correct_top5 = count = 0
     for images, labels in _counted(dataset, preprocessing, batch_size, stage):
-        ranks = label_ranks(_logits(model, images, dataset.num_classes, count), labels)
+        logits = _logits(model, images, dataset.num_classes, count)
+        ranks = label_ranks(as_classes(logits), labels)
         correct += int((ranks == 0).sum())
         correct_top5 += int((ranks < 5).sum())
         count += len(labels)
@@ -181,6 +188,8 @@ def compare(
     for images, labels in _counted(dataset, preprocessing, batch_size, stage):
         logits = _logits(model, images, dataset.num_classes, count)
         expected = _logits(reference, images, dataset.num_classes, count)
+        spread.add(logits, expected)
+        logits, expected = as_classes(logits), as_classes(expected)
         ranks, expected_ranks = label_ranks(logits, labels), label_ranks(expected, labels)
         for sums, found in ((ours, ranks), (theirs, expected_ranks)):
             sums[0] += int((found == 0).sum())
@@ -188,7 +197,6 @@ def compare(
         agreeing += int((logits.argmax(1) == expected.argmax(1)).sum())
         only_model += int(((ranks == 0) & (expected_ranks != 0)).sum())
         only_reference += int(((ranks != 0) & (expected_ranks == 0)).sum())
-        spread.add(logits, expected)
         count += len(labels)
     return Comparison(
         accuracy=Accuracy(count, ours[0], ours[1]),
@@ -199,6 +207,7 @@ def compare(
         max_logit_difference=spread.largest,
         mean_logit_difference=spread.absolute / spread.values,
         logit_error=spread.relative,
+        probability_difference=spread.probability / count if spread.binary else None,
     )
 
 
@@ -212,6 +221,8 @@ class _Spread:
     squared: float = 0.0
     expected: float = 0.0
     expected_squared: float = 0.0
+    binary: bool = False
+    probability: float = 0.0
 
     def add(self, logits: FloatArray, expected: FloatArray) -> None:
         reference = expected.astype(np.float64)
@@ -222,6 +233,10 @@ class _Spread:
         self.squared += float(np.square(difference).sum())
         self.expected += float(reference.sum())
         self.expected_squared += float(np.square(reference).sum())
+        moved = probability_difference(logits, expected)
+        if moved is not None:
+            self.binary = True
+            self.probability += moved * len(logits)
 
     @property
     def relative(self) -> float:
@@ -263,7 +278,8 @@ def _counted(
 def _logits(model: Classifier, images: FloatArray, num_classes: int, first: int) -> FloatArray:
     run = model.run if isinstance(model, Session) else model
     logits = np.asarray(run(images))
-    if logits.shape != (len(images), num_classes):
+    shapes = {(len(images), num_classes)} | ({(len(images), 1)} if num_classes == 2 else set())
+    if logits.shape not in shapes:
         raise BadInput(
             f"The model gives logits of shape {logits.shape} for {len(images)} images; the labels "
             f"are for {num_classes} classes.",

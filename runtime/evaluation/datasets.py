@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -38,7 +38,9 @@ class LabelledImages(Protocol):
     def __len__(self) -> int: ...
 
     def batches(self, preprocessing: Preprocessing, batch_size: int) -> Iterator[Batch]:
-        """All images in order: float32 (B, 3, S, S) normalised, with int64 (B,) class indices.
+        """All images in order: float32 (B, channels, height, width) normalised, and int64 (B,).
+
+        The latter are class indices.
 
         Only the last batch may be smaller than ``batch_size``.
 
@@ -99,9 +101,9 @@ class InMemoryImages:
     """Images that already have the network's size.
 
     Attributes:
-        images: uint8 (N, S, S, 3), RGB.
+        images: uint8 (N, height, width, channels).
         labels: int64 (N,), class indices in [0, num_classes).
-        num_classes: of the model that they are for.
+        num_classes: of the model that they are for; 0 where it has none, and labels mean nothing.
     """
 
     images: ByteArray
@@ -110,17 +112,19 @@ class InMemoryImages:
 
     def __post_init__(self) -> None:
         images, labels = self.images, self.labels
-        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3:
+        if images.dtype != np.uint8 or images.ndim != 4:
             raise BadInput(
-                f"Images are {images.dtype} {images.shape}; uint8 (N, S, S, 3) is needed.",
-                "Convert them to RGB pixels.",
+                f"Images are {images.dtype} {images.shape}; uint8 (N, height, width, channels) is "
+                "needed.",
+                "Convert them to pixels.",
             )
         if labels.shape != (len(images),):
             raise BadInput(
                 f"{len(images)} images come with labels of shape {labels.shape}.",
                 "Give one label an image.",
             )
-        if len(labels) and not 0 <= labels.min() <= labels.max() < self.num_classes:
+        known = len(labels) and self.num_classes
+        if known and not 0 <= labels.min() <= labels.max() < self.num_classes:
             raise BadInput(
                 f"Labels lie in [{labels.min()}, {labels.max()}], but the model has "
                 f"{self.num_classes} classes.",
@@ -133,12 +137,12 @@ class InMemoryImages:
     def batches(self, preprocessing: Preprocessing, batch_size: int) -> Iterator[Batch]:
         """See :meth:`LabelledImages.batches`."""
         _check_batch_size(batch_size)
-        size = preprocessing.side
-        if self.images.shape[1:3] != (size, size):
+        given, wanted = self.images.shape[1:], preprocessing.input_shape
+        if given != (*wanted[1:], wanted[0]):
             raise BadInput(
-                f"Images of {self.images.shape[1]}×{self.images.shape[2]} pixels do not fit a "
-                f"network that takes {size}×{size}.",
-                "Resize them first.",
+                f"Images of {given[0]}×{given[1]} pixels with {given[2]} channels do not fit a "
+                f"network that takes {wanted[1]}×{wanted[2]} with {wanted[0]}.",
+                "Resize or convert them first.",
             )
         for start in range(0, len(self), batch_size):
             part = slice(start, start + batch_size)
@@ -168,14 +172,28 @@ def open_dataset(path: str | Path, num_classes: int, limit: int | None = None) -
         raise BadInput(f"A limit of {limit} images leaves none.", "Ask for 1 or more.")
     listing = root / LISTING
     found = _read_listing(listing, num_classes) if listing.exists() else _walk(root, num_classes)
-    if limit is not None and limit < len(found):
-        chosen = [index * len(found) // limit for index in range(limit)]
-        found = replace(
-            found,
-            paths=tuple(found.paths[index] for index in chosen),
-            labels=tuple(found.labels[index] for index in chosen),
-        )
-    return found
+    return _spread(found, limit)
+
+
+def unlabelled(paths: Sequence[Path], limit: int | None = None) -> ImageFiles:
+    """Images whose classes nobody asks for: every label is -1.
+
+    Args:
+        paths: the files.
+        limit: at most so many, evenly spread over the whole.
+    """
+    return _spread(ImageFiles(tuple(paths), (-1,) * len(paths), 0), limit)
+
+
+def _spread(found: ImageFiles, limit: int | None) -> ImageFiles:
+    if limit is None or limit >= len(found):
+        return found
+    chosen = [index * len(found) // limit for index in range(limit)]
+    return replace(
+        found,
+        paths=tuple(found.paths[index] for index in chosen),
+        labels=tuple(found.labels[index] for index in chosen),
+    )
 
 
 def _read_listing(listing: Path, num_classes: int) -> ImageFiles:

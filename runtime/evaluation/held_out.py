@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from mimiq.runtime.evaluation.binary import as_classes, probability_difference
 from mimiq.runtime.evaluation.intervals import Interval, wilson
 from mimiq.runtime.preprocessing import ByteArray, FloatArray, Preprocessing
 
@@ -34,12 +35,14 @@ class Cost:
         logit_error: mean squared difference of the logits over their variance.
         believed: mean of ``p(a) − p(b)``, for full precision's probabilities p, its answer a and
             the quantised network's b: the top-1 lost if labels fall as full precision believes.
+        probability_difference: of a network with one logit, the mean difference of its sigmoid.
     """
 
     count: int
     agreeing: int
     logit_error: float
     believed: float
+    probability_difference: float | None = None
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,13 @@ class HeldOut:
     def logit_error(self) -> float:
         """The mean over the kinds."""
         return float(np.mean([cost.logit_error for cost in self.kinds.values()]))
+
+    @property
+    def probability_difference(self) -> float | None:
+        """The mean over the kinds; None where there are several logits."""
+        found = [cost.probability_difference for cost in self.kinds.values()]
+        known = [difference for difference in found if difference is not None]
+        return float(np.mean(known)) if known else None
 
     @property
     def points(self) -> float:
@@ -135,15 +145,17 @@ def logits_of(
 
 def cost(found: FloatArray, wanted: FloatArray) -> Cost:
     """The cost of logits ``found`` where full precision has ``wanted``, both (B, classes)."""
-    shifted = np.exp(wanted - wanted.max(1, keepdims=True), dtype=np.float64)
+    ours, theirs = as_classes(found), as_classes(wanted)
+    shifted = np.exp(theirs - theirs.max(1, keepdims=True), dtype=np.float64)
     believed = shifted / shifted.sum(1, keepdims=True)
-    answers, given = wanted.argmax(1), found.argmax(1)
+    answers, given = theirs.argmax(1), ours.argmax(1)
     rows = np.arange(len(wanted))
     return Cost(
         count=len(wanted),
         agreeing=int((answers == given).sum()),
         logit_error=relative_error(found, wanted),
         believed=float((believed[rows, answers] - believed[rows, given]).mean()),
+        probability_difference=probability_difference(found, wanted),
     )
 
 

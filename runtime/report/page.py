@@ -13,12 +13,13 @@ from mimiq.errors import BadInput
 from mimiq.runtime.bundle import Bundle
 from mimiq.runtime.evaluation.accuracy import Comparison
 from mimiq.runtime.evaluation.held_out import HeldOut
+from mimiq.runtime.evaluation.similarity import EmbeddingCost
 from mimiq.runtime.latency.measure import LatencyRow
 from mimiq.runtime.manifest import COMPILE_AGAIN
 from mimiq.runtime.report import charts
 from mimiq.runtime.report.cost import cost_parts
 from mimiq.runtime.report.markup import append, element, table, to_html
-from mimiq.runtime.report.report import host_name, megabytes
+from mimiq.runtime.report.report import host_name, megabytes, similarity_rows
 
 # A page is opened in a browser; whatever a bundle's texts hold, it may neither run nor load.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
@@ -77,7 +78,7 @@ def _head(bundle: Bundle, title: str) -> Iterator[Element]:
     facts = [str(model.get("architecture", ""))]
     if count := model.get("parameters"):
         facts.append(f"{count / 1e6:.2f} million parameters")
-    facts += [f"{bundle.num_classes} classes", f"images of {side} × {side} pixels"]
+    facts += [bundle.answer, f"images of {side} × {side} pixels"]
     yield element("p", " · ".join(filter(None, facts)), class_="quiet")
     made = f"Compiled {manifest['created']} by mimiq {manifest['mimiq']} · {bundle.digest[:16]}"
     yield element("p", made, class_="quiet")
@@ -103,6 +104,11 @@ def _tiles(report: Mapping[str, Any]) -> Iterator[tuple[Element, ...]]:
         cost = HeldOut.from_json(report["heldout"])
         more = f"points of top-1, estimated without labels on {cost.count} images held out"
         yield tile("probably lost", f"{cost.points:.1f}", more)
+    if report.get("similarity"):
+        near = EmbeddingCost.from_json(report["similarity"])
+        mean = near.evaluation.mean if near.evaluation else near.mean
+        where = f"{near.evaluation.count} images given" if near.evaluation else "images held out"
+        yield tile("cosine", f"{mean:.4f}", f"with full precision's embeddings, on {where}")
     size = report.get("size") or {}
     if size.get("bytes"):
         before = size.get("reference_bytes")
@@ -128,6 +134,9 @@ def _sections(
         yield "Accuracy", _accuracy(report)
     if report.get("heldout"):
         yield "Cost on images held out", cost_parts(HeldOut.from_json(report["heldout"]))
+    if report.get("similarity"):
+        near = EmbeddingCost.from_json(report["similarity"])
+        yield "Similarity", [table((), similarity_rows(near))]
     if rows := _latency(report):
         yield "Latency", _latency_parts(report, rows)
     yield "Precision", _precision(bundle, engines)

@@ -10,6 +10,8 @@ A report, ``report.json`` in the bundle, has these keys; what was not measured i
     dataset     what accuracy was measured on
     accuracy    Comparison.to_json(): the exported model against the full-precision one
     heldout     HeldOut.to_json(): the cost on images without labels, held out from everything
+    similarity  EmbeddingCost.to_json(): of a network without a classifier, in the place of accuracy
+                and heldout
     simulation  Comparison.to_json(): the exported model against the simulated one; in reports
                 written before the cost was measured
     latency     [LatencyRow.to_json(), …], the reference engine first at each batch size
@@ -27,6 +29,7 @@ from typing import TYPE_CHECKING, Any
 
 from mimiq.runtime.evaluation.accuracy import Comparison
 from mimiq.runtime.evaluation.held_out import HeldOut
+from mimiq.runtime.evaluation.similarity import EmbeddingCost
 from mimiq.runtime.host import describe_hardware, describe_software
 from mimiq.runtime.latency.measure import LatencyRow
 
@@ -46,6 +49,7 @@ def build_report(
     dataset: str | None = None,
     accuracy: Comparison | None = None,
     held_out: HeldOut | None = None,
+    similarity: EmbeddingCost | None = None,
     latency: Sequence[LatencyRow] = (),
     fallbacks: Sequence[str] = (),
     hardware: Mapping[str, Any] | None = None,
@@ -66,6 +70,7 @@ def build_report(
         "dataset": dataset,
         "accuracy": accuracy.to_json() if accuracy else None,
         "heldout": held_out.to_json() if held_out else None,
+        "similarity": similarity.to_json() if similarity else None,
         "simulation": None,
         "latency": [row.to_json() for row in latency],
         "fallbacks": list(fallbacks),
@@ -118,6 +123,9 @@ def _figures(report: Mapping[str, Any]) -> Table:
         _add_accuracy(table, Comparison.from_json(report["accuracy"]))
     if report.get("heldout"):
         _add_cost(table, HeldOut.from_json(report["heldout"]))
+    if report.get("similarity"):
+        for row in similarity_rows(EmbeddingCost.from_json(report["similarity"])):
+            table.add_row(row[0], "", *row[1:])
     if report.get("simulation"):
         simulation = Comparison.from_json(report["simulation"])
         table.add_row(
@@ -128,32 +136,65 @@ def _figures(report: Mapping[str, Any]) -> Table:
 
 def _add_accuracy(table: Table, found: Comparison) -> None:
     low, high = found.drop_interval
+    binary = found.probability_difference is not None
     table.add_row(
-        "top-1",
+        "right at the threshold 0.5" if binary else "top-1",
         f"{found.reference.top1:.2f} %",
         f"{found.accuracy.top1:.2f} %",
         f"{0 - found.drop:+.2f} points  [{0 - high:+.2f}, {0 - low:+.2f}]",  # 0 - 0.0 is not -0.0
     )
-    table.add_row(
-        "top-5",
-        f"{found.reference.top5:.2f} %",
-        f"{found.accuracy.top5:.2f} %",
-        f"{found.accuracy.top5 - found.reference.top5:+.2f} points",
-    )
-    table.add_row("same top-1 as full precision", "", f"{100 * found.agreement:.2f} %", _of(found))
+    if binary:
+        moved = f"{found.probability_difference:.4f}"
+        table.add_row("mean difference of the probability", "", moved, _of(found))
+    else:
+        table.add_row(
+            "top-5",
+            f"{found.reference.top5:.2f} %",
+            f"{found.accuracy.top5:.2f} %",
+            f"{found.accuracy.top5 - found.reference.top5:+.2f} points",
+        )
+    same = "same side of 0.5 as full precision" if binary else "same top-1 as full precision"
+    table.add_row(same, "", f"{100 * found.agreement:.2f} %", _of(found))
     table.add_row("logit error", "", f"{100 * found.logit_error:.2f} %", "of their variance")
 
 
 def _add_cost(table: Table, found: HeldOut) -> None:
     low, high = (100 * bound for bound in found.agreement_interval)
+    moved = found.probability_difference
+    same = "same top-1" if moved is None else "same side of 0.5"
     table.add_row(
-        "same top-1 as full precision, images held out",
+        f"{same} as full precision, images held out",
         "",
         f"{100 * found.agreement:.1f} %",
         f"[{low:.1f}, {high:.1f}]  {found.count} images",
     )
     table.add_row("logit error there", "", f"{100 * found.logit_error:.2f} %", "of their variance")
-    table.add_row("top-1 probably lost", "", f"{found.points:.1f} points", "estimated there")
+    if moved is not None:
+        table.add_row("mean difference of the probability there", "", f"{moved:.4f}", "")
+    lost = "top-1 probably lost" if moved is None else "right answers probably lost"
+    table.add_row(lost, "", f"{found.points:.1f} points", "estimated there")
+
+
+def similarity_rows(found: EmbeddingCost) -> list[tuple[str, str, str]]:
+    """(name, value, more) of what quantisation does to embeddings, for people."""
+    kinds = {f"held out: {kind}": each for kind, each in found.held_out.items()}
+    given = {"on the images given": found.evaluation} if found.evaluation else {}
+    rows = []
+    for where, each in {**given, **kinds}.items():
+        low, high = (100 * bound for bound in each.neighbour_interval)
+        rows += [
+            (
+                f"cosine with full precision, {where}",
+                f"{each.mean:.4f}",
+                f"5th percentile {each.percentile_5:.4f}, least {each.least:.4f}",
+            ),
+            (
+                f"same nearest neighbour, {where}",
+                f"{100 * each.neighbour_agreement:.1f} %",
+                f"[{low:.1f}, {high:.1f}]  {each.count} images",
+            ),
+        ]
+    return rows
 
 
 def _latency_table(report: Mapping[str, Any]) -> Table:
@@ -187,6 +228,12 @@ def _derived_notes(report: Mapping[str, Any]) -> list[str]:
         notes.append(
             f"Accuracy on {report['dataset'] or 'the given images'}: {_of(accuracy)}, "
             "95 % interval in brackets."
+        )
+    evaluation = (report["similarity"] or {}).get("evaluation")
+    if evaluation:
+        notes.append(
+            f"The images given: {evaluation['count']} of {report['dataset']}. Nearest neighbours "
+            "are looked for among them, 95 % interval in brackets."
         )
     return notes + _latency_notes(report)
 

@@ -12,7 +12,9 @@ from mimiq.errors import CheckFailed
 from mimiq.progress import SILENT_STAGE, Stage
 from mimiq.runtime.bundle import Bundle
 from mimiq.runtime.evaluation.accuracy import Comparison, compare
+from mimiq.runtime.evaluation.binary import as_classes
 from mimiq.runtime.evaluation.datasets import InMemoryImages, LabelledImages
+from mimiq.runtime.evaluation.similarity import MIN_COSINE, Similarity, compare_embeddings
 from mimiq.runtime.latency.load import Ask, LoadRow, put_under_load
 from mimiq.runtime.opening import open_bundle
 from mimiq.runtime.preprocessing import FloatArray, Preprocessing
@@ -26,7 +28,7 @@ from mimiq.runtime.serving.v2_client import (
     ServedModel,
     V2Client,
 )
-from mimiq.runtime.session import Session
+from mimiq.runtime.session import Output, Session
 
 DIGEST = "mimiq_manifest_sha256"
 # Other kernels round int8 sums elsewhere, which moves logits by a few per cent of their spread;
@@ -49,6 +51,8 @@ class Wanted:
         load: clients at a time; empty measures no latency.
         seconds: to spend on each level of load.
         min_agreement: smallest share of images with the same top-1 as locally, in [0, 1].
+        min_cosine: of a network without a classifier, the smallest 5th percentile of the cosine
+            between its embeddings and the local ones.
         p99_ms: largest 99th percentile of the latency at any level of load; None for any.
         timeout_s: of every call.
     """
@@ -61,6 +65,7 @@ class Wanted:
     load: tuple[int, ...] = ()
     seconds: float = 5.0
     min_agreement: float = 0.995
+    min_cosine: float = MIN_COSINE
     p99_ms: float | None = None
     timeout_s: float = 60.0
 
@@ -75,6 +80,7 @@ class CheckResult:
         identity: ``same``, ``different``, or ``unknown`` where the server shows no manifest.
         comparison: the endpoint against the local bundle; None if it was not asked. Without
             labelled images the labels are the local bundle's own top-1.
+        similarity: the same of a network without a classifier, which has no comparison.
         logit_distance: mean |Δ| of the logits in units of the local logits' standard deviation.
         dataset: what was compared on.
         load: by level.
@@ -86,6 +92,7 @@ class CheckResult:
     version: str | None = None
     identity: str = "unknown"
     comparison: Comparison | None = None
+    similarity: Similarity | None = None
     logit_distance: float | None = None
     load: list[LoadRow] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
@@ -101,6 +108,7 @@ class CheckResult:
             "identity": self.identity,
             "dataset": self.dataset,
             "comparison": self.comparison.to_json() if self.comparison else None,
+            "similarity": self.similarity.to_json() if self.similarity else None,
             "logit_distance": self.logit_distance,
             "load": [row.to_json() for row in self.load],
             "failures": list(self.failures),
@@ -131,7 +139,8 @@ def check_server(
     Args:
         bundle: what should be deployed.
         wanted: where, and within which limits.
-        dataset: labelled images; None compares on 64 generated ones, of which the bundle is sure.
+        dataset: labelled images, or of a network without a classifier any; None compares on 64
+            generated ones, of which the bundle is sure.
         dataset_name: for the report.
         backend: what runs the local bundle.
         stage: told the images that are compared, then each level of load as it begins.
@@ -154,22 +163,34 @@ def check_server(
         if result.failures:
             return result
         with open_bundle(bundle, backend) as session:
-            probes = probe_images(session, bundle.preprocessing)
+            probes = probe_images(session, bundle.preprocessing, bundle.output)
+            expected = session.run(bundle.preprocessing.normalize(probes.images))
             endpoint = _Endpoint(client, wanted, bundle)
-            reference = _Spread(session)
-            result.comparison = compare(
-                endpoint,
-                reference,
-                dataset or probes,
-                bundle.preprocessing,
-                batch_size=comparison_batch(wanted, served),
-                stage=stage,
-            )
-        result.logit_distance = result.comparison.mean_logit_difference / reference.deviation
+            size = comparison_batch(wanted, served)
+            if bundle.output == "embedding":
+                result.similarity = compare_embeddings(
+                    endpoint,
+                    session,
+                    dataset or probes,
+                    bundle.preprocessing,
+                    batch_size=size,
+                    stage=stage,
+                )
+            else:
+                reference = _Spread(session)
+                found = result.comparison = compare(
+                    endpoint,
+                    reference,
+                    dataset or probes,
+                    bundle.preprocessing,
+                    batch_size=size,
+                    stage=stage,
+                )
+                result.logit_distance = found.mean_logit_difference / reference.deviation
     _judge(result, endpoint, bundle, wanted)
     if wanted.load:
         result.load = put_under_load(
-            lambda: _asker(wanted, bundle, probes),
+            lambda: _asker(wanted, bundle, probes, expected),
             wanted.load,
             wanted.seconds,
             stage=stage,
@@ -185,10 +206,10 @@ def metadata_differences(bundle: Bundle, served: ServedModel) -> list[str]:
     A model packed with ``--preprocess`` may take ``pixels`` instead of the manifest's input, and
     one packed with ``--top-k`` may give more outputs.
     """
-    size = bundle.preprocessing.side
+    channels, height, width = bundle.preprocessing.input_shape
     inputs, outputs = (manifest_tensors(bundle, side) for side in ("inputs", "outputs"))
     failures = []
-    if served.inputs not in (inputs, (Tensor(PIXELS, "UINT8", (size, size, 3)),)):
+    if served.inputs not in (inputs, (Tensor(PIXELS, "UINT8", (height, width, channels)),)):
         failures.append(f"It takes {_listed(served.inputs)}; the bundle takes {_listed(inputs)}.")
     rest = tuple(tensor for tensor in served.outputs if tensor.name not in _EXTRA_OUTPUTS)
     if rest != outputs:
@@ -204,23 +225,33 @@ def comparison_batch(wanted: Wanted, served: ServedModel) -> int:
     return max(1, min(wanted.batch_size, (GRPC_MESSAGE_BYTES - _HEADER_BYTES) // max(image, 1)))
 
 
-def probe_images(session: Session, preprocessing: Preprocessing) -> InMemoryImages:
+def probe_images(
+    session: Session, preprocessing: Preprocessing, output: Output = "logits"
+) -> InMemoryImages:
     """64 generated images with the session's own top-1 as labels, always the same.
 
     Of 128 blurred noise fields those whose first logit is furthest ahead of the second are taken,
-    so that another engine's rounding changes no answer.
+    so that another engine's rounding changes no answer. Of a network that answers with an
+    embedding the first 64, without labels.
     """
-    size = preprocessing.side
+    channels, height, width = preprocessing.input_shape
     generator = np.random.default_rng(0)
-    coarse = generator.integers(0, 256, (_CANDIDATES, 8, 8, 3), dtype=np.uint8)
-    index = np.arange(size) * 8 // size
-    fine = generator.integers(-32, 33, (_CANDIDATES, size, size, 3))
-    pixels = np.clip(coarse[:, index][:, :, index] + fine, 0, 255).astype(np.uint8)
-    logits = np.concatenate(
-        [session.run(preprocessing.normalize(part)) for part in np.split(pixels, _CANDIDATES // 8)]
+    coarse = generator.integers(0, 256, (_CANDIDATES, 8, 8, channels), dtype=np.uint8)
+    down, across = (np.arange(size) * 8 // size for size in (height, width))
+    fine = generator.integers(-32, 33, (_CANDIDATES, height, width, channels))
+    pixels = np.clip(coarse[:, down][:, :, across] + fine, 0, 255).astype(np.uint8)
+    if output == "embedding":
+        return InMemoryImages(pixels[:_PROBES], np.full(_PROBES, -1, np.int64), 0)
+    logits = as_classes(
+        np.concatenate(
+            [
+                session.run(preprocessing.normalize(part))
+                for part in np.split(pixels, _CANDIDATES // 8)
+            ]
+        )
     )
     ordered = np.sort(logits, axis=1)
-    margin = ordered[:, -1] - ordered[:, -2] if logits.shape[1] > 1 else ordered[:, -1]
+    margin = ordered[:, -1] - ordered[:, -2]
     clear = np.sort(np.argsort(-margin, kind="stable")[:_PROBES])
     return InMemoryImages(pixels[clear], logits[clear].argmax(1).astype(np.int64), logits.shape[1])
 
@@ -293,6 +324,15 @@ def _judge(result: CheckResult, endpoint: _Endpoint, bundle: Bundle, wanted: Wan
         result.failures.append(
             f"It was packed from the bundle {theirs}…, and {bundle.path} is {bundle.digest[:12]}…."
         )
+    near = result.similarity
+    if near is not None:
+        if near.percentile_5 < wanted.min_cosine:
+            result.failures.append(
+                f"The cosine of its embeddings with the bundle's has a 5th percentile of "
+                f"{near.percentile_5:.4f} on {near.count} images (mean {near.mean:.4f}, least "
+                f"{near.least:.4f}); {wanted.min_cosine:g} was asked for."
+            )
+        return
     comparison, distance = result.comparison, result.logit_distance
     assert comparison is not None
     assert distance is not None
@@ -322,7 +362,7 @@ def _judge_load(result: CheckResult, wanted: Wanted) -> None:
 
 
 def _asker(
-    wanted: Wanted, bundle: Bundle, probes: InMemoryImages
+    wanted: Wanted, bundle: Bundle, probes: InMemoryImages, expected: FloatArray
 ) -> tuple[Ask, Callable[[], None]]:
     client = V2Client(wanted.url, wanted.protocol, wanted.timeout_s)
     endpoint = _Endpoint(client, wanted, bundle)
@@ -330,8 +370,12 @@ def _asker(
 
     def ask(number: int) -> bool:
         place = number % len(images)
-        logits = endpoint(images[place : place + 1])
-        return bool(logits[0].argmax() == probes.labels[place])
+        (answer,) = endpoint(images[place : place + 1])
+        if bundle.output == "embedding":
+            known = expected[place]
+            lengths = np.linalg.norm(answer) * np.linalg.norm(known)
+            return bool(answer @ known >= wanted.min_cosine * lengths)
+        return bool(as_classes(answer[None]).argmax() == probes.labels[place])
 
     return ask, client.close
 

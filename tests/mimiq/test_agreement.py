@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from mimiq.errors import CheckFailed
-from mimiq.stages.agreement import Logits, agreement_notes
+from mimiq.stages.agreement import Answers, agreement_notes
 
 
-def logits(exported: float, error: float, nudged: float) -> Logits:
+def logits(exported: float, error: float, nudged: float) -> Answers:
     """Of 400 images and 10 classes, with these mean squared differences over the variance."""
     generator = np.random.default_rng(0)
 
@@ -18,7 +18,7 @@ def logits(exported: float, error: float, nudged: float) -> Logits:
 
     full = noise(1.0)
     simulated = full + noise(error)
-    return Logits(simulated + noise(exported), full, simulated, simulated + noise(nudged))
+    return Answers(simulated + noise(exported), full, simulated, simulated + noise(nudged))
 
 
 def test_nothing_is_said_where_the_answers_are_the_same() -> None:

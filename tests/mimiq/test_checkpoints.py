@@ -74,10 +74,11 @@ def test_2_no_random_classifier_on_a_pretrained_body() -> None:
     assert load_model("deit_t", num_classes=10, untrained=True).untrained
 
 
-def test_3_one_output_is_refused(tmp_path: Path) -> None:
-    path = saved(network(num_classes=1).state_dict(), tmp_path)
-    with pytest.raises(UnsupportedModel, match="one output"):
-        load_model(_NAME, weights=path)
+def test_3_one_output_loads(tmp_path: Path) -> None:
+    original = network(num_classes=1)
+    model = load_model(_NAME, weights=saved(original.state_dict(), tmp_path))
+    check(model, original)
+    assert (model.output, model.num_classes) == ("logits", 1)
 
 
 def test_4_average_pooling_by_option(tmp_path: Path) -> None:

@@ -59,7 +59,7 @@ def test_divergence_is_of_the_student_from_the_teacher() -> None:
 def test_heads_are_spatial_and_in_order(small_vit: LoadedModel, images: torch.Tensor) -> None:
     outputs = outputs_of(small_vit, small_vit.module, images[:2])
     assert [tuple(head.shape) for head in outputs.heads] == [(2, 2, 64, 32)] * 2
-    assert torch.equal(outputs.logits, small_vit.module(images[:2]))
+    assert torch.equal(outputs.answers, small_vit.module(images[:2]))
 
 
 @pytest.mark.parametrize("views", [Views(), Views(crop=0.5, flip=0.5, jitter=0.3, mix=0.5)])

@@ -64,7 +64,8 @@ _IDENTITY = {
     "evaluation",
     type=PATH,
     metavar="DIR",
-    help="Labelled images to compare on; by default generated ones.",
+    help="Images to compare on, labelled but for a network without a classifier; by default "
+    "generated ones.",
 )
 @options.limit_option
 @options.option(
@@ -82,6 +83,14 @@ _IDENTITY = {
     default=0.995,
     show_default=True,
     help="Fail when a smaller share of the images gets the same top-1 as locally.",
+)
+@options.option(
+    "Measurement",
+    "--min-cosine",
+    type=click.FloatRange(-1, 1),
+    default=0.98,
+    show_default=True,
+    help="Of embeddings: fail when the 5th percentile of the cosine with the local ones is less.",
 )
 @options.option(
     "Measurement",
@@ -119,6 +128,7 @@ def check(
     eval_limit: int | None,
     batch_size: int,
     min_agreement: float,
+    min_cosine: float,
     load: tuple[int, ...],
     seconds: float,
     p99_ms: float | None,
@@ -147,6 +157,7 @@ def check(
         load=load,
         seconds=seconds,
         min_agreement=min_agreement,
+        min_cosine=min_cosine,
         p99_ms=p99_ms,
         timeout_s=timeout_s,
     )
@@ -163,8 +174,8 @@ def _dataset(
     bundle: Bundle, folder: Path | None, limit: int | None
 ) -> tuple[LabelledImages | None, str]:
     if folder is not None:
-        preflight.require_folder(folder, "--eval", "a folder of labelled images")
-        return values.dataset_of(folder, bundle.num_classes, limit), str(folder)
+        preflight.require_folder(folder, "--eval", "a folder of images")
+        return values.dataset_of(folder, bundle, limit), str(folder)
     if bundle.manifest.architecture != values.DIGITS:
         return None, ""
     from mimiq.models.digits import digits_heldout
@@ -192,6 +203,13 @@ def _show(result: CheckResult) -> None:
             ours, theirs = comparison.accuracy.top1, comparison.reference.top1
             rows.append(("top-1", f"{ours:.2f} %; the bundle on this host: {theirs:.2f} %"))
         rows.append(("largest |Δ logit|", f"{comparison.max_logit_difference:.3g}"))
+    if result.similarity is not None:
+        near = result.similarity
+        rows += [
+            ("cosine", f"{near.mean:.4f}, 5th percentile {near.percentile_5:.4f}"),
+            ("least cosine", f"{near.least:.4f} of {near.count}, {result.dataset}"),
+            ("same nearest neighbour", f"{near.neighbour_agreement:.2%}"),
+        ]
     show(table(("", ""), rows, served.name))
     if result.load:
         headings = ("clients", "p50 ms", "p90 ms", "p99 ms", "images/s", "requests")

@@ -58,7 +58,7 @@ def compile_command(
     if output.out is not None:
         preflight.require_new(output.out, output.force, MANIFEST)
     if measurement.evaluation is not None:
-        preflight.require_folder(measurement.evaluation, "--eval", "a folder of labelled images")
+        preflight.require_folder(measurement.evaluation, "--eval", "a folder of images")
     elif measurement.eval_limit is not None:
         raise BadInput(
             "--eval-limit is of the images of --eval, and none were given.",
@@ -77,6 +77,7 @@ def compile_command(
         with progress.stage("load") as stage:
             stage.update(text=choice.model)
             job = _measured(_job(choice, precision, images, tuning, output, progress), measurement)
+            values.check_budget(limits, job.model)
         cache = Cache(cache_dir or default_cache_dir(), progress.note)
         if limits is not None:
             from mimiq.stages.promotion import within_budget
@@ -110,7 +111,7 @@ def _measured(job: Job, measurement: choices.MeasureChoice) -> Job:
     folder = measurement.evaluation
     if folder is None:
         return job
-    dataset = values.dataset_of(folder, job.model.num_classes, measurement.eval_limit)
+    dataset = values.dataset_of(folder, job.model, measurement.eval_limit)
     return replace(job, evaluation=dataset, evaluation_name=str(folder))
 
 
@@ -154,8 +155,10 @@ def show_result(bundle: Bundle, built: BundleEngine | None) -> None:
 
     show(render(bundle.report or {}))
     path = shown(bundle.path)
-    commands: dict[str, list[str | Path]] = {
-        "what it loses on your images": ["mimiq", "eval", path, "DIR"],
+    commands: dict[str, list[str | Path]] = {}
+    if bundle.output == "logits":
+        commands["what it loses on your images"] = ["mimiq", "eval", path, "DIR"]
+    commands |= {
         "what is computed in which precision": ["mimiq", "inspect", path],
         "all of it as a page": ["mimiq", "report", path],
     }

@@ -59,8 +59,13 @@ def distill(
     rows = [
         (f"loss on {looked_at} images", f"{result['initial_loss']:.4f}"),
         ("the same, distilled", distilled),
-        ("same top-1 as the original", f"{result['agreement']:.1%} of the {looked_at} images"),
     ]
+    if job.model.output == "embedding":
+        mean = f"{result['agreement']:.4f} on the {looked_at} images"
+        rows.append(("cosine with the original", mean))
+    else:
+        same = f"{result['agreement']:.1%} of the {looked_at} images"
+        rows.append(("same top-1 as the original", same))
     command = ["mimiq", "export", *values.repeated(choice), "--from", job.out]
     show(
         table(("", ""), rows, f"{choice.model} → {job.precision.label}: {job.out}"),

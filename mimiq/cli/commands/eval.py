@@ -65,7 +65,8 @@ def evaluate_command(
     """Measure BUNDLE's top-1 and top-5 accuracy on the labelled IMAGES.
 
     IMAGES is a folder of class folders, or one with a val.txt of 'file index' lines. The bundle of
-    the embedded model is measured on its own held-out images if none are given.
+    the embedded model is measured on its own held-out images if none are given. Of a network
+    without a classifier, --against compares the embeddings of two backends on any images.
     """
     from mimiq.cli.terminal_progress import shown_progress
     from mimiq.runtime.bundle import Bundle
@@ -74,6 +75,9 @@ def evaluate_command(
     opened = Bundle(bundle)
     dataset, name = _dataset(opened, images, eval_limit)
     progress = shown_progress(say.quiet)
+    if opened.output == "embedding":
+        _compare_embeddings(opened, dataset, name, backend, against, batch_size, say)
+        return
     comparison: Comparison | None = None
     parting: Parting | None = None
     with working(), _opened(opened, backend) as session:
@@ -109,6 +113,52 @@ def evaluate_command(
             f"{comparison.count} images; {min_agreement:.2%} were asked for. {parting.words}",
             "See what is computed in which precision with mimiq inspect, build the engine again, "
             "or accept less with --min-agreement.",
+        )
+
+
+def _compare_embeddings(
+    bundle: Bundle,
+    dataset: LabelledImages,
+    name: str,
+    backend: str,
+    against: str | None,
+    batch_size: int,
+    say: choices.Say,
+) -> None:
+    """Two backends of a bundle without a classifier, which has no accuracy of its own."""
+    from mimiq.cli.terminal_progress import shown_progress
+    from mimiq.runtime.evaluation.similarity import MIN_COSINE, compare_embeddings
+
+    if against is None:
+        raise BadInput(
+            f"{bundle.path} answers with an embedding, which has no accuracy of its own.",
+            "Compare two backends with --against; what quantisation costs is measured where the "
+            "original is at hand: mimiq-compile … --eval DIR.",
+        )
+    progress = shown_progress(say.quiet)
+    with working(), _opened(bundle, backend) as session, _opened(bundle, against) as other:
+        ours, theirs = session.backend, other.backend
+        with progress.stage("similarity", len(dataset)) as stage:
+            found = compare_embeddings(
+                session, other, dataset, bundle.preprocessing, batch_size=batch_size, stage=stage
+            )
+    if say.json:
+        shown = {"bundle": str(bundle.path), "dataset": name, "backend": ours, "against": theirs}
+        print_json({**shown, "similarity": found.to_json()})
+    else:
+        rows = [
+            ("mean cosine", f"{found.mean:.4f}"),
+            ("5th percentile", f"{found.percentile_5:.4f}"),
+            ("least", f"{found.least:.4f}"),
+            ("same nearest neighbour", f"{found.neighbour_agreement:.2%} of {found.count} images"),
+        ]
+        title = f"{bundle.model_name} → {bundle.precision_label} on {name}: {ours} and {theirs}"
+        show(table(("", ""), rows, title))
+    if found.percentile_5 < MIN_COSINE:
+        raise CheckFailed(
+            f"The embeddings of {ours} and {theirs} have a cosine of {found.percentile_5:.4f} at "
+            f"the 5th percentile; rounding leaves {MIN_COSINE} or more.",
+            "See what is computed in which precision with mimiq inspect; build the engine again.",
         )
 
 
@@ -173,7 +223,7 @@ def _opened(bundle: Bundle, backend: str) -> Session:
 def _dataset(bundle: Bundle, folder: Path | None, limit: int | None) -> tuple[LabelledImages, str]:
     if folder is not None:
         preflight.require_folder(folder, "IMAGES", "a folder of labelled images")
-        return values.dataset_of(folder, bundle.num_classes, limit), str(folder)
+        return values.dataset_of(folder, bundle, limit), str(folder)
     if bundle.manifest.architecture != values.DIGITS:
         raise BadInput(
             f"No images to evaluate {bundle.path} on.",

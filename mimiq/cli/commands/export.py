@@ -90,8 +90,10 @@ def export(
         with progress.stage("export") as stage, tempfile.TemporaryDirectory() as folder:
             stage.update(text="Q/DQ graph")
             graph = Path(folder) / "model.onnx"
-            pixels = model.preprocessing.side
-            graph = export_onnx(quantized.module, pixels, graph, metadata=metadata)
+            shape, output_name = model.preprocessing.input_shape, model.output
+            graph = export_onnx(
+                quantized.module, shape, graph, output=output_name, metadata=metadata
+            )
             summary, carried = summarize(graph), False
             if target != choices.GRAPH:
                 packed = _int4_bytes(summary)

@@ -111,7 +111,7 @@ def _show_bundle(
         ("model", f"{bundle.model_name} ({manifest.architecture})"),
         ("precision", bundle.precision_label),
         ("input", f"{bundle.preprocessing.height}×{bundle.preprocessing.width} pixels"),
-        ("classes", f"{bundle.num_classes}" + (", named" if bundle.labels else "")),
+        ("answers with", bundle.answer + (", named" if bundle.labels else "")),
         ("calibrated on", f"{calibration.get('count')} images, {calibration.get('kind')}"),
         ("made", f"{manifest.created} by mimiq {manifest.mimiq}"),
         ("digest", bundle.digest),

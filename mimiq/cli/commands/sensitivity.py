@@ -156,6 +156,8 @@ def _source(bundle: Bundle) -> str:
 
 
 def _show(job: Job, found: Ranking, limit: int) -> None:
+    embeds = job.model.output == "embedding"
+    divergence = "relative squared error" if embeds else "KL divergence"
     rows: list[tuple[object, ...]] = []
     for one in found.units[:limit]:
         unit = one.unit
@@ -171,7 +173,7 @@ def _show(job: Job, found: Ranking, limit: int) -> None:
             )
         )
     show(
-        f"{job.model.name} at {job.precision.label}: KL divergence {found.loss:.3g} from full "
+        f"{job.model.name} at {job.precision.label}: {divergence} {found.loss:.3g} from full "
         f"precision, on {found.images} calibration images, before tuning\n",
         table(("layer", "now", "raised", "gain", "of the whole", "bytes"), rows),
     )

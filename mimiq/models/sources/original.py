@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from torch import nn
 
 from mimiq.runtime.preprocessing import Preprocessing
-
-Output = Literal["logits", "embedding"]
+from mimiq.runtime.session import Output
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,9 @@ from mimiq.errors import BadInput, UnsupportedModel
 from mimiq.models import checkpoint
 from mimiq.models.sources import explain, fitting, layouts
 from mimiq.models.sources.fitting import as_argument, built_size, channels_of
-from mimiq.models.sources.original import Original, Output, Request
+from mimiq.models.sources.original import Original, Request
 from mimiq.runtime.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
+from mimiq.runtime.session import Output
 
 _EXAMPLE = "Choose a ViT or DeiT from timm, e.g. deit_s."
 
