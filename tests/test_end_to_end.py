@@ -11,6 +11,7 @@ from compiled import INT4, INT8, WEIGHT_ONLY, Compile, Compiled
 
 import mimiq.runtime
 from mimiq.config.precision import Precision, int4, int8, weight_only
+from mimiq.models import load_model
 from mimiq.models.digits import digits_heldout
 
 # Flags, the precision they mean, and the most top-1 points that it may lose on 359 images. One
@@ -60,7 +61,9 @@ class TestEachPrecision:
         compiled = compile_digits(*flags)
         bundle = mimiq.runtime.Bundle(compiled.path)
         manifest = bundle.manifest
-        assert Precision.from_json(manifest["precision"]) == precision
+        digits = load_model("digits")
+        placed = precision.placed(digits.family.roles(digits.module))
+        assert Precision.from_json(manifest["precision"]) == placed
         assert manifest["model"]["name"] == "digits"
         assert manifest["model"]["untrained"] is False
         assert manifest["calibration"]["kind"] == "synthetic"

@@ -141,7 +141,8 @@ class TestPrecision:
         assert weight_only.attention_bits is None
         chosen = choice(int4=True, weight_only=True, block_size=32)
         assert values.precision_of(chosen, digits).label == "w4a16-b32"
-        assert weight_only.of("head") == LayerPrecision(8, PerChannel(), None)
+        placed = weight_only.placed(digits.family.roles(digits.module))
+        assert placed.of("head") == LayerPrecision(8, PerChannel(), None)
         uniform = values.precision_of(choice(bits="w4a4", uniform=True), digits)
         assert uniform == from_bits(4, 4, uniform=True) != from_bits(4, 4)
         assert values.precision_of(choice(bits="w4a4"), digits, "paper") == uniform
