@@ -15,7 +15,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 import record
 import torch
@@ -32,6 +31,7 @@ from mimiq.progress import Progress
 from mimiq.quantize.insert import QuantizedModel, quantize
 from mimiq.runtime.bundle import CPU_MODEL, MODEL
 from mimiq.runtime.evaluation.datasets import ImageFiles
+from mimiq.runtime.evaluation.similarity import similarity
 from mimiq.runtime.onnxruntime.session import OnnxRuntimeSession
 from mimiq.runtime.opening import deployed_graph
 from mimiq.runtime.preprocessing import FloatArray
@@ -96,7 +96,7 @@ def fitted(
     images = torch.from_numpy(model.preprocessing.normalize(pixels))
     with progress.stage(f"quantize {row}") as stage:
         ranges = recipe_for("cpu", precision).ranges
-        return quantize(model, precision, images, ranges, stage.status)
+        return quantize(model, precision, images, ranges, lambda text: stage.update(text=text))
 
 
 def features(quantized: QuantizedModel, images: Images, progress: Progress) -> FloatArray:
@@ -111,22 +111,13 @@ def features(quantized: QuantizedModel, images: Images, progress: Progress) -> F
             return answers(session, images, preprocessing, progress, "features")
 
 
-def compared(found: npt.NDArray[Any], expected: npt.NDArray[Any]) -> dict[str, float]:
-    """How near features are: both float32 (images, width).
+def compared(found: npt.NDArray[Any], expected: npt.NDArray[Any]) -> dict[str, Any]:
+    """How near features are, as :class:`mimiq.runtime.evaluation.similarity.Similarity` says it.
 
-    Returns:
-        ``mean``, ``percentile_5`` and ``least`` of the cosines, and the ``error``: the mean squared
-        difference as a share of the variance of ``expected``.
+    Args:
+        found, expected: float32 (images, width).
     """
-    one, other = found.astype(np.float64), expected.astype(np.float64)
-    norms = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
-    cosines = (one * other).sum(1) / norms
-    return {
-        "mean": float(cosines.mean()),
-        "percentile_5": float(np.percentile(cosines, 5)),
-        "least": float(cosines.min()),
-        "error": float(np.square(one - other).mean() / other.var()),
-    }
+    return similarity(found, expected).to_json()
 
 
 def table(result: dict[str, Any]) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -68,56 +67,22 @@ class BeitFamily(Family):
             position = getattr(network, "pos_embed", None)
             return x if position is None else x + position
 
-        return [Step("embed", embed), *_blocks(network), Step("head", head_of(network))]
+        return [
+            Step("embed", embed),
+            *prenorm.steps(network.blocks, _is_post_norm),
+            Step("head", prenorm.head(network)),
+        ]
 
     def migrations(self, module: nn.Module) -> list[Migration]:
         network: Any = module
-        return [
-            place
-            for block in network.blocks
-            for place in prenorm.migrations(block, post_norm=_is_post_norm(block))
-        ]
+        return prenorm.all_migrations(network.blocks, _is_post_norm)
 
     def streams(self, module: nn.Module) -> list[Stream]:
         network: Any = module
-        if any(_is_post_norm(block) for block in network.blocks):
-            return []
         tokens = [getattr(network, name, None) for name in ("cls_token", "pos_embed")]
-        return pooled_stream(network, tokens, [network.patch_embed.norm])
-
-
-def head_of(network: Any) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Last norm, pooling and classifier of a timm network."""
-
-    def head(tokens: torch.Tensor) -> torch.Tensor:
-        out: torch.Tensor = network.forward_head(network.norm(tokens))
-        return out
-
-    return head
-
-
-def pooled_stream(
-    network: Any, tokens: list[nn.Parameter | None], between: list[nn.Module]
-) -> list[Stream]:
-    """The stream from a patch embedding to one norm, before or behind the pooling, and the head.
-
-    Args:
-        between: what may stand between the patch embedding and the first block, and must not.
-    """
-    norms = [norm for norm in (network.norm, network.fc_norm) if type(norm) is not nn.Identity]
-    if len(norms) != 1 or any(type(part) is not nn.Identity for part in between):
-        return []
-    readers = [(norms[0], [network.head])]
-    stem = [network.patch_embed.proj]
-    found = prenorm.stream(network.embed_dim, tokens, stem, network.blocks, readers)
-    return [] if found is None else [found]
-
-
-def _blocks(network: Any) -> list[Step]:
-    return [
-        Step("block", block, block, {} if _is_post_norm(block) else prenorm.writes(block))
-        for block in network.blocks
-    ]
+        return prenorm.pooled_streams(
+            network, tokens, [network.patch_embed.norm], [network.head], _is_post_norm
+        )
 
 
 def _is_post_norm(block: nn.Module) -> bool:

@@ -10,7 +10,6 @@ from torch import nn
 
 from mimiq.models import prenorm, rewriting
 from mimiq.models.attention import ExplicitAttention, RotaryEmbedding
-from mimiq.models.beit import head_of, pooled_stream
 from mimiq.models.family import Family, Migration, Step, Stream
 
 
@@ -54,26 +53,23 @@ class EvaFamily(Family):
             out: torch.Tensor = network.norm_pre(tokens)
             return out
 
-        blocks = [
-            Step("block", block, block, {} if _is_post_norm(block) else prenorm.writes(block))
-            for block in network.blocks
+        return [
+            Step("embed", embed),
+            *prenorm.steps(network.blocks, _is_post_norm),
+            Step("head", prenorm.head(network)),
         ]
-        return [Step("embed", embed), *blocks, Step("head", head_of(network))]
 
     def migrations(self, module: nn.Module) -> list[Migration]:
         network: Any = module
-        return [
-            place
-            for block in network.blocks
-            for place in prenorm.migrations(block, post_norm=_is_post_norm(block))
-        ]
+        return prenorm.all_migrations(network.blocks, _is_post_norm)
 
     def streams(self, module: nn.Module) -> list[Stream]:
         network: Any = module
-        if network.attn_pool is not None or any(_is_post_norm(block) for block in network.blocks):
+        if network.attn_pool is not None:
             return []
         tokens = [getattr(network, name, None) for name in ("cls_token", "reg_token", "pos_embed")]
-        return pooled_stream(network, tokens, [network.patch_embed.norm, network.norm_pre])
+        between = [network.patch_embed.norm, network.norm_pre]
+        return prenorm.pooled_streams(network, tokens, between, [network.head], _is_post_norm)
 
 
 def _is_post_norm(block: nn.Module) -> bool:

@@ -1,4 +1,4 @@
-"""What blocks of the usual form have in common: norm1, attention, norm2, MLP, each added.
+"""What blocks of the usual form have in common, and networks of them: norm1, attention, norm2, MLP.
 
 Their parts carry timm's names: ``norm1``, ``attn`` (an :class:`ExplicitAttention`), ``norm2`` and
 ``mlp`` with ``fc1`` and ``fc2``. A LayerScale is folded into the Linear before it where it can be.
@@ -6,14 +6,14 @@ Their parts carry timm's names: ``norm1``, ``attn`` (an :class:`ExplicitAttentio
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
 from mimiq.models.attention import ExplicitAttention
-from mimiq.models.family import Migration, Stream, Write
+from mimiq.models.family import Migration, Step, Stream, Write
 
 _SCALES = ("ls1", "ls2")
 
@@ -51,6 +51,55 @@ def writes(block: nn.Module) -> dict[str, Write]:
     if not scaled[1]:
         found["mlp.fc2"] = Write("")
     return found
+
+
+def steps(blocks: Iterable[nn.Module], is_post_norm: Callable[[nn.Module], bool]) -> list[Step]:
+    """A step a block; of a post-norm block no Linear writes to the stream as it is."""
+    return [
+        Step("block", block, block, {} if is_post_norm(block) else writes(block))
+        for block in blocks
+    ]
+
+
+def all_migrations(
+    blocks: Iterable[nn.Module], is_post_norm: Callable[[nn.Module], bool]
+) -> list[Migration]:
+    """Those of every block."""
+    return [place for block in blocks for place in migrations(block, post_norm=is_post_norm(block))]
+
+
+def head(network: Any) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Last norm, pooling and classifier of a timm network."""
+
+    def run(tokens: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = network.forward_head(network.norm(tokens))
+        return out
+
+    return run
+
+
+def pooled_streams(
+    network: Any,
+    tokens: Iterable[nn.Parameter | None],
+    between: Iterable[nn.Module],
+    heads: Sequence[nn.Module],
+    is_post_norm: Callable[[nn.Module], bool],
+) -> list[Stream]:
+    """The stream from a patch embedding to one norm, before or behind the pooling, and the heads.
+
+    Args:
+        tokens: those that the network has.
+        between: what may stand between the patch embedding and the first block, and must not.
+        heads: what reads the last norm.
+    """
+    norms = [norm for norm in (network.norm, network.fc_norm) if type(norm) is not nn.Identity]
+    if len(norms) != 1 or any(type(part) is not nn.Identity for part in between):
+        return []
+    if any(is_post_norm(block) for block in network.blocks):
+        return []
+    stem = [network.patch_embed.proj]
+    found = stream(network.embed_dim, tokens, stem, network.blocks, [(norms[0], heads)])
+    return [] if found is None else [found]
 
 
 def stream(

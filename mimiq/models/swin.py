@@ -13,7 +13,6 @@ from torch.nn import functional as F
 
 from mimiq.models import prenorm, rewriting
 from mimiq.models.attention import ExplicitAttention, UnitNorm
-from mimiq.models.beit import head_of
 from mimiq.models.family import Family, Migration, Step, Stream, Write
 
 
@@ -136,7 +135,7 @@ def _steps(network: Any, *, prenorm_writes: bool) -> list[Step]:
             if prenorm_writes:
                 writes = prenorm.writes(block) | {"attn.proj": Write("norm2", _in_windows(block))}
             steps.append(Step("block", block, block, writes))
-    return [*steps, Step("head", head_of(network))]
+    return [*steps, Step("head", prenorm.head(network))]
 
 
 def _in_windows(block: Any) -> Callable[[torch.Tensor], torch.Tensor]:

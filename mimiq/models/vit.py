@@ -59,45 +59,30 @@ class ViTFamily(Family):
             out: torch.Tensor = network.norm_pre(network.patch_drop(x))
             return out
 
-        def head(tokens: torch.Tensor) -> torch.Tensor:
-            out: torch.Tensor = network.forward_head(network.norm(tokens))
-            return out
-
-        blocks = [
-            Step("block", block, block, {} if _is_post_norm(block) else prenorm.writes(block))
-            for block in network.blocks
+        return [
+            Step("embed", embed),
+            *prenorm.steps(network.blocks, _is_post_norm),
+            Step("head", prenorm.head(network)),
         ]
-        return [Step("embed", embed), *blocks, Step("head", head)]
 
     def migrations(self, module: nn.Module) -> list[Migration]:
         network: Any = module
-        return [
-            place
-            for block in network.blocks
-            for place in prenorm.migrations(block, post_norm=_is_post_norm(block))
-        ]
+        return prenorm.all_migrations(network.blocks, _is_post_norm)
 
     def streams(self, module: nn.Module) -> list[Stream]:
         network: Any = module
         names = ("cls_token", "dist_token", "reg_token", "pos_embed")
         tokens = [getattr(network, name, None) for name in names]
         heads = [getattr(network, name, None) for name in ("head", "head_dist", "head_patches")]
-        norms = [norm for norm in (network.norm, network.fc_norm) if type(norm) is not nn.Identity]
-        between = (network.patch_embed.norm, network.norm_pre)
-        if len(norms) != 1 or network.attn_pool is not None:
+        if network.attn_pool is not None:
             return []
-        if any(_is_post_norm(block) for block in network.blocks):
-            return []
-        if any(type(part) is not nn.Identity for part in between):
-            return []
-        found = prenorm.stream(
-            network.embed_dim,
+        return prenorm.pooled_streams(
+            network,
             tokens,
-            [network.patch_embed.proj],
-            network.blocks,
-            [(norms[0], [head for head in heads if head is not None])],
+            [network.patch_embed.norm, network.norm_pre],
+            [head for head in heads if head is not None],
+            _is_post_norm,
         )
-        return [] if found is None else [found]
 
 
 def _is_post_norm(block: nn.Module) -> bool:

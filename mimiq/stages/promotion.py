@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import tempfile
@@ -21,10 +22,10 @@ from mimiq.devices import pick_device
 from mimiq.progress import Progress
 from mimiq.quantize.hooks import evenly_spread
 from mimiq.quantize.insert import quantize
-from mimiq.runtime.evaluation.held_out import held_out_cost
+from mimiq.runtime.evaluation.held_out import held_out_cost, logits_of
 from mimiq.runtime.onnxruntime.session import OnnxRuntimeSession
 from mimiq.runtime.opening import deployed_graph
-from mimiq.runtime.preprocessing import ByteArray
+from mimiq.runtime.preprocessing import ByteArray, FloatArray
 from mimiq.spec import Job
 from mimiq.stages.budget import Drop, Raising, choose
 from mimiq.stages.images import calibration_set, tuning_images
@@ -124,7 +125,16 @@ def _drop_of(
     job: Job, calibration: CalibrationSet, cache: Cache, progress: Progress
 ) -> Callable[[Precision], Drop]:
     """Compiles the job's graph at a precision, and measures it on the images held out."""
-    images = tuning_images(job, calibration)
+    images, preprocessing = tuning_images(job, calibration), job.model.preprocessing
+
+    @functools.cache  # every try is held against the same
+    def wanted() -> dict[str, FloatArray]:
+        reference = reference_graph(job.model, cache, progress)
+        with OnnxRuntimeSession(reference, spinning=False) as full:
+            return {
+                kind: logits_of(full.run, pixels, preprocessing)
+                for kind, pixels in images.judging.items()
+            }
 
     def drop_of(precision: Precision) -> Drop:
         raised = replace(job, precision=precision)
@@ -132,16 +142,13 @@ def _drop_of(
 
         def make(path: Path) -> None:
             graphs = quantized_graphs(raised, tuned, tuning["key"], calibration, cache, progress)
-            reference = reference_graph(job.model, cache, progress)
+            full = wanted()
             with (
                 progress.stage("drop") as stage,
                 OnnxRuntimeSession(deployed_graph(graphs), spinning=False) as exported,
-                OnnxRuntimeSession(reference, spinning=False) as full,
             ):
                 stage.update(text="images held out")
-                found = held_out_cost(
-                    exported.run, full.run, images.judging, job.model.preprocessing
-                )
+                found = held_out_cost(exported.run, full, images.judging, preprocessing)
             drop = Drop(found.points, found.agreement, found.count)
             (path / "drop.json").write_text(json.dumps(asdict(drop)))
 

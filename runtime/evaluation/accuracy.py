@@ -163,7 +163,7 @@ def evaluate(
         CheckFailed: a logit is not a finite number.
     """
     correct = correct_top5 = count = 0
-    for images, labels in _counted(dataset, preprocessing, batch_size, stage):
+    for images, labels in counted_batches(dataset, preprocessing, batch_size, stage):
         logits = _logits(model, images, dataset.num_classes, count)
         ranks = label_ranks(as_classes(logits), labels)
         correct += int((ranks == 0).sum())
@@ -185,7 +185,7 @@ def compare(
     ours, theirs = [0, 0], [0, 0]
     count = agreeing = only_model = only_reference = 0
     spread = _Spread()
-    for images, labels in _counted(dataset, preprocessing, batch_size, stage):
+    for images, labels in counted_batches(dataset, preprocessing, batch_size, stage):
         logits = _logits(model, images, dataset.num_classes, count)
         expected = _logits(reference, images, dataset.num_classes, count)
         spread.add(logits, expected)
@@ -260,12 +260,17 @@ def label_ranks(logits: FloatArray, labels: LabelArray) -> npt.NDArray[np.int64]
     return np.asarray(((logits > own) | ((logits == own) & earlier)).sum(axis=1), np.int64)
 
 
-def _counted(
+def counted_batches(
     dataset: LabelledImages,
     preprocessing: Preprocessing,
     batch_size: int,
     stage: Stage,
 ) -> Iterator[tuple[FloatArray, LabelArray]]:
+    """Batches of normalised images and labels; ``stage`` is told what is done after each.
+
+    Raises:
+        BadInput: the dataset is empty, or an image is unreadable.
+    """
     if len(dataset) == 0:
         raise BadInput("There are no images to evaluate on.", "Give a folder with images.")
     done = 0

@@ -11,7 +11,9 @@ import numpy.typing as npt
 
 from mimiq.errors import BadInput, CheckFailed
 from mimiq.progress import SILENT_STAGE, Stage
+from mimiq.runtime.evaluation.accuracy import counted_batches
 from mimiq.runtime.evaluation.datasets import LabelledImages
+from mimiq.runtime.evaluation.held_out import relative_error
 from mimiq.runtime.evaluation.intervals import Interval, wilson
 from mimiq.runtime.preprocessing import FloatArray, Preprocessing
 from mimiq.runtime.session import Session
@@ -105,15 +107,13 @@ def similarity(found: npt.NDArray[Any], wanted: npt.NDArray[Any]) -> Similarity:
         )
     ours, theirs = _directions(found), _directions(wanted)
     cosines = (ours * theirs).sum(1)
-    difference = np.subtract(found, wanted, dtype=np.float64)
-    variance = float(np.var(wanted, dtype=np.float64))
     return Similarity(
         count=len(found),
         mean=float(cosines.mean()),
         percentile_5=float(np.percentile(cosines, 5)),
         least=float(cosines.min()),
         neighbours=int((_nearest(ours) == _nearest(theirs)).sum()),
-        error=float(np.square(difference).mean() / variance) if variance else 0.0,
+        error=relative_error(found, wanted),
     )
 
 
@@ -137,16 +137,13 @@ def compare_embeddings(
         BadInput: the dataset is empty, an image is unreadable, or the widths differ.
         CheckFailed: an embedding holds something that is not a finite number.
     """
-    if len(dataset) == 0:
-        raise BadInput("There are no images to evaluate on.", "Give a folder with images.")
     ours: list[FloatArray] = []
     theirs: list[FloatArray] = []
     done = 0
-    for images, _ in dataset.batches(preprocessing, batch_size):
+    for images, _ in counted_batches(dataset, preprocessing, batch_size, stage):
         for network, parts in ((model, ours), (reference, theirs)):
             parts.append(_embeddings(network, images, done))
         done += len(images)
-        stage.update(done, total=len(dataset))
     return similarity(np.concatenate(ours), np.concatenate(theirs))
 
 
