@@ -147,7 +147,7 @@ class Bench:
         started = time.monotonic()
         with tempfile.TemporaryDirectory() as scratch:
             job = self._job(name, row, variant, seed, Path(scratch) / "bundle")
-            bundle = compile_model(job, self.cache, self.progress)
+            bundle = compile_model(job, self.cache, self.progress).bundle
             judged = self._judge(name, bundle)
             report: Mapping[str, Any] = bundle.report or {}
         return {

@@ -151,6 +151,11 @@ class CalibrationSet:
         cut = len(self) - held_out
         return self.subset(0, cut), self.subset(cut, len(self))
 
+    @property
+    def cache_key(self) -> str:
+        """What stands for it in a cache's key."""
+        return self.content_hash
+
     @cached_property
     def content_hash(self) -> str:
         """Hex SHA-256 over images and labels, whatever the sharding."""

@@ -7,18 +7,70 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import platformdirs
 
 from mimiq.errors import EnvironmentLacks
 from mimiq.files import naming_full_disk
+from mimiq.progress import Progress
 from mimiq.version import __version__
 
 # Raised within a version when a stage's results change for the same inputs: older entries are
 # then left alone.
 _GENERATION = 2
+
+
+ASIDE = {"aside": True}
+"""Metadata of a field that a result does not depend on: where it is made, what is at hand."""
+Result = TypeVar("Result", covariant=True)
+
+
+class CachedStage(Protocol[Result]):
+    """A piece of work as a value: a frozen dataclass whose fields are everything that it sees.
+
+    Its key is those fields, but for those with the metadata :data:`ASIDE`.
+    """
+
+    name: ClassVar[str]
+    revision: ClassVar[int]
+    """To be raised with every change that gives another result for the same fields."""
+
+    def make(self, folder: Path, progress: Progress) -> None:
+        """Work, and leave the result in ``folder``, which an interrupted run may have begun."""
+
+    def load(self, folder: Path) -> Result:
+        """The result that :meth:`make` left there."""
+
+
+def stage_key(stage: CachedStage[Any]) -> dict[str, Any]:
+    """What a stage's result depends on, as JSON values."""
+    described: Any = stage
+    own = {
+        part.name: _identity(getattr(stage, part.name))
+        for part in fields(described)
+        if not part.metadata.get("aside")
+    }
+    return {"revision": stage.revision, **own}
+
+
+def _identity(value: Any) -> Any:
+    """What stands for a value in a key: ``cache_key``, ``to_json()``, or itself."""
+    if hasattr(value, "cache_key"):
+        return value.cache_key
+    if hasattr(value, "to_json"):
+        return value.to_json()
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {str(key): _identity(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_identity(item) for item in value]
+    if value is None or isinstance(value, str | int | float | bool):
+        return value
+    raise TypeError(f"A {type(value).__name__} has nothing that stands for it in a cache's key.")
 
 
 def default_cache_dir() -> Path:
@@ -43,6 +95,20 @@ class Cache:
     def __init__(self, root: Path, tell: Callable[[str], None] = lambda _: None) -> None:
         self.root = root
         self.tell = tell
+
+    def run(self, stage: CachedStage[Result], progress: Progress) -> Result:
+        """The stage's result, made now if it is not there.
+
+        Raises:
+            EnvironmentLacks: as :meth:`get_or_make`.
+            MimiqError: whatever the stage found wrong.
+        """
+        path, hit = self.get_or_make(
+            stage.name, stage_key(stage), lambda folder: stage.make(folder, progress)
+        )
+        if hit:
+            progress.note(f"{stage.name}: reusing {path.name}")
+        return stage.load(path)
 
     def get_or_make(
         self, stage: str, inputs: Mapping[str, Any], make: Callable[[Path], object]

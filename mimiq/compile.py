@@ -1,51 +1,59 @@
-"""The compiler: every stage in order, each cached by what went into it.
+"""The compiler: every stage in order, each cached by what it sees.
 
-load_model → calibration set → quantize → distill → export → check → measure → bundle
+calibration set → tuned network → graphs → fp32 reference → measures → bundle → engine
 """
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from mimiq.cache import Cache
 from mimiq.calibrate import CalibrationSet
-from mimiq.devices import pick_device
-from mimiq.distill.loop import distill
 from mimiq.errors import BadInput
 from mimiq.models import LoadedModel
 from mimiq.progress import Progress
-from mimiq.quantize.insert import QuantizedModel, quantize
-from mimiq.quantize.store import load_quantized, save_quantized
-from mimiq.runtime.bundle import CPU_MODEL, MODEL, Bundle, write_bundle
+from mimiq.quantize.insert import QuantizedModel
+from mimiq.runtime.bundle import MODEL, Bundle, write_bundle
 from mimiq.runtime.host import describe_hardware, describe_software
-from mimiq.runtime.tensorrt.record import HALF_MODEL
 from mimiq.spec import Job
 from mimiq.stages.budget import require_fits
-from mimiq.stages.images import (
-    TuningImages,
-    calibration_set,
-    procedural_count,
-    tuning_images,
-)
+from mimiq.stages.engine import add_engine
+from mimiq.stages.graphs import ExportGraphs, ExportReference, graph_metadata
+from mimiq.stages.images import TuningImages, calibration_set, tuning_images
 from mimiq.stages.measure import measured
+from mimiq.stages.tune import TuneNetwork
+
+if TYPE_CHECKING:
+    from mimiq.export.tensorrt.engines import BundleEngine
 
 SOFTWARE = ("mimiq", "torch", "timm", "onnx", "onnx-ir", "onnxscript", "onnxruntime-gpu", "numpy")
-_FITTED = "as the other half of the images finds best, damping 4 or 16"  # part of the cache's keys
 
 
-def compile_model(job: Job, cache: Cache, progress: Progress) -> Bundle:
-    """Compile one network to a bundle on disk, measured.
+@dataclass(frozen=True)
+class Compiled:
+    """What a compilation made.
+
+    Attributes:
+        bundle: on disk, with the engine.
+        engine: the engine and its proof; None where none was wanted or can be built here.
+    """
+
+    bundle: Bundle
+    engine: BundleEngine | None = None
+
+
+def compile_model(job: Job, cache: Cache, progress: Progress) -> Compiled:
+    """Compile one network to a bundle on disk, measured, with the engine that the job asks for.
 
     Raises:
         MimiqError: whatever a stage found wrong; stages already done stay in the cache.
         CheckFailed: when the exported graph does not do what the simulated network does, or is
             larger than its budget.
+        UnsupportedTarget, BuildFailed: of the engine; the bundle is complete without it.
     """
     if job.out.exists() and not job.overwrite:
         raise BadInput(
@@ -61,7 +69,7 @@ def compile_model(job: Job, cache: Cache, progress: Progress) -> Bundle:
     report = measured(job, quantized, images, graphs, reference, tuning["errors"], progress)
     report["tuning"] = tuning["result"]
     report["seconds"] = time.monotonic() - started
-    return write_bundle(
+    bundle = write_bundle(
         job.out,
         graphs,
         _manifest(job, calibration, tuning),
@@ -69,6 +77,8 @@ def compile_model(job: Job, cache: Cache, progress: Progress) -> Bundle:
         report=report,
         overwrite=job.overwrite,
     )
+    built = None if job.engine is None else add_engine(bundle, job.engine, progress)
+    return Compiled(bundle) if built is None else Compiled(built.bundle, built)
 
 
 def tuned_network(
@@ -83,61 +93,8 @@ def tuned_network(
     Args:
         images: of ``calibration``, where they are at hand.
     """
-    distillation = job.recipe.distillation
-    inputs = {
-        "weights": job.model.weights_hash,
-        "preprocessing": job.model.preprocessing.to_json(),
-        "images": calibration.content_hash,
-        "precision": job.precision.to_json(),
-        "ranges": job.recipe.ranges.to_json(),
-        "distillation": distillation.to_json(),
-        "procedural": procedural_count(job, calibration),
-        "fitted": _FITTED,
-        "seed": job.seed,
-    }
-
-    def make(path: Path) -> None:
-        device = pick_device(job.device)
-        split = images or tuning_images(job, calibration)
-        normalized = torch.from_numpy(job.model.preprocessing.normalize(split.fitted.numpy()))
-        with progress.stage("quantize") as stage:
-            quantized = quantize(
-                job.model,
-                job.precision,
-                normalized.to(device),
-                job.recipe.ranges,
-                lambda text: stage.update(text=text),
-            )
-        with progress.stage("distill", distillation.steps or None) as stage:
-            if not distillation.steps:
-                stage.update(text="left out: 0 steps")
-            result = distill(
-                quantized,
-                split.all,
-                distillation,
-                seed=job.seed,
-                checkpoint=path / "checkpoint.pt",
-                progress=lambda step, loss, held_out: stage.update(
-                    step, f"loss {loss:.4f}, held-out {held_out:.4f}"
-                ),
-            )
-        quantized.module.cpu()
-        save_quantized(quantized, path)
-        report = {
-            "result": result.to_json(),
-            "migrations": [vars(migration) for migration in quantized.migrations],
-            "outliers": [vars(found) for found in quantized.outliers],
-            "errors": dict(quantized.errors),
-            "fits": [vars(fit) for fit in quantized.fits],
-        }
-        (path / "tuning.json").write_text(json.dumps(report, indent=1))
-
-    path, hit = cache.get_or_make("tuned", inputs, make)
-    if hit:
-        progress.note(f"tuned network: reusing {path.name}")
-    tuning = json.loads((path / "tuning.json").read_text())
-    tuning["key"] = path.name
-    return load_quantized(job.model, path), tuning
+    tuned = cache.run(TuneNetwork.of(job, calibration, images), progress)
+    return tuned.network, tuned.report | {"key": tuned.cache_key}
 
 
 def quantized_graphs(
@@ -150,71 +107,16 @@ def quantized_graphs(
 ) -> dict[str, Path]:
     """The Q/DQ graphs, by the name each has in the bundle; cached and checked.
 
-    ``model.onnx`` is fp32 outside its quantised layers, for ONNX Runtime; ``model.fp16.onnx`` is
-    the same numbers in the half-precision form that TensorRT builds fastest; ``model.cpu.onnx``,
-    where activations are quantised, the same numbers in the form that a CPU runs fastest.
-
     Raises:
         UnsupportedTarget: when ONNX Runtime or TensorRT would refuse a node.
     """
-    from mimiq.export import export_onnx, require, to_cpu, to_fp16
-
-    metadata = _metadata(job, calibration)
-
-    def make(path: Path) -> None:
-        with progress.stage("export") as stage:
-            stage.update(text="Q/DQ graph")
-            plain = export_onnx(
-                quantized.module,
-                job.model.preprocessing.input_shape,
-                path / MODEL,
-                output=job.model.output,
-                metadata=metadata,
-            )
-            stage.update(text="half-precision form for TensorRT")
-            to_fp16(plain, path / HALF_MODEL)
-            stage.update(text="form for ONNX Runtime on a CPU")
-            to_cpu(plain, path / CPU_MODEL)
-            stage.update(text="checking the rules of the targets")
-            require(plain, "ort")
-
-    inputs = {"tuned": key, "metadata": metadata, "forms": [MODEL, HALF_MODEL, CPU_MODEL]}
-    path, _ = cache.get_or_make("graphs", inputs, make)
-    found = (path / name for name in (MODEL, HALF_MODEL, CPU_MODEL))
-    return {file.name: file for file in found if file.is_file()}
+    stage = ExportGraphs(key, job.model, graph_metadata(job, calibration), quantized)
+    return cache.run(stage, progress)
 
 
 def reference_graph(model: LoadedModel, cache: Cache, progress: Progress) -> Path:
     """The full-precision network as ONNX; cached."""
-    from mimiq.export import export_onnx
-
-    def make(path: Path) -> None:
-        with progress.stage("export") as stage:
-            stage.update(text="fp32 reference")
-            shape = model.preprocessing.input_shape
-            export_onnx(model.module, shape, path / "model.onnx", output=model.output)
-
-    inputs = {
-        "weights": model.weights_hash,
-        "architecture": model.architecture,
-        "image": model.preprocessing.input_shape,
-        "output": model.output,
-    }
-    path, _ = cache.get_or_make("fp32", inputs, make)
-    return path / "model.onnx"
-
-
-def _metadata(job: Job, calibration: CalibrationSet) -> dict[str, str]:
-    """What the ONNX file says of itself; nothing that changes from run to run."""
-    return {
-        "mimiq.model": job.model.name,
-        "mimiq.config.precision": json.dumps(job.precision.to_json()),
-        "mimiq.preprocessing": json.dumps(job.model.preprocessing.to_json()),
-        "mimiq.weights_sha256": job.model.weights_hash,
-        "mimiq.calibration_sha256": calibration.content_hash,
-        "mimiq.untrained": json.dumps(job.model.untrained),
-        "mimiq.output": job.model.output,
-    }
+    return cache.run(ExportReference(model), progress)
 
 
 def _manifest(job: Job, calibration: CalibrationSet, tuning: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,6 +14,21 @@ from mimiq.runtime.evaluation.datasets import LabelledImages
 
 
 @dataclass(frozen=True)
+class EngineSpec:
+    """An engine to build into the bundle.
+
+    Attributes:
+        target: ``rtx``, ``trt``, or ``auto``: what this host can build, or none.
+        allow_fallback: accept layers that lose low precision.
+        fp8: in FP8 (E4M3) in the place of INT8.
+    """
+
+    target: str = "auto"
+    allow_fallback: bool = False
+    fp8: bool = False
+
+
+@dataclass(frozen=True)
 class Job:
     """One compilation.
 
@@ -31,6 +46,7 @@ class Job:
         overwrite: replace an existing bundle.
         raised: the manifest's entry on what :func:`mimiq.stages.promotion.within_budget` raised,
             and why.
+        engine: built and proved last; None for no engine.
     """
 
     model: LoadedModel
@@ -45,6 +61,7 @@ class Job:
     batches: tuple[int, ...] = (1, 8, 32)
     overwrite: bool = False
     raised: Mapping[str, Any] | None = None
+    engine: EngineSpec | None = None
 
     def __post_init__(self) -> None:
         roles = self.model.family.roles(self.model.module)

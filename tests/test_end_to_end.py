@@ -96,13 +96,13 @@ def test_the_same_again_is_all_from_the_cache(
 ) -> None:
     """And gives the same graph, bit by bit."""
     compile_digits(*INT8)
-    import mimiq.compile
+    import mimiq.stages.tune
 
     def work(*_: object, **__: object) -> None:
         raise AssertionError("a finished stage was done again")
 
     for stage in ("quantize", "distill"):
-        monkeypatch.setattr(mimiq.compile, stage, work)
+        monkeypatch.setattr(mimiq.stages.tune, stage, work)
     again = compile_digits(*INT8[:3], "--no-bench")
     files = [
         mimiq.runtime.Bundle(compiled.path).manifest["files"]["model.onnx"]

@@ -87,6 +87,16 @@ class LoadedModel:
         """Numbers that an image is answered with."""
         return self.embedding_dim if self.output == "embedding" else self.num_classes
 
+    @property
+    def cache_key(self) -> dict[str, Any]:
+        """What stands for it in a cache's key."""
+        return {
+            "weights": self.weights_hash,
+            "architecture": self.architecture,
+            "preprocessing": self.preprocessing.to_json(),
+            "output": self.output,
+        }
+
     def describe(self) -> dict[str, Any]:
         """The manifest's entry."""
         entry = {

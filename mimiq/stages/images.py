@@ -2,75 +2,115 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import ClassVar
 
 import numpy as np
 import torch
 
-from mimiq.cache import Cache
+from mimiq.cache import ASIDE, Cache
 from mimiq.calibrate import CalibrationSet, gaussian_noise, open_or_import
 from mimiq.calibrate.sources import image_files
+from mimiq.config.synthesis import SynthesisRecipe
+from mimiq.models import LoadedModel
 from mimiq.progress import Progress
-from mimiq.runtime.preprocessing import ByteArray
+from mimiq.runtime.preprocessing import ByteArray, Preprocessing
 from mimiq.spec import Job
 from mimiq.synthesis.scenes import scenes
 
 _FRESH = 1_000_003  # added to a seed: scenes that no compilation with a small seed is fitted to
 
 
-def calibration_set(job: Job, cache: Cache, progress: Progress) -> CalibrationSet:
-    """The images to calibrate and tune on: synthesised, generated or imported; cached."""
-    source, preprocessing = job.calibration, job.model.preprocessing
-    count = job.recipe.synthesis.images
-    if source not in ("synthetic", "psaq", "noise"):
-        folder = Path(source)
-        if CalibrationSet.is_set(folder):
-            return open_or_import(folder, preprocessing, folder)
-        inputs: dict[str, Any] = {"folder": str(folder.resolve()), "seed": job.seed, "count": count}
-        inputs |= {"preprocessing": preprocessing.to_json(), "listing": _listing(folder)}
-        path, _ = cache.get_or_make(
-            "calibration",
-            inputs,
-            lambda path: open_or_import(
-                folder, preprocessing, path / "set", limit=count, seed=job.seed
-            ),
+@dataclass(frozen=True)
+class _Set:
+    """A stage whose result is a calibration set."""
+
+    name: ClassVar[str] = "calibration"
+    revision: ClassVar[int] = 1
+
+    def load(self, folder: Path) -> CalibrationSet:
+        return CalibrationSet.open(folder / "set")
+
+
+@dataclass(frozen=True)
+class ImportImages(_Set):
+    """Images of a folder, as the network sees them.
+
+    Attributes:
+        listing: names, sizes and times of the files: they are read again when these change.
+    """
+
+    source: Path
+    preprocessing: Preprocessing
+    count: int
+    seed: int
+    listing: tuple[tuple[str, int, int], ...]
+
+    def make(self, folder: Path, progress: Progress) -> None:
+        open_or_import(
+            self.source, self.preprocessing, folder / "set", limit=self.count, seed=self.seed
         )
-        found = CalibrationSet.open(path / "set")
-        if len(found) < count:
-            progress.note(f"calibration images: {len(found)} in {folder}, of {count} wanted")
-        return found
 
-    inputs = {"kind": source, "seed": job.seed, "preprocessing": preprocessing.to_json()}
-    if source == "noise":
-        path, _ = cache.get_or_make(
-            "calibration",
-            inputs | {"count": count},
-            lambda path: gaussian_noise(preprocessing, count, job.seed, path / "set"),
-        )
-        return CalibrationSet.open(path / "set")
 
-    inputs |= {"weights": job.model.weights_hash, "recipe": job.recipe.synthesis.to_json()}
+@dataclass(frozen=True)
+class NoiseImages(_Set):
+    """Gaussian noise, a control."""
 
-    def make(path: Path) -> None:
+    preprocessing: Preprocessing
+    count: int
+    seed: int
+    kind: str = "noise"
+
+    def make(self, folder: Path, progress: Progress) -> None:
+        gaussian_noise(self.preprocessing, self.count, self.seed, folder / "set")
+
+
+@dataclass(frozen=True)
+class SynthesizeImages(_Set):
+    """Images from the network itself; ``kind`` is ``synthetic`` or ``psaq``."""
+
+    kind: str
+    model: LoadedModel
+    recipe: SynthesisRecipe
+    seed: int
+    device: str = field(metadata=ASIDE)
+
+    def make(self, folder: Path, progress: Progress) -> None:
         from mimiq.synthesis.mimiq import synthesize
         from mimiq.synthesis.psaq import synthesize_psaq
 
-        function = synthesize if source == "synthetic" else synthesize_psaq
+        function = synthesize if self.kind == "synthetic" else synthesize_psaq
         function(
-            job.model,
-            job.recipe.synthesis,
-            seed=job.seed,
-            out=path / "set",
-            device=job.device,
+            self.model,
+            self.recipe,
+            seed=self.seed,
+            out=folder / "set",
+            device=self.device,
             progress=progress,
         )
 
-    path, hit = cache.get_or_make("calibration", inputs, make)
-    if hit:
-        progress.note(f"calibration images: reusing {path.name}")
-    return CalibrationSet.open(path / "set")
+
+def calibration_set(job: Job, cache: Cache, progress: Progress) -> CalibrationSet:
+    """The images to calibrate and tune on: synthesised, generated or imported; cached."""
+    source, preprocessing = job.calibration, job.model.preprocessing
+    recipe = job.recipe.synthesis
+    match source:
+        case "synthetic" | "psaq":
+            made = SynthesizeImages(str(source), job.model, recipe, job.seed, job.device)
+            return cache.run(made, progress)
+        case "noise":
+            return cache.run(NoiseImages(preprocessing, recipe.images, job.seed), progress)
+    folder = Path(source)
+    if CalibrationSet.is_set(folder):
+        return open_or_import(folder, preprocessing, folder)
+    wanted = ImportImages(
+        folder.resolve(), preprocessing, recipe.images, job.seed, _listing(folder)
+    )
+    found = cache.run(wanted, progress)
+    if len(found) < recipe.images:
+        progress.note(f"calibration images: {len(found)} in {folder}, of {recipe.images} wanted")
+    return found
 
 
 @dataclass(frozen=True)
@@ -126,7 +166,7 @@ def procedural_count(job: Job, calibration: CalibrationSet) -> int:
     return job.recipe.procedural if calibration.manifest["kind"] == "synthetic" else 0
 
 
-def _listing(folder: Path) -> list[list[Any]]:
-    """Names, sizes and times of a folder's images: they are read again when these change."""
+def _listing(folder: Path) -> tuple[tuple[str, int, int], ...]:
+    """Names, sizes and times of a folder's images."""
     found = ((path.relative_to(folder).as_posix(), path.stat()) for path in image_files(folder))
-    return [[name, stat.st_size, stat.st_mtime_ns] for name, stat in found]
+    return tuple((name, stat.st_size, stat.st_mtime_ns) for name, stat in found)

@@ -5,12 +5,17 @@ from __future__ import annotations
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
-from mimiq.cache import Cache, content_key, default_cache_dir
+from mimiq.cache import ASIDE, Cache, content_key, default_cache_dir, stage_key
 from mimiq.errors import EnvironmentLacks
+from mimiq.models import LoadedModel
+from mimiq.progress import SILENT, Progress
+from mimiq.stages.graphs import ExportReference
 
 
 def _write(text: str):  # type: ignore[no-untyped-def]
@@ -103,3 +108,46 @@ def test_place_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path
         monkeypatch.delenv("XDG_CACHE_HOME")
         monkeypatch.setenv("HOME", str(tmp_path))
         assert default_cache_dir() == tmp_path / ".cache" / "mimiq"
+
+
+@dataclass(frozen=True)
+class Double:
+    name: ClassVar[str] = "double"
+    revision: ClassVar[int] = 1
+
+    number: int
+    made: list[int] = field(metadata=ASIDE)
+
+    def make(self, folder: Path, progress: Progress) -> None:
+        self.made.append(self.number)
+        (folder / "result").write_text(str(2 * self.number))
+
+    def load(self, folder: Path) -> int:
+        return int((folder / "result").read_text())
+
+
+class DoubleAnew(Double):
+    revision = 2
+
+
+def test_a_stage_is_made_once_for_its_fields_and_its_revision(tmp_path: Path) -> None:
+    cache, made, elsewhere = Cache(tmp_path), list[int](), list[int]()
+    assert [cache.run(Double(n, made), SILENT) for n in (1, 2, 1)] == [2, 4, 2]
+    assert made == [1, 2]
+    assert cache.run(Double(1, elsewhere), SILENT) == 2  # what is aside changes nothing
+    assert not elsewhere
+    assert cache.run(DoubleAnew(1, elsewhere), SILENT) == 2
+    assert elsewhere == [1]
+
+
+def test_what_a_key_is_made_of() -> None:
+    assert stage_key(Double(3, [])) == {"revision": 1, "number": 3}
+    with pytest.raises(TypeError, match="object has nothing that stands for it"):
+        stage_key(Double(object(), []))  # type: ignore[arg-type]
+
+
+def test_the_reference_is_of_one_image_size(small_vit: LoadedModel) -> None:
+    larger = replace(small_vit.preprocessing, image_size=64)
+    other = replace(small_vit, preprocessing=larger)
+    assert stage_key(ExportReference(small_vit)) == stage_key(ExportReference(small_vit))
+    assert stage_key(ExportReference(small_vit)) != stage_key(ExportReference(other))

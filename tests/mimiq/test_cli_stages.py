@@ -245,31 +245,31 @@ class TestBuilding:
         self, bundle: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """As the last stage of the compiler: the bundle is there, the engine is not."""
-        from mimiq.cli.choices import EngineChoice
-        from mimiq.cli.engines import add_engine
         from mimiq.export.tensorrt import engines
         from mimiq.progress import Progress
         from mimiq.runtime import Bundle
+        from mimiq.spec import EngineSpec
+        from mimiq.stages.engine import add_engine
 
         def lost(*_: object, **__: object) -> None:
             raise UnsupportedTarget("The engine lost low precision.", "Change the graph.")
 
         monkeypatch.setattr(engines, "require_precision", lost)
         with pytest.raises(UnsupportedTarget) as caught:
-            add_engine(Bundle(bundle), EngineChoice("rtx", False), Progress())
+            add_engine(Bundle(bundle), EngineSpec("rtx"), Progress())
         assert "is complete but for this engine" in caught.value.next_step
         assert "mimiq build" in caught.value.next_step
 
     def test_accepted_fallbacks_stand_in_the_report(self, bundle: Path) -> None:
-        from mimiq.cli.commands.compile import _with_fallbacks
         from mimiq.export.tensorrt.engines import build_for_bundle
         from mimiq.export.tensorrt.proof import Fallback
         from mimiq.runtime import Bundle
+        from mimiq.stages.engine import with_fallbacks
 
         built = build_for_bundle(Bundle(bundle), "rtx")
-        assert _with_fallbacks(built.bundle, built) is built.bundle
+        assert with_fallbacks(built.bundle, built) is built.bundle
         lost = replace(built.proof, fallbacks=(Fallback("head", "int8", "half", "no Q/DQ"),))
-        written = _with_fallbacks(built.bundle, replace(built, proof=lost))
+        written = with_fallbacks(built.bundle, replace(built, proof=lost))
         assert written.report is not None
         (line,) = written.report["fallbacks"]
         assert line == "engines/rtx.plan: head: wanted int8, runs as half (no Q/DQ)"

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from mimiq import compile as pipeline
 from mimiq.cache import Cache
 from mimiq.config.precision import Precision, from_bits, int4
 from mimiq.config.recipes import recipe_for
@@ -20,6 +19,7 @@ from mimiq.models import LoadedModel
 from mimiq.progress import Progress
 from mimiq.quantize.insert import QuantizedModel, RangeRecipe, quantize
 from mimiq.spec import Job
+from mimiq.stages import tune
 from mimiq.stages.images import calibration_set
 
 _RECIPE = DistillationRecipe(steps=40, batch_size=8, lr_weights=3e-4, evaluate_every=10)
@@ -155,9 +155,9 @@ def test_what_chooses_or_estimates_is_kept_from_the_fit(
         seen.append(images)
         raise InterruptedError
 
-    monkeypatch.setattr(pipeline, "quantize", spy)
+    monkeypatch.setattr(tune, "quantize", spy)
     with pytest.raises(InterruptedError):
-        pipeline.tuned_network(job, images, cache, Progress())
+        cache.run(tune.TuneNetwork.of(job, images), Progress())
     expected = small_vit.preprocessing.normalize(images.images()[:14])
     assert torch.equal(seen[0], torch.from_numpy(expected))
 

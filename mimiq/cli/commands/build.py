@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from mimiq.cli import choices, options
-from mimiq.cli.engines import built_engine, engine_json, show_engine
+from mimiq.cli.engines import engine_json, show_engine
 from mimiq.cli.failures import Command
 from mimiq.cli.output import print_json, working
 from mimiq.cli.parameters import NAMES, PATH, PROFILE
@@ -68,6 +68,7 @@ def build(
     from mimiq.cli.terminal_progress import shown_progress
     from mimiq.export.tensorrt.build import BuildOptions
     from mimiq.runtime.bundle import Bundle
+    from mimiq.stages import engine as add
 
     if engine.target == choices.GRAPH:
         raise BadInput(
@@ -84,7 +85,7 @@ def build(
     )
     with working(), shown_progress(say.quiet).stage("engine") as stage:
         stage.update(text="building and proving")
-        built = built_engine(Bundle(bundle), engine.target, wanted, engine.fp8)
+        built = add.build(Bundle(bundle), engine.target, wanted, fp8=engine.fp8)
     if say.json:
         print_json(engine_json(built))
         return

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mimiq.cli import choices, options, preflight, values
-from mimiq.cli.engines import FP8_NOTE, add_engine, engine_json, require_fp8
+from mimiq.cli.engines import engine_json, engine_spec, require_fp8
 from mimiq.cli.failures import Command
 from mimiq.cli.output import next_commands, print_json, show, shown, working
 from mimiq.errors import BadInput
@@ -71,6 +71,7 @@ def compile_command(
 
     from mimiq.cache import Cache, default_cache_dir
     from mimiq.cli.terminal_progress import shown_progress
+    from mimiq.compile import compile_model
 
     progress = shown_progress(say.quiet)
     with working():
@@ -83,11 +84,11 @@ def compile_command(
             from mimiq.stages.promotion import within_budget
 
             job = within_budget(job, limits, cache, progress)
-        bundle, built = _run(job, cache, engine, progress)
+        made = compile_model(replace(job, engine=engine_spec(engine)), cache, progress)
     if say.json:
-        print_json(result_json(bundle, built))
+        print_json(result_json(made.bundle, made.engine))
     else:
-        show_result(bundle, built)
+        show_result(made.bundle, made.engine)
 
 
 def _job(
@@ -113,34 +114,6 @@ def _measured(job: Job, measurement: choices.MeasureChoice) -> Job:
         return job
     dataset = values.dataset_of(folder, job.model, measurement.eval_limit)
     return replace(job, evaluation=dataset, evaluation_name=str(folder))
-
-
-def _run(
-    job: Job, cache: Any, engine: choices.EngineChoice, progress: Progress
-) -> tuple[Bundle, BundleEngine | None]:
-    from mimiq.compile import compile_model
-
-    bundle = compile_model(job, cache, progress)
-    built = add_engine(bundle, engine, progress)
-    if built is None:
-        return bundle, None
-    return _with_fallbacks(built.bundle, built), built
-
-
-def _with_fallbacks(bundle: Bundle, built: BundleEngine) -> Bundle:
-    """The report also says what the engine computes in another precision than asked for."""
-    from mimiq.runtime.bundle import add_files
-
-    fallbacks = [f"{built.engine_name}: {fallback}" for fallback in built.proof.fallbacks]
-    notes = [FP8_NOTE.format(name=built.engine_name)] if built.record.is_fp8 else []
-    report = bundle.report
-    if not (fallbacks or notes) or report is None:
-        return bundle
-    added = {
-        "fallbacks": [*report["fallbacks"], *fallbacks],
-        "notes": [*report["notes"], *notes],
-    }
-    return add_files(bundle, report=report | added)
 
 
 def result_json(bundle: Bundle, built: BundleEngine | None) -> dict[str, Any]:
