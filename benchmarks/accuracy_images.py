@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
-from mimiq.cache import Cache
-from mimiq.compile import reference_graph
+from mimiq.cache import ASIDE, Cache
 from mimiq.models import LoadedModel
 from mimiq.progress import Progress
 from mimiq.runtime.evaluation.accuracy import Comparison, compare
@@ -20,6 +20,7 @@ from mimiq.runtime.host import installed_version
 from mimiq.runtime.onnxruntime.session import OnnxRuntimeSession
 from mimiq.runtime.preprocessing import FloatArray, Preprocessing
 from mimiq.runtime.session import Session
+from mimiq.stages.graphs import ExportReference
 
 DIGITS = "digits"  # in place of a folder: the held-out digits of the embedded model
 Images = ImageFiles | InMemoryImages
@@ -101,22 +102,37 @@ def full_precision(
     Raises:
         BadInput: an image that cannot be read.
     """
-    graph = reference_graph(model, cache, progress)
-    inputs = {
-        "graph": hashlib.sha256(graph.read_bytes()).hexdigest(),
-        "images": content_hash(images),
-        "preprocessing": model.preprocessing.to_json(),
-        "runtime": installed_version("onnxruntime-gpu") or installed_version("onnxruntime"),
-    }
+    return cache.run(_FullPrecision(model, content_hash(images), images, cache), progress)
 
-    def make(path: Path) -> None:
+
+@dataclass(frozen=True)
+class _FullPrecision:
+    """What the network answers, as a stage; ``content`` is the hash of the images."""
+
+    name: ClassVar[str] = "answers"
+    revision: ClassVar[int] = 1
+
+    model: LoadedModel
+    content: str
+    images: Images = field(metadata=ASIDE)
+    cache: Cache = field(metadata=ASIDE)
+    runtime: str | None = field(
+        default_factory=lambda: (
+            installed_version("onnxruntime-gpu") or installed_version("onnxruntime")
+        )
+    )
+
+    def make(self, folder: Path, progress: Progress) -> None:
+        graph = self.cache.run(ExportReference(self.model), progress)
         with OnnxRuntimeSession(graph, device="auto", spinning=False) as session:
-            found = answers(session, images, model.preprocessing, progress, "full precision")
-        np.save(path / "answers.npy", found)
+            found = answers(
+                session, self.images, self.model.preprocessing, progress, "full precision"
+            )
+        np.save(folder / "answers.npy", found)
 
-    path, _ = cache.get_or_make("answers", inputs, make)
-    found: FloatArray = np.load(path / "answers.npy", allow_pickle=False)
-    return found
+    def load(self, folder: Path) -> FloatArray:
+        found: FloatArray = np.load(folder / "answers.npy", allow_pickle=False)
+        return found
 
 
 def answers(

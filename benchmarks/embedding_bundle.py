@@ -55,7 +55,7 @@ def main() -> None:
         batches=(),
         overwrite=True,
     )
-    bundle = compile_model(job, Cache(arguments.cache), shown_progress())
+    bundle = compile_model(job, Cache(arguments.cache), shown_progress()).bundle
     report = bundle.report or {}
     Console().print(render(report))
     print(json.dumps(report["similarity"], indent=1))

@@ -1,31 +1,29 @@
 """The compiler: every stage in order, each cached by what it sees.
 
-calibration set → tuned network → graphs → fp32 reference → measures → bundle → engine
+calibration set → units raised for a budget → tuned network → graphs → fp32 reference → measures →
+bundle → engine
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mimiq.cache import Cache
 from mimiq.calibrate import CalibrationSet
 from mimiq.errors import BadInput
-from mimiq.models import LoadedModel
 from mimiq.progress import Progress
-from mimiq.quantize.insert import QuantizedModel
 from mimiq.runtime.bundle import MODEL, Bundle, write_bundle
 from mimiq.runtime.host import describe_hardware, describe_software
 from mimiq.spec import Job
 from mimiq.stages.budget import require_fits
 from mimiq.stages.engine import add_engine
-from mimiq.stages.graphs import ExportGraphs, ExportReference, graph_metadata
-from mimiq.stages.images import TuningImages, calibration_set, tuning_images
+from mimiq.stages.graphs import ExportGraphs, ExportReference
+from mimiq.stages.images import calibration_set, tuning_images
 from mimiq.stages.measure import measured
-from mimiq.stages.tune import TuneNetwork
+from mimiq.stages.promotion import within_budget
+from mimiq.stages.tune import Tuned, TuneNetwork
 
 if TYPE_CHECKING:
     from mimiq.export.tensorrt.engines import BundleEngine
@@ -62,17 +60,19 @@ def compile_model(job: Job, cache: Cache, progress: Progress) -> Compiled:
     started = time.monotonic()
     calibration = calibration_set(job, cache, progress)
     images = tuning_images(job, calibration)
-    quantized, tuning = tuned_network(job, calibration, cache, progress, images)
-    graphs = quantized_graphs(job, quantized, tuning["key"], calibration, cache, progress)
+    if job.budget is not None:
+        job = within_budget(job, job.budget, calibration, images, cache, progress)
+    tuned = cache.run(TuneNetwork.of(job, calibration, images), progress)
+    graphs = cache.run(ExportGraphs.of(job, calibration, tuned), progress)
     require_fits(job.raised, graphs[MODEL])
-    reference = reference_graph(job.model, cache, progress)
-    report = measured(job, quantized, images, graphs, reference, tuning["errors"], progress)
-    report["tuning"] = tuning["result"]
+    reference = cache.run(ExportReference(job.model), progress)
+    report = measured(job, tuned, images, graphs, reference, progress)
+    report["tuning"] = tuned.report["result"]
     report["seconds"] = time.monotonic() - started
     bundle = write_bundle(
         job.out,
         graphs,
-        _manifest(job, calibration, tuning),
+        _manifest(job, calibration, tuned),
         labels=job.model.labels,
         report=report,
         overwrite=job.overwrite,
@@ -81,45 +81,7 @@ def compile_model(job: Job, cache: Cache, progress: Progress) -> Compiled:
     return Compiled(bundle) if built is None else Compiled(built.bundle, built)
 
 
-def tuned_network(
-    job: Job,
-    calibration: CalibrationSet,
-    cache: Cache,
-    progress: Progress,
-    images: TuningImages | None = None,
-) -> tuple[QuantizedModel, dict[str, Any]]:
-    """Calibrated and distilled network, and what tuning reported; cached.
-
-    Args:
-        images: of ``calibration``, where they are at hand.
-    """
-    tuned = cache.run(TuneNetwork.of(job, calibration, images), progress)
-    return tuned.network, tuned.report | {"key": tuned.cache_key}
-
-
-def quantized_graphs(
-    job: Job,
-    quantized: QuantizedModel,
-    key: str,
-    calibration: CalibrationSet,
-    cache: Cache,
-    progress: Progress,
-) -> dict[str, Path]:
-    """The Q/DQ graphs, by the name each has in the bundle; cached and checked.
-
-    Raises:
-        UnsupportedTarget: when ONNX Runtime or TensorRT would refuse a node.
-    """
-    stage = ExportGraphs(key, job.model, graph_metadata(job, calibration), quantized)
-    return cache.run(stage, progress)
-
-
-def reference_graph(model: LoadedModel, cache: Cache, progress: Progress) -> Path:
-    """The full-precision network as ONNX; cached."""
-    return cache.run(ExportReference(model), progress)
-
-
-def _manifest(job: Job, calibration: CalibrationSet, tuning: Mapping[str, Any]) -> dict[str, Any]:
+def _manifest(job: Job, calibration: CalibrationSet, tuned: Tuned) -> dict[str, Any]:
     shape = job.model.preprocessing.input_shape
     return {
         "model": job.model.describe(),
@@ -127,8 +89,8 @@ def _manifest(job: Job, calibration: CalibrationSet, tuning: Mapping[str, Any]) 
         "preprocessing": job.model.preprocessing.to_json(),
         "calibration": calibration.manifest,
         "recipes": job.recipe.to_json(),
-        "migrations": tuning["migrations"],
-        "outliers": tuning["outliers"],
+        "migrations": tuned.report["migrations"],
+        "outliers": tuned.report["outliers"],
         "raised": job.raised,
         "seed": job.seed,
         "inputs": [{"name": "images", "dtype": "float32", "shape": ["batch", *shape]}],

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mimiq.config.budget import Budget
 from mimiq.config.precision import Precision
 from mimiq.config.recipes import Recipe
 from mimiq.models import LoadedModel
@@ -44,8 +45,8 @@ class Job:
         evaluation_name: what to call them in the report.
         batches: batch sizes whose latency is measured against the fp32 graph; none to skip it.
         overwrite: replace an existing bundle.
-        raised: the manifest's entry on what :func:`mimiq.stages.promotion.within_budget` raised,
-            and why.
+        budget: how much it may lose, or take: units are raised to more bits until it keeps to it.
+        raised: the manifest's entry on what was raised for a budget, and why.
         engine: built and proved last; None for no engine.
     """
 
@@ -60,6 +61,7 @@ class Job:
     evaluation_name: str | None = None
     batches: tuple[int, ...] = (1, 8, 32)
     overwrite: bool = False
+    budget: Budget | None = None
     raised: Mapping[str, Any] | None = None
     engine: EngineSpec | None = None
 

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mimiq.cli import choices, preflight, values
 
 if TYPE_CHECKING:
     from mimiq.calibrate import CalibrationSet
-    from mimiq.models import LoadedModel
     from mimiq.progress import Progress
-    from mimiq.quantize.insert import QuantizedModel
     from mimiq.spec import Job
+    from mimiq.stages.tune import Tuned
 
 TUNED = "quantizers.json"  # by which a folder of mimiq distill is known
 ORIGIN = "origin.json"
@@ -40,29 +38,13 @@ def prepared(
     return values.job_of(model, wanted, images, tuning, out)
 
 
-def tuned(
-    job: Job, cache_dir: Path | None, progress: Progress
-) -> tuple[QuantizedModel, CalibrationSet, dict[str, Any]]:
+def tuned(job: Job, cache_dir: Path | None, progress: Progress) -> tuple[Tuned, CalibrationSet]:
+    """The job's tuned network, and the images it was tuned on; cached."""
     from mimiq.cache import Cache, default_cache_dir
-    from mimiq.compile import tuned_network
-    from mimiq.stages.images import calibration_set
+    from mimiq.stages.images import calibration_set, tuning_images
+    from mimiq.stages.tune import TuneNetwork
 
     cache = Cache(cache_dir or default_cache_dir(), progress.note)
     calibration = calibration_set(job, cache, progress)
-    quantized, report = tuned_network(job, calibration, cache, progress)
-    return quantized, calibration, report
-
-
-def graph_metadata(
-    model: LoadedModel, quantized: QuantizedModel, calibration: CalibrationSet
-) -> dict[str, str]:
-    """What the ONNX file says of itself, as in a bundle."""
-    return {
-        "mimiq.model": model.name,
-        "mimiq.config.precision": json.dumps(quantized.precision.to_json()),
-        "mimiq.preprocessing": json.dumps(model.preprocessing.to_json()),
-        "mimiq.weights_sha256": model.weights_hash,
-        "mimiq.calibration_sha256": calibration.content_hash,
-        "mimiq.untrained": json.dumps(model.untrained),
-        "mimiq.output": model.output,
-    }
+    stage = TuneNetwork.of(job, calibration, tuning_images(job, calibration))
+    return cache.run(stage, progress), calibration

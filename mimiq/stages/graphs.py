@@ -16,6 +16,7 @@ from mimiq.quantize.insert import QuantizedModel
 from mimiq.runtime.bundle import CPU_MODEL, MODEL
 from mimiq.runtime.tensorrt.record import HALF_MODEL
 from mimiq.spec import Job
+from mimiq.stages.tune import Tuned
 
 FORMS = (MODEL, HALF_MODEL, CPU_MODEL)
 
@@ -36,6 +37,12 @@ class ExportGraphs:
     model: LoadedModel
     metadata: Mapping[str, str]
     quantized: QuantizedModel = field(metadata=ASIDE)
+
+    @staticmethod
+    def of(job: Job, calibration: CalibrationSet, tuned: Tuned) -> ExportGraphs:
+        """Those of a tuned network; ``calibration`` is what it was tuned on."""
+        metadata = graph_metadata(job.model, tuned.network, calibration)
+        return ExportGraphs(tuned.cache_key, job.model, metadata, tuned.network)
 
     def make(self, folder: Path, progress: Progress) -> None:
         """
@@ -85,14 +92,16 @@ class ExportReference:
         return folder / MODEL
 
 
-def graph_metadata(job: Job, calibration: CalibrationSet) -> dict[str, str]:
+def graph_metadata(
+    model: LoadedModel, quantized: QuantizedModel, calibration: CalibrationSet
+) -> dict[str, str]:
     """What the ONNX file says of itself; nothing that changes from run to run."""
     return {
-        "mimiq.model": job.model.name,
-        "mimiq.config.precision": json.dumps(job.precision.to_json()),
-        "mimiq.preprocessing": json.dumps(job.model.preprocessing.to_json()),
-        "mimiq.weights_sha256": job.model.weights_hash,
+        "mimiq.model": model.name,
+        "mimiq.config.precision": json.dumps(quantized.precision.to_json()),
+        "mimiq.preprocessing": json.dumps(model.preprocessing.to_json()),
+        "mimiq.weights_sha256": model.weights_hash,
         "mimiq.calibration_sha256": calibration.content_hash,
-        "mimiq.untrained": json.dumps(job.model.untrained),
-        "mimiq.output": job.model.output,
+        "mimiq.untrained": json.dumps(model.untrained),
+        "mimiq.output": model.output,
     }

@@ -26,6 +26,7 @@ from mimiq.runtime.report.report import build_report
 from mimiq.spec import Job
 from mimiq.stages.agreement import Answers, agreement_notes, simulated
 from mimiq.stages.images import TuningImages
+from mimiq.stages.tune import Tuned
 
 _FAR = 0.96  # mean cosine of embeddings, below which more is said in a warning
 _POOR = 2.0  # points of top-1 that are probably lost: more is said in a warning
@@ -33,24 +34,21 @@ _POOR = 2.0  # points of top-1 that are probably lost: more is said in a warning
 
 def measured(
     job: Job,
-    quantized: QuantizedModel,
+    tuned: Tuned,
     images: TuningImages,
     graphs: Mapping[str, Path],
     reference: Path,
-    errors: Mapping[str, float],
     progress: Progress,
 ) -> dict[str, Any]:
     """Accuracy, cost and latency of the exported graph, as ONNX Runtime executes it.
 
     Args:
         images: of the compilation; those that nothing was fitted to tell the cost without labels.
-        errors: what rounding each Linear alone does to the answers, see
-            :class:`mimiq.quantize.outliers.Survey`.
 
     Raises:
         CheckFailed: when it does something else than the simulated network.
     """
-    model, graph = job.model, deployed_graph(graphs)
+    model, graph, errors = job.model, deployed_graph(graphs), tuned.report["errors"]
     dataset, name = _evaluation(job)
     accuracy: Comparison | None = None
     similar: Similarity | None = None
@@ -69,7 +67,7 @@ def measured(
                     accuracy = compare(exported, full, dataset, model.preprocessing, stage=stage)
         with progress.stage("cost") as stage:
             stage.update(text="on images held out")
-            answers = _answers(quantized, images, exported, full)
+            answers = _answers(tuned.network, images, exported, full)
     near_ties = agreement_notes(list(answers.values()), model.output)
     held_out: HeldOut | None = None
     embeddings: EmbeddingCost | None = None

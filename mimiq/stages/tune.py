@@ -19,7 +19,7 @@ from mimiq.progress import Progress
 from mimiq.quantize.insert import QuantizedModel, RangeRecipe, quantize
 from mimiq.quantize.store import load_quantized, save_quantized
 from mimiq.spec import Job
-from mimiq.stages.images import TuningImages, procedural_count, tuning_images
+from mimiq.stages.images import TuningImages, procedural_count
 
 _REPORT = "tuning.json"
 
@@ -54,14 +54,12 @@ class TuneNetwork:
     distillation: DistillationRecipe
     procedural: int
     seed: int
-    job: Job = field(metadata=ASIDE)
-    images: TuningImages | None = field(default=None, metadata=ASIDE)
+    device: str = field(metadata=ASIDE)
+    images: TuningImages = field(metadata=ASIDE)
 
     @staticmethod
-    def of(
-        job: Job, calibration: CalibrationSet, images: TuningImages | None = None
-    ) -> TuneNetwork:
-        """That of a job; ``images`` are of ``calibration``, where they are at hand."""
+    def of(job: Job, calibration: CalibrationSet, images: TuningImages) -> TuneNetwork:
+        """That of a job; ``images`` are the split of ``calibration``."""
         return TuneNetwork(
             model=job.model,
             precision=job.precision,
@@ -70,14 +68,14 @@ class TuneNetwork:
             distillation=job.recipe.distillation,
             procedural=procedural_count(job, calibration),
             seed=job.seed,
-            job=job,
+            device=job.device,
             images=images,
         )
 
     def make(self, folder: Path, progress: Progress) -> None:
-        device, recipe = pick_device(self.job.device), self.distillation
-        split = self.images or tuning_images(self.job, self.calibration)
-        normalized = torch.from_numpy(self.model.preprocessing.normalize(split.fitted.numpy()))
+        device, recipe = pick_device(self.device), self.distillation
+        fitted = self.images.fitted.numpy()
+        normalized = torch.from_numpy(self.model.preprocessing.normalize(fitted))
         with progress.stage("quantize") as stage:
             quantized = quantize(
                 self.model,
@@ -91,7 +89,7 @@ class TuneNetwork:
                 stage.update(text="left out: 0 steps")
             result = distill(
                 quantized,
-                split.all,
+                self.images.all,
                 recipe,
                 seed=self.seed,
                 checkpoint=folder / "checkpoint.pt",

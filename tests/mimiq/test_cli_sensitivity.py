@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 import mimiq.stages.images
 import mimiq.stages.promotion
+import mimiq.stages.ranking
 import mimiq.stages.sensitivity
 from mimiq.cli import compile_main, main
 from mimiq.errors import BadInput, CheckFailed
@@ -69,7 +70,7 @@ class TestSensitivity:
         def again(*_: object, **__: object) -> None:
             raise AssertionError("measured twice")
 
-        monkeypatch.setattr(mimiq.stages.promotion, "rank", again)
+        monkeypatch.setattr(mimiq.stages.ranking, "rank", again)
         answer = call("sensitivity", "digits", *CHEAP[:-1], "--json")
         assert json.loads(answer.stdout) == ranking
         assert "sensitivity: reusing" in answer.stderr

@@ -20,7 +20,7 @@ from mimiq.progress import Progress
 from mimiq.quantize.insert import QuantizedModel, RangeRecipe, quantize
 from mimiq.spec import Job
 from mimiq.stages import tune
-from mimiq.stages.images import calibration_set
+from mimiq.stages.images import calibration_set, tuning_images
 
 _RECIPE = DistillationRecipe(steps=40, batch_size=8, lr_weights=3e-4, evaluate_every=10)
 _NEAREST = RangeRecipe(observer="minmax", migrate=False, refit=False, rounding="nearest")
@@ -157,7 +157,7 @@ def test_what_chooses_or_estimates_is_kept_from_the_fit(
 
     monkeypatch.setattr(tune, "quantize", spy)
     with pytest.raises(InterruptedError):
-        cache.run(tune.TuneNetwork.of(job, images), Progress())
+        cache.run(tune.TuneNetwork.of(job, images, tuning_images(job, images)), Progress())
     expected = small_vit.preprocessing.normalize(images.images()[:14])
     assert torch.equal(seen[0], torch.from_numpy(expected))
 

@@ -80,11 +80,8 @@ def compile_command(
             job = _measured(_job(choice, precision, images, tuning, output, progress), measurement)
             values.check_budget(limits, job.model)
         cache = Cache(cache_dir or default_cache_dir(), progress.note)
-        if limits is not None:
-            from mimiq.stages.promotion import within_budget
-
-            job = within_budget(job, limits, cache, progress)
-        made = compile_model(replace(job, engine=engine_spec(engine)), cache, progress)
+        job = replace(job, budget=limits, engine=engine_spec(engine))
+        made = compile_model(job, cache, progress)
     if say.json:
         print_json(result_json(made.bundle, made.engine))
     else:

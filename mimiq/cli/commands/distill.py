@@ -10,7 +10,7 @@ import click
 from mimiq.cli import choices, options, preflight, values
 from mimiq.cli.failures import Command
 from mimiq.cli.output import next_commands, print_json, show, table, working
-from mimiq.cli.preparing import ORIGIN, TUNED, graph_metadata, prepared, tuned
+from mimiq.cli.preparing import ORIGIN, TUNED, prepared, tuned
 from mimiq.files import make_folder_whole
 
 
@@ -36,11 +36,13 @@ def distill(
     values.check_precision(precision)
     from mimiq.cli.terminal_progress import shown_progress
     from mimiq.quantize.store import save_quantized
+    from mimiq.stages.graphs import graph_metadata
 
     progress = shown_progress(say.quiet)
     with working():
         job = prepared(choice, precision, images, tuning, output, ".tuned", TUNED, progress)
-        quantized, calibration, report = tuned(job, cache_dir, progress)
+        made, calibration = tuned(job, cache_dir, progress)
+        quantized, report = made.network, made.report
         origin = {"metadata": graph_metadata(job.model, quantized, calibration), "tuning": report}
 
         def fill(folder: Path) -> None:

@@ -14,7 +14,7 @@ from mimiq.cli import choices, options, preflight, values
 from mimiq.cli.failures import Command
 from mimiq.cli.output import print_json, show, size, table, working
 from mimiq.cli.parameters import PATH
-from mimiq.cli.preparing import ORIGIN, graph_metadata, prepared, tuned
+from mimiq.cli.preparing import ORIGIN, prepared, tuned
 from mimiq.errors import BadInput
 from mimiq.files import copy_whole
 
@@ -69,13 +69,15 @@ def export(
     values.check_precision(precision)
     from mimiq.cli.terminal_progress import shown_progress
     from mimiq.export import export_onnx, require, summarize, to_fp16
+    from mimiq.stages.graphs import graph_metadata
 
     progress = shown_progress(say.quiet)
     with working():
         if source is None:
             job = prepared(choice, precision, images, tuning, output, ".onnx", ".onnx", progress)
             model, out = job.model, job.out
-            quantized, calibration, _ = tuned(job, cache_dir, progress)
+            found, calibration = tuned(job, cache_dir, progress)
+            quantized = found.network
             metadata = graph_metadata(model, quantized, calibration)
         else:
             _refuse(precision, images, tuning)

@@ -65,16 +65,18 @@ def sensitivity(
 
     from mimiq.cache import Cache, default_cache_dir
     from mimiq.cli.terminal_progress import shown_progress
-    from mimiq.stages.images import calibration_set
-    from mimiq.stages.promotion import ranking
+    from mimiq.stages.images import calibration_set, tuning_images
+    from mimiq.stages.ranking import RankUnits
 
     progress = shown_progress(say.quiet)
     cache = Cache(cache_dir or default_cache_dir(), progress.note)
     with working():
-        with progress.stage("load") as stage:
-            stage.update(text=choice.model)
+        with progress.stage("load") as loading:
+            loading.update(text=choice.model)
             job = _job(choice, precision, images, calibration, progress)
-        found = ranking(job, calibration_set(job, cache, progress), cache, progress)
+        drawn = calibration_set(job, cache, progress)
+        stage = RankUnits.of(job, drawn, tuning_images(job, drawn))
+        found = cache.run(stage, progress)
     if say.json:
         model = {"model": job.model.name, "precision": job.precision.to_json()}
         print_json(model | found.to_json())
