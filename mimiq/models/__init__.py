@@ -12,14 +12,15 @@ from mimiq.lazy import lazily
 if TYPE_CHECKING:
     from mimiq.models.attention import ExplicitAttention, observe_attention
     from mimiq.models.family import Family, Migration, quantizable_layers
-    from mimiq.models.loading import SHORT_NAMES, LoadedModel, load_model
+    from mimiq.models.loading import LoadedModel, load_model
+    from mimiq.models.names import SHORT_NAMES
 
 _WHERE = {
     "ExplicitAttention": "attention",
     "Family": "family",
     "LoadedModel": "loading",
     "Migration": "family",
-    "SHORT_NAMES": "loading",
+    "SHORT_NAMES": "names",
     "load_model": "loading",
     "observe_attention": "attention",
     "quantizable_layers": "family",

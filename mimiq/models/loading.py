@@ -17,27 +17,13 @@ from mimiq.models import checkpoint
 from mimiq.models.beit import BeitFamily
 from mimiq.models.eva import EvaFamily
 from mimiq.models.family import Family
+from mimiq.models.names import EMBEDDED, TORCHVISION, architecture_of, unknown
 from mimiq.models.sources import folders, timm, torchvision
 from mimiq.models.sources.original import Original, Request
 from mimiq.models.swin import SwinFamily, SwinV2Family
 from mimiq.models.vit import ViTFamily
 from mimiq.runtime.preprocessing import Preprocessing
 from mimiq.runtime.session import Output
-
-EMBEDDED = "digits"
-
-SHORT_NAMES = {
-    "deit_t": "deit_tiny_patch16_224",
-    "deit_s": "deit_small_patch16_224",
-    "deit_b": "deit_base_patch16_224",
-    "deit_t_distilled": "deit_tiny_distilled_patch16_224",
-    "deit_s_distilled": "deit_small_distilled_patch16_224",
-    "deit_b_distilled": "deit_base_distilled_patch16_224",
-    # Trained on ImageNet-21k and fine-tuned on 1k with AugReg: the weights of the published tables.
-    "vit_t": "vit_tiny_patch16_224",
-    "vit_s": "vit_small_patch16_224",
-    "vit_b": "vit_base_patch16_224",
-}
 
 FAMILIES: tuple[Family, ...] = (
     ViTFamily(),
@@ -132,7 +118,7 @@ def load_model(
     """Load a trained ViT.
 
     Args:
-        name: a short name (:data:`SHORT_NAMES`), ``digits``, any timm ViT or DeiT name,
+        name: a short name (:data:`mimiq.models.SHORT_NAMES`), ``digits``, a name of timm's,
             torchvision's ``vit_b_16`` and the like, a folder that transformers or timm saved, or a
             repository on Hugging Face's hub (``google/vit-base-patch16-224``).
         weights: a file: safetensors, its shards by their index, PyTorch's own format, or JAX's
@@ -270,9 +256,9 @@ def _original(request: Request) -> Original:
     name = request.name.removeprefix("local-dir:")
     path = Path(name)
     hub = name.removeprefix("hf-hub:").removeprefix("hf_hub:")
-    architecture = SHORT_NAMES.get(name, hub.removeprefix("timm/"))
+    architecture = architecture_of(name)
     # A name means the network, whatever folder of the same name is here: ./deit_s means that.
-    if architecture in torchvision.ARCHITECTURES:
+    if architecture in TORCHVISION:
         return _from_torchvision(request, architecture)
     if timm.is_known(architecture):
         doubtful = request.weights is None and not request.untrained
@@ -294,14 +280,13 @@ def _original(request: Request) -> Original:
         return folders.load(request, folders.download(hub))
     if "/" in name or "\\" in name:
         raise BadInput(f"Folder {name} does not exist.", "Check the path.")
-    timm.check_known(name, architecture, (*SHORT_NAMES, *torchvision.ARCHITECTURES, EMBEDDED))
-    raise AssertionError(name)  # check_known raises for every name that is not timm's
+    raise unknown(name)
 
 
 def _from_torchvision(request: Request, name: str) -> Original:
     if request.weights is None and not request.untrained:
         request = replace(request, weights=torchvision.download(name))
-    original = timm.load(request, torchvision.ARCHITECTURES[name], weights=request.weights)
+    original = timm.load(request, TORCHVISION[name], weights=request.weights)
     preprocessing = torchvision.preprocessing(original.preprocessing)
     return replace(original, preprocessing=preprocessing)
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mimiq.models.loading import EMBEDDED
+from mimiq.models.names import EMBEDDED
 from mimiq.progress import Progress
 from mimiq.quantize.insert import QuantizedModel
 from mimiq.runtime.bundle import MODEL

@@ -13,6 +13,7 @@ from mimiq.cli.engines import engine_json, engine_spec, require_fp8
 from mimiq.cli.failures import Command
 from mimiq.cli.output import next_commands, print_json, show, shown, working
 from mimiq.errors import BadInput
+from mimiq.models.names import check_name
 
 if TYPE_CHECKING:
     from mimiq.export.tensorrt.engines import BundleEngine
@@ -54,6 +55,7 @@ def compile_command(
     the same command is given again.
     """
     preflight.require_compile_extra()
+    check_name(choice.model)
     values.check_precision(precision)
     if output.out is not None:
         preflight.require_new(output.out, output.force, MANIFEST)

@@ -12,6 +12,7 @@ from mimiq.cli import choices, options, preflight, values
 from mimiq.cli.failures import Command
 from mimiq.cli.output import next_commands, print_json, show, size, table, working
 from mimiq.errors import BadInput
+from mimiq.models.names import check_name
 
 if TYPE_CHECKING:
     from mimiq.progress import Progress
@@ -59,6 +60,7 @@ def sensitivity(
     bundle is measured at its own precision, on images made as its own were.
     """
     preflight.require_compile_extra()
+    check_name(choice.model)
     values.check_precision(precision)
     if calibration is not None:
         values.calibration_of(calibration)

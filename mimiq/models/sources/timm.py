@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import logging
 from collections.abc import Mapping
@@ -29,21 +28,6 @@ def is_known(name: str) -> bool:
     import timm
 
     return bool(timm.is_model(name.split(".")[0]))
-
-
-def check_known(name: str, architecture: str, more: tuple[str, ...]) -> None:
-    """
-    Raises:
-        BadInput: timm has no such name; with those that resemble it.
-    """
-    if is_known(architecture):
-        return
-    import timm
-
-    known = [*more, *timm.list_models("*vit*"), *timm.list_models("deit*")]
-    close = difflib.get_close_matches(name, known, n=3)
-    hint = f"Did you mean {' or '.join(close)}?" if close else "Run: mimiq models"
-    raise BadInput(f"Model {name!r} is unknown.", hint)
 
 
 def load(

@@ -14,15 +14,6 @@ from mimiq.models.prefixes import Found
 from mimiq.models.sources.renaming import renamed
 from mimiq.runtime.preprocessing import Preprocessing
 
-# timm's architecture of the same shape.
-ARCHITECTURES = {
-    "vit_b_16": "vit_base_patch16_224",
-    "vit_b_32": "vit_base_patch32_224",
-    "vit_l_16": "vit_large_patch16_224",
-    "vit_l_32": "vit_large_patch32_224",
-    "vit_h_14": "vit_huge_patch14_224",
-}
-
 _NAMES = (
     (r"conv_proj\.", "patch_embed.proj."),
     (r"class_token$", "cls_token"),
