@@ -10,9 +10,9 @@ import numpy as np
 import onnx_ir as ir
 
 from mimiq.export.graph import DEQUANTIZE, QUANTIZE, Array, array, producer, shape_of
+from mimiq.export.limits import GELU_MIN
 from mimiq.export.stored import weight_values
 
-_LEAST_GELU = 0.17  # GELU's minimum is -0.16997
 _MOVEMENT = ("Transpose", "Reshape", "Squeeze", "Unsqueeze", "Slice", "Gather", "Flatten")
 _GREATEST = {ir.DataType.INT8: 128.0}
 _DEPTH = 40  # far more nodes than lie between a Linear's input and the LayerNorm before it
@@ -42,7 +42,7 @@ def largest(value: ir.Value | None, depth: int = _DEPTH) -> Array | None:
     if node.op_type in ("Cast", "Identity", "Relu"):
         return first
     if node.op_type == "Gelu":
-        return np.maximum(first, _LEAST_GELU)
+        return np.maximum(first, -GELU_MIN)
     if node.op_type in _MOVEMENT:
         return np.asarray(first.max())
     if node.op_type == "Clip":

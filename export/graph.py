@@ -20,6 +20,8 @@ FAKE_QUANTIZE = "FakeQuantize"
 QUANTIZE = "QuantizeLinear"
 DEQUANTIZE = "DequantizeLinear"
 
+HALF, FLOAT = ir.DataType.FLOAT16, ir.DataType.FLOAT
+
 Array = npt.NDArray[Any]
 
 
@@ -116,9 +118,41 @@ def consumers(value: ir.Value, op_type: str | None = None) -> list[ir.Node]:
     return [node for node in nodes if op_type is None or node.op_type == op_type]
 
 
+def only_reader(value: ir.Value, op_type: str | None = None) -> ir.Node | None:
+    """The node that alone reads ``value``, if there is one and it is an ``op_type``."""
+    readers = consumers(value)
+    alone = len(readers) == 1 and (op_type is None or readers[0].op_type == op_type)
+    return readers[0] if alone else None
+
+
+def added_constant(value: ir.Value) -> tuple[ir.Node, ir.Value] | None:
+    """The Add that alone reads ``value``, such as a bias's, and the constant that it adds."""
+    add = None if value.is_graph_output() else only_reader(value, "Add")
+    others = [] if add is None else [other for other in add.inputs if other is not value]
+    if add is None or len(others) != 1 or others[0] is None or constant(others[0]) is None:
+        return None
+    return add, others[0]
+
+
+def slice_of_one(node: ir.Node) -> tuple[int, int] | None:
+    """``(i, axis)`` where the node is a Slice that takes ``i : i + 1`` along ``axis``."""
+    numbers = [array(value) for value in node.inputs[1:]]
+    if node.op_type != "Slice" or len(numbers) not in (3, 4):
+        return None
+    if any(number is None or number.size != 1 for number in numbers):
+        return None
+    start, end, axis, *step = (int(n.reshape(())) for n in numbers if n is not None)
+    return (start, axis) if end == start + 1 and step in ([], [1]) else None
+
+
 def nodes_of(model: ir.Model, *op_types: str) -> list[ir.Node]:
     """A list (safe against edits) of the main graph's nodes of these types, in order."""
     return [node for node in model.graph if not op_types or node.op_type in op_types]
+
+
+def computes_in_half(model: ir.Model) -> bool:
+    """Whether any tensor of the graph is half precision."""
+    return any(output.dtype == HALF for node in model.graph for output in node.outputs)
 
 
 def int_attribute(node: ir.Node, name: str, default: int) -> int:
@@ -188,6 +222,24 @@ def emit(
     node.outputs[0].shape = shape
     graph_of(before).insert_before(before, node)
     return node.outputs[0]
+
+
+def cast_to(value: ir.Value, wanted: ir.DataType, name: str) -> ir.Node:
+    """A Cast of ``value``, which the caller inserts."""
+    node = ir.node("Cast", [value], {"to": ir.AttrInt64("to", wanted.value)})
+    node.name = name
+    output = node.outputs[0]
+    output.name, output.type, output.shape = name, ir.TensorType(wanted), value.shape
+    return node
+
+
+def name_node(value: ir.Value, name: str) -> None:
+    """Name the node that computes ``value``, and ``value`` unless it is a graph output."""
+    node = value.producer()
+    assert node is not None
+    node.name = name
+    if not value.is_graph_output():
+        value.name = name
 
 
 def replace(node: ir.Node, output: ir.Value) -> None:

@@ -24,6 +24,7 @@ from mimiq.export.graph import (
     operand,
     producer,
     shape_of,
+    slice_of_one,
 )
 
 _PRODUCTS = ("MatMul", "Gemm", "MatMulIntegerToFloat")
@@ -132,15 +133,11 @@ def _term(node: ir.Node) -> _Term | None:
 
 def _column(piece: ir.Node) -> int | None:
     """c where a Slice takes ``x[…, c : c + 1]``."""
-    shape = shape_of(piece.inputs[0])
-    numbers = [array(value) for value in piece.inputs[1:]]
-    if shape is None or len(numbers) not in (3, 4):
+    shape, taken = shape_of(piece.inputs[0]), slice_of_one(piece)
+    if shape is None or taken is None:
         return None
-    if any(number is None or number.size != 1 for number in numbers):
-        return None
-    start, end, axis, *step = (int(n.reshape(())) for n in numbers if n is not None)
-    is_column = end == start + 1 and axis in (-1, len(shape) - 1) and step in ([], [1])
-    return start if is_column else None
+    start, axis = taken
+    return start if axis in (-1, len(shape) - 1) else None
 
 
 def _nodes(value: ir.Value | None, x: ir.Value) -> Iterator[ir.Node]:

@@ -13,6 +13,7 @@ import onnx_ir as ir
 
 from mimiq.export.findings import Finding, Subject, is_half, name_of
 from mimiq.export.graph import DEQUANTIZE, QUANTIZE, array, int_attribute, producer
+from mimiq.export.limits import HALF_MAX
 from mimiq.export.outlier_columns import find_outliers
 
 _FP8 = frozenset({"FLOAT8E4M3FN", "FLOAT8E4M3FNUZ", "FLOAT8E5M2", "FLOAT8E5M2FNUZ"})
@@ -28,7 +29,6 @@ _TENSORRT_ABSENT = frozenset(
     }
 )
 _BLOCKS = {"rtx": (16, 32, 64, 128, 256), "trt": (64, 128)}
-_HALF_MAX = 65504.0
 _REEXPORT = "Export the model with mimiq, which writes symmetric int8 and int4 Q/DQ."
 
 
@@ -231,13 +231,13 @@ def half_accumulation(subject: Subject) -> Iterator[Finding]:
             continue
         scaled = linear.granularity == "per tensor"
         bound = linear.largest_output if scaled else linear.largest_sum
-        if bound is not None and bound > _HALF_MAX:
+        if bound is not None and bound > HALF_MAX:
             yield Finding(
                 "half-accumulation",
                 linear.name,
                 "overflows",
                 f"Its integer sums can reach {bound:.0f} {'after' if scaled else 'before'} they "
-                f"are scaled, and half holds {_HALF_MAX:.0f}.",
+                f"are scaled, and half holds {HALF_MAX:.0f}.",
                 "Convert with mimiq.export.to_fp16, which keeps such Linears in fp32.",
             )
 
@@ -249,13 +249,13 @@ def outlier_overflow(subject: Subject) -> Iterator[Finding]:
     """
     for outliers in find_outliers(subject.model):
         bound = outliers.largest_sum
-        if bound is None or bound <= _HALF_MAX or not is_half(outliers.products[0].outputs[0]):
+        if bound is None or bound <= HALF_MAX or not is_half(outliers.products[0].outputs[0]):
             continue
         yield Finding(
             "outlier-overflow",
             outliers.name,
             "overflows",
-            f"Its outlier columns can add up to {bound:.0f}, and half holds {_HALF_MAX:.0f}.",
+            f"Its outlier columns can add up to {bound:.0f}, and half holds {HALF_MAX:.0f}.",
             "Convert with mimiq.export.to_fp16, which keeps such columns in fp32.",
         )
 

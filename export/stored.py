@@ -13,7 +13,10 @@ def dequantized(node: ir.Node) -> Array | None:
     integers, scale = array(node.inputs[0]), array(node.inputs[1])
     if integers is None or scale is None:
         return None
-    values: Array = integers.astype(np.float32) * _spread(node, scale.astype(np.float32), integers)
+    axis = int_attribute(node, "axis", 1) % integers.ndim
+    block_size = int_attribute(node, "block_size", 0)
+    spread = spread_scale(scale.astype(np.float32), integers.ndim, axis, block_size)
+    values: Array = integers.astype(np.float32) * spread
     return values.astype(np.float32)
 
 
@@ -27,12 +30,16 @@ def weight_values(value: ir.Value | None) -> Array | None:
     return None if data is None else data.astype(np.float32)
 
 
-def _spread(node: ir.Node, scale: Array, integers: Array) -> Array:
-    """The scale in a shape that broadcasts against its integers."""
+def spread_scale(scale: Array, rank: int, axis: int, block_size: int) -> Array:
+    """The scale in a shape that broadcasts against its weight, of ``rank`` dimensions.
+
+    Args:
+        scale: one number; (C,) along ``axis``; or for blocks the weight's shape with ``axis``
+            divided by ``block_size``.
+        block_size: 0 where scales are not block-wise.
+    """
+    if block_size:
+        return np.repeat(scale, block_size, axis=axis)
     if scale.size == 1:
         return scale.reshape(())
-    axis = int_attribute(node, "axis", 1) % integers.ndim
-    block = int_attribute(node, "block_size", 0)
-    if block:
-        return np.repeat(scale, block, axis=axis)
-    return scale.reshape([-1 if dim == axis else 1 for dim in range(integers.ndim)])
+    return scale.reshape([-1 if dim == axis else 1 for dim in range(rank)])

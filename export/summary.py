@@ -9,8 +9,9 @@ from typing import Any
 import onnx_ir as ir
 
 from mimiq.export.attention import find_attentions
-from mimiq.export.graph import load
+from mimiq.export.graph import computes_in_half, load
 from mimiq.export.integer_form import find_integer_products
+from mimiq.export.joined_projection import not_split
 from mimiq.export.linears import Linear, find_linears
 from mimiq.export.outlier_columns import find_outliers
 
@@ -23,10 +24,11 @@ def summarize(model: str | Path | ir.Model) -> dict[str, Any]:
         ``{"MatMul int4 per channel × int8": 48}`` (weight type, granularity, activation type).
         ``outlier_columns``: how many columns of which Linear are computed in floating point.
         ``attention``: how many attentions have all, some or none of q, k, v and the softmax output
-        quantised. ``weight_bytes``: bytes of stored weights by type, ``scale_bytes`` of their
-        scales, ``initializer_bytes`` of everything stored. ``file_bytes``: the file's size, None
-        for a model in memory. ``operators``: how many nodes of each type. ``opset``,
-        ``ir_version``, ``producer`` and ``metadata`` as the file has them.
+        quantised. ``not_split``: what keeps the form for CPUs from splitting a joined projection
+        of q, k and v, by its name; each is slow there. ``weight_bytes``: bytes of stored weights by
+        type, ``scale_bytes`` of their scales, ``initializer_bytes`` of everything stored.
+        ``file_bytes``: the file's size, None for a model in memory. ``operators``: how many nodes
+        of each type. ``opset``, ``ir_version``, ``producer`` and ``metadata`` as the file has them.
 
     Raises:
         BadInput: when the file is absent or no ONNX model.
@@ -48,6 +50,7 @@ def summarize(model: str | Path | ir.Model) -> dict[str, Any]:
         "layers": dict(Counter([*map(describe, linears), *(each.label for each in products)])),
         "outlier_columns": {each.name: len(each.columns) for each in find_outliers(graph)},
         "attention": _attention(graph),
+        "not_split": {} if computes_in_half(graph) else not_split(graph),
         "weight_bytes": dict(weights),
         "scale_bytes": sum(value.const_value.nbytes for value in scales if value.const_value),
         "initializer_bytes": sum(v.const_value.nbytes for v in initializers if v.const_value),

@@ -14,18 +14,16 @@ from mimiq.export.passes.gemm import GemmToMatMul
 from mimiq.export.passes.half import ToHalf
 from mimiq.export.passes.int4_carrier import Int4ToInt8Carrier
 from mimiq.export.passes.integer_offset import FoldOffsets
-from mimiq.export.passes.integer_products import (
-    ExplicitZeroPoints,
-    IntegerProducts,
-    UnsignedActivations,
-)
+from mimiq.export.passes.integer_products import IntegerProducts
 from mimiq.export.passes.key_transpose import TransposeBeforeQuantize
 from mimiq.export.passes.metadata import SetMetadata
 from mimiq.export.passes.names import NameAfterModules
 from mimiq.export.passes.qkv_split import SplitJoinedProjections
 from mimiq.export.passes.split_scales import SplitWeightScales
 from mimiq.export.passes.transpose import FoldWeightTransposes
+from mimiq.export.passes.unsigned_activations import UnsignedActivations
 from mimiq.export.passes.weights import LowerWeights
+from mimiq.export.passes.zero_points import ExplicitZeroPoints
 
 
 def lowering(metadata: Mapping[str, str]) -> tuple[ir.passes.InPlacePass, ...]:

@@ -24,9 +24,16 @@ from mimiq.export.graph import (
     producer,
     replace,
 )
+from mimiq.export.limits import GELU_MIN
+from mimiq.export.passes.conditions import (
+    ensure_none,
+    fake_quantized_weights,
+    fake_quantizers,
+    require_none,
+)
 
-# What an operator's output can be, whatever its input. GELU's minimum is -0.16997.
-_RANGES = {"Softmax": (0.0, 1.0), "Gelu": (-0.17, math.inf), "Relu": (0.0, math.inf)}
+# What an operator's output can be, whatever its input.
+_RANGES = {"Softmax": (0.0, 1.0), "Gelu": (GELU_MIN, math.inf), "Relu": (0.0, math.inf)}
 
 
 class LowerActivations(ir.passes.InPlacePass):
@@ -37,6 +44,12 @@ class LowerActivations(ir.passes.InPlacePass):
     below 0, nor above 1 when 1/s rounds to at most qmax. A grid of two steps has a Q/DQ of its own
     for the coarse one, see :mod:`mimiq.export.narrowing`.
     """
+
+    def requires(self, model: ir.Model) -> None:
+        require_none(fake_quantized_weights(model), "run LowerWeights first")
+
+    def ensures(self, model: ir.Model) -> None:
+        ensure_none(fake_quantizers(model), "what is quantised has Q/DQ")
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         lowered = nodes_of(model, FAKE_QUANTIZE)

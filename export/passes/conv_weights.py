@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from mimiq.export.graph import (
-    add_initializer,
-    drop_if_unused,
-    graph_of,
-    take_place,
-)
+from mimiq.export.graph import add_initializer, drop_if_unused, graph_of, take_place
 from mimiq.export.linears import find_linears
+from mimiq.export.passes.conditions import require_lowered
 from mimiq.export.stored import dequantized
 
 
@@ -22,6 +18,9 @@ class DequantizeConvWeights(ir.passes.InPlacePass):
     widens the stored weight at every inference, before the product. A convolution whose input is
     quantised too stays as it is.
     """
+
+    def requires(self, model: ir.Model) -> None:
+        require_lowered(model)
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         modified = False

@@ -15,6 +15,8 @@ from mimiq.export.graph import (
     operand,
     producer,
 )
+from mimiq.export.passes.conditions import require_none
+from mimiq.export.passes.unsigned_activations import signed_activations
 
 _MOVES = ("Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten")
 
@@ -27,6 +29,9 @@ class QuantizeEarly(ir.passes.InPlacePass):
     product, is quantised right at it: there ONNX Runtime makes it unsigned for hosts whose
     uint8 × int8 kernel saturates.
     """
+
+    def requires(self, model: ir.Model) -> None:
+        require_none(signed_activations(model), "run UnsignedActivations first")
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         modified = False

@@ -6,6 +6,7 @@ import onnx_ir as ir
 
 from mimiq.errors import UnsupportedModel
 from mimiq.export.graph import emit, int_attribute, nodes_of, operand, replace
+from mimiq.export.passes.conditions import ensure_none
 
 
 class GemmToMatMul(ir.passes.InPlacePass):
@@ -14,6 +15,9 @@ class GemmToMatMul(ir.passes.InPlacePass):
     Raises:
         UnsupportedModel: a Gemm that is no Linear (scaled, or with a transposed input).
     """
+
+    def ensures(self, model: ir.Model) -> None:
+        ensure_none(nodes_of(model, "Gemm"), "every Linear is a MatMul")
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         gemms = nodes_of(model, "Gemm")

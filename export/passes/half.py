@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import numpy as np
 import onnx_ir as ir
 
 from mimiq.errors import UnsupportedModel
 from mimiq.export.graph import (
     DEQUANTIZE,
+    FLOAT,
+    HALF,
     QUANTIZE,
     Array,
     add_initializer,
+    added_constant,
     array,
-    constant,
+    cast_to,
     consumers,
     nodes_of,
 )
+from mimiq.export.limits import HALF_MAX
 from mimiq.export.linears import find_linears
 from mimiq.export.narrowing import narrowing
 from mimiq.export.outlier_columns import find_outliers
-
-HALF, FLOAT = ir.DataType.FLOAT16, ir.DataType.FLOAT
-
-_HALF_MAX = 65504.0
+from mimiq.export.passes.conditions import ensure_none, require_lowered
 
 # Operators that mean the same in half precision, those on shapes and integers included.
 # fmt: off
@@ -55,6 +54,13 @@ class ToHalf(ir.passes.InPlacePass):
         UnsupportedModel: for an operator unknown here, a subgraph, or a constant that half
             precision cannot hold.
     """
+
+    def requires(self, model: ir.Model) -> None:
+        require_lowered(model)
+
+    def ensures(self, model: ir.Model) -> None:
+        makers = (v.producer() for v in model.graph.outputs if v.dtype == HALF)
+        ensure_none((node for node in makers if node is not None), "outputs stay float32")
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         _check(model)
@@ -95,7 +101,7 @@ class _Conversions:
         return self.made[key]
 
     def _copy(self, value: ir.Value, data: Array) -> ir.Value:
-        if data.size and float(np.abs(data).max()) > _HALF_MAX:
+        if data.size and float(np.abs(data).max()) > HALF_MAX:
             raise UnsupportedModel(
                 f"{value.name} holds {float(np.abs(data).max()):g}, which half precision cannot.",
                 "Build an fp32 engine for this model.",
@@ -110,16 +116,13 @@ class _Conversions:
         return add_initializer(self.graph, value.name or "constant", copy)
 
     def _cast(self, value: ir.Value, wanted: ir.DataType) -> ir.Value:
-        node = ir.node("Cast", [value], {"to": ir.AttrInt64("to", wanted.value)})
-        node.name = f"{value.name}/to_{wanted.name.lower()}"
-        output = node.outputs[0]
-        output.name, output.type, output.shape = node.name, ir.TensorType(wanted), value.shape
+        node = cast_to(value, wanted, f"{value.name}/to_{wanted.name.lower()}")
         source = value.producer()
         if source is None:
             self.graph.insert_before(self.graph[0], node)
         else:
             self.graph.insert_after(source, node)
-        return output
+        return node.outputs[0]
 
 
 def _check(model: ir.Model) -> None:
@@ -153,18 +156,10 @@ def _float_nodes(model: ir.Model) -> set[ir.Node]:
             single.update(narrow.nodes)
     for linear in find_linears(model):
         if linear.activation is not None and linear.weight is not None:
-            single |= {linear.node, linear.weight, *_bias(linear.node)}
+            bias = added_constant(linear.node.outputs[0])
+            single |= {linear.node, linear.weight, *(() if bias is None else (bias[0],))}
     for outliers in find_outliers(model):
         bound = outliers.largest_sum
-        if bound is None or bound > _HALF_MAX:
+        if bound is None or bound > HALF_MAX:
             single |= set(outliers.nodes)
     return single
-
-
-def _bias(node: ir.Node) -> Iterable[ir.Node]:
-    """The Add of a constant that alone reads a Linear's product."""
-    readers = consumers(node.outputs[0])
-    if len(readers) != 1 or readers[0].op_type != "Add":
-        return ()
-    others = [value for value in readers[0].inputs if value is not node.outputs[0]]
-    return readers if len(others) == 1 and constant(others[0]) is not None else ()

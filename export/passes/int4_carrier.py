@@ -8,6 +8,7 @@ import onnx_ir as ir
 from mimiq.errors import UnsupportedModel
 from mimiq.export.graph import DEQUANTIZE, array, consumers
 from mimiq.export.linears import find_linears
+from mimiq.export.passes.conditions import require_lowered
 
 
 class Int4ToInt8Carrier(ir.passes.InPlacePass):
@@ -22,6 +23,9 @@ class Int4ToInt8Carrier(ir.passes.InPlacePass):
         UnsupportedModel: for INT4 integers that are not read by DequantizeLinear alone, or that
             have a zero point.
     """
+
+    def requires(self, model: ir.Model) -> None:
+        require_lowered(model)
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         modified = False

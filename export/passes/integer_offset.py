@@ -15,7 +15,8 @@ from mimiq.export.graph import (
     operand,
     producer,
 )
-from mimiq.export.passes.integer_products import PRODUCT
+from mimiq.export.passes.conditions import require_none
+from mimiq.export.passes.integer_products import PRODUCT, float_products
 
 
 class FoldOffsets(ir.passes.InPlacePass):
@@ -24,6 +25,9 @@ class FoldOffsets(ir.passes.InPlacePass):
     The products keep their own zero point z, so they still compute with x - k·s. Spares a pass over
     memory; TensorRT, which takes no zero point, fuses the subtraction instead.
     """
+
+    def requires(self, model: ir.Model) -> None:
+        require_none(float_products(model), "run IntegerProducts first")
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         folded = [_fold(node) for node in nodes_of(model, QUANTIZE)]

@@ -15,6 +15,7 @@ from mimiq.export.graph import (
     producer,
     replace,
 )
+from mimiq.export.passes.conditions import require_none, weight_transposes
 
 
 class TransposeBeforeQuantize(ir.passes.InPlacePass):
@@ -24,6 +25,9 @@ class TransposeBeforeQuantize(ir.passes.InPlacePass):
     where a runtime looks for it; ONNX Runtime 1.31 fails to load the other order at full
     optimisation (it puts a second Q/DQ pair behind the Transpose, and gives it no zero point).
     """
+
+    def requires(self, model: ir.Model) -> None:
+        require_none(weight_transposes(model), "run FoldWeightTransposes first")
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         modified = False

@@ -5,12 +5,18 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from mimiq.export.graph import add_initializer, array, constant, consumers
+from mimiq.export.graph import (
+    FLOAT,
+    HALF,
+    add_initializer,
+    added_constant,
+    array,
+    cast_to,
+    computes_in_half,
+)
+from mimiq.export.limits import HALF_MAX, HALF_SMALLEST_NORMAL
 from mimiq.export.linears import Linear, find_linears
-
-HALF, FLOAT = ir.DataType.FLOAT16, ir.DataType.FLOAT
-_SMALLEST_NORMAL = float(np.finfo(np.float16).smallest_normal)
-_LARGEST = float(np.finfo(np.float16).max)
+from mimiq.export.passes.conditions import require_none
 
 
 class SplitWeightScales(ir.passes.InPlacePass):
@@ -25,19 +31,24 @@ class SplitWeightScales(ir.passes.InPlacePass):
     the kernel that adds it anyway. Measured with TensorRT-RTX 1.7 on DeiT-T: the same 115 kernels
     and fusions as with fp32, and engines for compute capability 7.5, which has no fp32 products.
 
-    Run it on the graph that ``ToHalf`` made. A Linear stays in fp32 if its largest scale is too
-    small for half, or if any input could take its scaled sums past half's largest number
-    (:attr:`Linear.largest_output`); so do INT4 weights and everything that is not such a Linear.
+    A Linear stays in fp32 if its largest scale is too small for half, or if any input could take
+    its scaled sums past half's largest number (:attr:`Linear.largest_output`); so do INT4 weights
+    and everything that is not such a Linear.
     """
+
+    def requires(self, model: ir.Model) -> None:
+        if not computes_in_half(model):
+            fitting = (linear.node for linear in find_linears(model) if _fits(linear))
+            require_none(fitting, "no tensor is half yet, so run ToHalf first")
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         modified = False
         for linear in find_linears(model):
             scale = linear.scale
-            if not _fits(linear) or scale is None or scale.max() < _SMALLEST_NORMAL:
+            if not _fits(linear) or scale is None or scale.max() < HALF_SMALLEST_NORMAL:
                 continue
             bound = linear.largest_output
-            if bound is not None and bound <= _LARGEST:
+            if bound is not None and bound <= HALF_MAX:
                 _split(model.graph, linear, scale.astype(np.float32))
                 modified = True
         return ir.passes.PassResult(model, modified=modified)
@@ -83,14 +94,14 @@ def _split(graph: ir.Graph, linear: Linear, scale: np.ndarray) -> None:
         reader.replace_input_with(index, result)
     graph.insert_after(node, multiply)
 
-    bias = _bias(result)
+    bias = added_constant(result)
     if bias is not None:
-        for index, value in enumerate(bias.inputs):
-            data = array(value)
-            if data is not None and value is not None:
-                copy = add_initializer(graph, f"{value.name}_half", data.astype(np.float16))
-                bias.replace_input_with(index, copy)
-        result = bias.outputs[0]
+        add, value = bias
+        data = array(value)
+        assert data is not None
+        copy = add_initializer(graph, f"{value.name}_half", data.astype(np.float16))
+        add.replace_input_with(list(add.inputs).index(value), copy)
+        result = add.outputs[0]
         _set_type(result, HALF)
     _hand_on(graph, result)
 
@@ -120,32 +131,16 @@ def _keep_output(graph: ir.Graph, result: ir.Value) -> None:
     """A graph output stays fp32 under its name."""
     index = list(graph.outputs).index(result)
     name, result.name = result.name, f"{result.name}/half"
-    cast = ir.node("Cast", [result], {"to": ir.AttrInt64("to", FLOAT.value)})
-    cast.name = f"{name}/to_float"
-    output = cast.outputs[0]
-    output.name, output.shape = name, result.shape
-    _set_type(output, FLOAT)
+    cast = cast_to(result, FLOAT, f"{name}/to_float")
+    cast.outputs[0].name = name
     graph.append(cast)
-    graph.outputs[index] = output
-
-
-def _bias(result: ir.Value) -> ir.Node | None:
-    """The Add of a constant that alone reads the product."""
-    readers = consumers(result)
-    if len(readers) != 1 or readers[0].op_type != "Add" or result.is_graph_output():
-        return None
-    others = [value for value in readers[0].inputs if value is not result]
-    return readers[0] if len(others) == 1 and constant(others[0]) is not None else None
+    graph.outputs[index] = cast.outputs[0]
 
 
 def _cast(graph: ir.Graph, value: ir.Value, wanted: ir.DataType, before: ir.Node) -> ir.Value:
-    node = ir.node("Cast", [value], {"to": ir.AttrInt64("to", wanted.value)})
-    node.name = f"{before.name}/{value.name}/to_{wanted.name.lower()}"
-    output = node.outputs[0]
-    output.name, output.shape = node.name, value.shape
-    _set_type(output, wanted)
+    node = cast_to(value, wanted, f"{before.name}/{value.name}/to_{wanted.name.lower()}")
     graph.insert_before(before, node)
-    return output
+    return node.outputs[0]
 
 
 def _set_type(value: ir.Value, dtype: ir.DataType) -> None:

@@ -21,6 +21,7 @@ from mimiq.export.graph import (
     replace,
     take_place,
 )
+from mimiq.export.passes.conditions import ensure_none, require_none, weight_transposes
 
 
 class FoldWeightTransposes(ir.passes.InPlacePass):
@@ -29,6 +30,12 @@ class FoldWeightTransposes(ir.passes.InPlacePass):
     torch keeps a Linear's weight as [N, K] (out, in) and transposes it in the graph; MatMul wants
     [K, N], and so do the kernels that take quantised weights. The quantiser's axis moves along.
     """
+
+    def requires(self, model: ir.Model) -> None:
+        require_none(nodes_of(model, "Gemm"), "run GemmToMatMul first")
+
+    def ensures(self, model: ir.Model) -> None:
+        ensure_none(weight_transposes(model), "weights are stored as they are multiplied")
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         modified = False

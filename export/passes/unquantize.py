@@ -19,6 +19,7 @@ from mimiq.export.graph import (
 )
 from mimiq.export.narrowing import narrowing
 from mimiq.export.outlier_columns import OutlierColumns, find_outliers
+from mimiq.export.passes.conditions import ensure_none, require_lowered
 from mimiq.export.stored import dequantized
 
 
@@ -31,6 +32,12 @@ class Unquantize(ir.passes.InPlacePass):
     Raises:
         UnsupportedModel: for integers that are computed otherwise than by QuantizeLinear.
     """
+
+    def requires(self, model: ir.Model) -> None:
+        require_lowered(model)
+
+    def ensures(self, model: ir.Model) -> None:
+        ensure_none(nodes_of(model, DEQUANTIZE), "nothing is quantised any more")
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         found = nodes_of(model, DEQUANTIZE)

@@ -22,6 +22,13 @@ from mimiq.export.graph import (
     replace,
     take_place,
 )
+from mimiq.export.passes.conditions import (
+    ensure_none,
+    fake_quantized_weights,
+    require_none,
+    weight_transposes,
+)
+from mimiq.export.stored import spread_scale
 
 
 class LowerWeights(ir.passes.InPlacePass):
@@ -31,6 +38,12 @@ class LowerWeights(ir.passes.InPlacePass):
     else as INT8. The integers are those that ``mimiq::fake_quantize`` rounds to, bit for bit: fp32
     division, ties to even, clamp. The zero point is left out, which ONNX reads as 0.
     """
+
+    def requires(self, model: ir.Model) -> None:
+        require_none(weight_transposes(model), "run FoldWeightTransposes first")
+
+    def ensures(self, model: ir.Model) -> None:
+        ensure_none(fake_quantized_weights(model), "quantised weights are stored as integers")
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         modified = False
@@ -49,13 +62,8 @@ def quantize_array(
         scale: fp32; () per tensor, (C,) along ``axis``, or for blocks the shape of ``weight`` with
             ``axis`` divided by ``block_size``.
     """
-    if axis < 0:
-        spread = scale.reshape(())
-    elif block_size:
-        spread = np.repeat(scale, block_size, axis=axis)
-    else:
-        spread = scale.reshape([-1 if dim == axis else 1 for dim in range(weight.ndim)])
-    steps = np.rint(weight.astype(np.float32) / spread.astype(np.float32))
+    spread = spread_scale(scale.astype(np.float32), weight.ndim, axis, block_size)
+    steps = np.rint(weight.astype(np.float32) / spread)
     return np.clip(steps, qmin, qmax).astype(np.int8)
 
 

@@ -14,6 +14,7 @@ from tensorrt_graphs import Spec, transformer
 
 from mimiq.export.graph import array, load, save
 from mimiq.export.linears import find_linears
+from mimiq.export.passes.half import ToHalf
 from mimiq.export.passes.split_scales import SplitWeightScales
 from mimiq.export.tensorrt.build import BuildOptions, build_engine
 from mimiq.export.tensorrt.plan import read_plan
@@ -102,6 +103,7 @@ def test_scales_too_small_for_half(tmp_path: Path) -> None:
         if linear.weight is not None and linear.weight.inputs[1] is not None:
             scale = linear.weight.inputs[1]
             scale.const_value = ir.tensor((1e-4 * scale.const_value.numpy()).astype(np.float32))
+    ToHalf()(model)
     assert not SplitWeightScales()(model).modified
 
 

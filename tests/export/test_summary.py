@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import onnx
+import onnx_ir as ir
 import pytest
 from export_networks import METADATA, PRECISIONS, Exported
 
@@ -82,6 +83,19 @@ def test_half_form_counts_the_same_layers(exported: Export, tmp_path: Path) -> N
         "MatMul int8 per channel, split × int8": 9,
     }
     assert summary["attention"] == {"quantised": 2}
+
+
+def test_a_joined_projection_that_cannot_be_split_says_why(exported: Export) -> None:
+    model = load(exported("w8a8").path)
+    assert summarize(model)["not_split"] == {}
+    (first, *_) = (node for node in model.graph if node.name == "blocks.0.attn.qkv/MatMul")
+    (bias,) = first.outputs[0].consumers()
+    seen = ir.node("Relu", [bias.outputs[0]])
+    model.graph.append(seen)
+    model.graph.outputs.append(seen.outputs[0])
+    assert summarize(model)["not_split"] == {
+        "blocks.0.attn.qkv/MatMul": "more than a Reshape to (B, T, 3, H, d) reads it"
+    }
 
 
 def test_no_model_is_one_error(tmp_path: Path) -> None:

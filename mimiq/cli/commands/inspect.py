@@ -95,6 +95,10 @@ def graph_table(name: str, summary: Mapping[str, Any]) -> Any:
     if summary["outlier_columns"]:
         rows.append(("", outlier_sentence(summary["outlier_columns"])))
     rows += [(f"{count} ×", f"attention, {how}") for how, count in summary["attention"].items()]
+    rows += [
+        ("slow", f"on a CPU: {name} is not split into q, k and v, for {reason}")
+        for name, reason in summary["not_split"].items()
+    ]
     stored = [f"{kind} {size(count)}" for kind, count in summary["weight_bytes"].items()]
     rows.append(("", "weights: " + ", ".join([*stored, f"scales {size(summary['scale_bytes'])}"])))
     return table(("", ""), rows, f"{name}, {size(summary['file_bytes'])}, opset {summary['opset']}")
