@@ -10,11 +10,13 @@ from pathlib import Path
 import onnx
 import onnx_ir as ir
 import pytest
+from click.testing import CliRunner
 from export_networks import METADATA, PRECISIONS, Exported
 
+from mimiq.cli import main
 from mimiq.errors import BadInput
 from mimiq.export import summarize, to_fp16, to_int8_carrier
-from mimiq.export.graph import load
+from mimiq.export.graph import load, save
 
 Export = Callable[[str], Exported]
 
@@ -85,7 +87,9 @@ def test_half_form_counts_the_same_layers(exported: Export, tmp_path: Path) -> N
     assert summary["attention"] == {"quantised": 2}
 
 
-def test_a_joined_projection_that_cannot_be_split_says_why(exported: Export) -> None:
+def test_a_joined_projection_that_cannot_be_split_says_why(
+    exported: Export, tmp_path: Path
+) -> None:
     model = load(exported("w8a8").path)
     assert summarize(model)["not_split"] == {}
     (first, *_) = (node for node in model.graph if node.name == "blocks.0.attn.qkv/MatMul")
@@ -96,6 +100,9 @@ def test_a_joined_projection_that_cannot_be_split_says_why(exported: Export) -> 
     assert summarize(model)["not_split"] == {
         "blocks.0.attn.qkv/MatMul": "more than a Reshape to (B, T, 3, H, d) reads it"
     }
+    file = save(model, tmp_path / "joined.onnx")
+    shown = " ".join(CliRunner().invoke(main, ["inspect", str(file)]).stdout.split())
+    assert "blocks.0.attn.qkv/MatMul is not split into q, k and v, for more than" in shown
 
 
 def test_no_model_is_one_error(tmp_path: Path) -> None:
