@@ -52,7 +52,7 @@ from accuracy_variants import PRECISIONS, VARIANTS, Scale, recipe_of
 
 from mimiq.cache import Cache, default_cache_dir
 from mimiq.cli.terminal_progress import shown_progress
-from mimiq.compile import compile_model
+from mimiq.compiler import compile_model
 from mimiq.config.recipes import NAMES
 from mimiq.devices import describe_device, pick_device
 from mimiq.errors import MimiqError

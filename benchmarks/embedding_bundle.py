@@ -19,7 +19,7 @@ from rich.console import Console
 from mimiq.cache import Cache, default_cache_dir
 from mimiq.calibrate.sources import image_files
 from mimiq.cli.terminal_progress import shown_progress
-from mimiq.compile import compile_model
+from mimiq.compiler import compile_model
 from mimiq.config.precision import from_bits, parse_bits
 from mimiq.config.recipes import recipe_for
 from mimiq.models import load_model

@@ -7,8 +7,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from mimiq.calibrate.sources import image_files
 from mimiq.models import LoadedModel
-from mimiq.runtime.evaluation.datasets import open_dataset
+from mimiq.runtime.evaluation.datasets import unlabelled
 
 
 class Judge:
@@ -25,11 +26,9 @@ class Judge:
 
     @classmethod
     def on_folder(cls, model: LoadedModel, folder: Path, most: int) -> Judge:
-        """On ``most`` images of a folder, evenly spread, as ``mimiq eval`` takes them."""
-        dataset = open_dataset(folder, model.num_classes)
-        batches = dataset.batches(model.preprocessing, 50)
-        images = torch.cat([torch.from_numpy(pixels) for pixels, _ in batches])
-        return cls(model, images[:: max(1, len(dataset) // most)])
+        """On ``most`` images in a folder or below it, evenly spread; labels are not looked at."""
+        batches = unlabelled(image_files(folder), most).batches(model.preprocessing, 50)
+        return cls(model, torch.cat([torch.from_numpy(pixels) for pixels, _ in batches]))
 
     @torch.inference_mode()
     def _logits(self, module: nn.Module) -> torch.Tensor:

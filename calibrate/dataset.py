@@ -26,6 +26,7 @@ from mimiq import files
 from mimiq.calibrate import storage
 from mimiq.calibrate.manifest import FORMAT, MANIFEST, read_manifest, refuse_other
 from mimiq.calibrate.storage import ByteArray, LabelArray
+from mimiq.durable import remove_all_leftovers
 from mimiq.errors import BadInput
 
 CONTACT_SHEET = "contact_sheet.png"
@@ -249,7 +250,7 @@ class CalibrationSetWriter:
             return
         with files.writing(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
-        files.remove_temporaries(self.path)
+        remove_all_leftovers(self.path)
         if any(self.path.iterdir()):
             raise BadInput(
                 f"{self.path} exists and holds something else than a calibration set.",
@@ -317,14 +318,14 @@ class CalibrationSetWriter:
                 "content_sha256": finished._compute_hash(),
             }
             self._save_manifest()
-            files.remove_temporaries(self.path)
+            remove_all_leftovers(self.path)
         return CalibrationSet.open(self.path)
 
     def discard(self) -> None:
         """Remove the set: for when its source turned out to be unusable."""
         for index in storage.shard_indices(self.path):
             storage.shard_path(self.path, index).unlink()
-        files.remove_temporaries(self.path)
+        remove_all_leftovers(self.path)
         (self.path / CONTACT_SHEET).unlink(missing_ok=True)
         (self.path / MANIFEST).unlink(missing_ok=True)
         if not any(self.path.iterdir()):

@@ -5,23 +5,28 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import fields
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeVar
 
 import platformdirs
 
+from mimiq.durable import sync, sync_tree
 from mimiq.errors import EnvironmentLacks
-from mimiq.files import naming_full_disk
+from mimiq.files import FileEntry, naming_full_disk
 from mimiq.progress import Progress
 from mimiq.version import __version__
 
 # Raised within a version when a stage's results change for the same inputs: older entries are
 # then left alone.
-_GENERATION = 2
+_GENERATION = 3
 
+CONTENTS = "contents.json"
+"""Hash and size of every file of a finished entry."""
+_INPUTS = "inputs.json"
 
 ASIDE = {"aside": True}
 """Metadata of a field that a result does not depend on: where it is made, what is at hand."""
@@ -83,9 +88,10 @@ def default_cache_dir() -> Path:
 class Cache:
     """A folder of stage results, one folder each.
 
-    A stage works in a folder of its own that survives an interruption, so that it can go on there;
-    the folder gets its final name when the stage is done. Of two processes that want the same entry
-    one makes it and the other waits.
+    A stage works in a folder of its own that survives an interruption, so that it can go on there.
+    When it is done its files are synced to the disk, their hashes written beside them, and the
+    folder gets its final name; they are held against the hashes whenever the result is taken. Of
+    two processes that want the same entry one makes it and the other waits.
 
     Args:
         root: made when it is first written to.
@@ -97,48 +103,43 @@ class Cache:
         self.tell = tell
 
     def run(self, stage: CachedStage[Result], progress: Progress) -> Result:
-        """The stage's result, made now if it is not there.
+        """The stage's result, made now if it is not there whole.
+
+        A damaged result is made again, with a note; what is whole of it is kept for that.
 
         Raises:
-            EnvironmentLacks: as :meth:`get_or_make`.
+            EnvironmentLacks: when the cache folder cannot be written, or its disk is full.
             MimiqError: whatever the stage found wrong.
         """
-        path, hit = self.get_or_make(
+        path, hit = self._entry(
             stage.name, stage_key(stage), lambda folder: stage.make(folder, progress)
         )
         if hit:
             progress.note(f"{stage.name}: reusing {path.name}")
         return stage.load(path)
 
-    def get_or_make(
+    def _entry(
         self, stage: str, inputs: Mapping[str, Any], make: Callable[[Path], object]
     ) -> tuple[Path, bool]:
-        """The folder of this stage's result, made now if it is not there.
-
-        Args:
-            stage: the stage's name.
-            inputs: everything the result depends on, as JSON values.
-            make: fills the (perhaps partly filled) folder it is given.
-
-        Returns:
-            The folder, and whether it was there already.
-
-        Raises:
-            EnvironmentLacks: when the cache folder cannot be written, or its disk is full.
-        """
+        """The folder of a result, made now if it is not there whole; and whether it was there."""
         final = self.root / f"{stage}-{content_key(inputs)}"
-        if final.is_dir():
+        if _is_whole(final):
             return final, True
         with self._alone(stage, final.name):
-            if final.is_dir():  # another process has made it meanwhile
+            if _is_whole(final):  # another process has made it meanwhile
                 return final, True
             working = final.with_name(final.name + ".partial")
             with self._writing():
+                if final.is_dir():
+                    self.tell(f"{stage}: {final.name} in the cache is damaged and is made again")
+                    _keep_whole_files(final, working)
                 working.mkdir(parents=True, exist_ok=True)
-                (working / "inputs.json").write_text(json.dumps(inputs, indent=2, sort_keys=True))
+                (working / _INPUTS).write_text(json.dumps(inputs, indent=2, sort_keys=True))
             with naming_full_disk(working):
                 make(working)
+                seal(working)
             os.replace(working, final)
+            sync(self.root)
         return final, False
 
     @contextmanager
@@ -171,6 +172,49 @@ class Cache:
                 f"The cache folder {self.root} cannot be written: {error.strerror}.",
                 "Set MIMIQ_CACHE to a folder with free space.",
             ) from error
+
+
+def seal(folder: Path) -> None:
+    """Write down what a finished folder holds, and have it on the disk."""
+    contents = {
+        file.relative_to(folder).as_posix(): asdict(FileEntry.of(file)) for file in _files(folder)
+    }
+    (folder / CONTENTS).write_text(json.dumps(contents, indent=1, sort_keys=True))
+    sync_tree(folder)
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    yield from (f for f in sorted(folder.rglob("*")) if f.is_file() and f != folder / CONTENTS)
+
+
+def _whole_files(folder: Path) -> tuple[set[str], bool]:
+    """The files of an entry that are as they were sealed, and whether these are all."""
+    try:
+        contents: dict[str, Any] = json.loads((folder / CONTENTS).read_text(encoding="utf-8"))
+        sealed = {name: FileEntry(**entry) for name, entry in contents.items()}
+    except (OSError, ValueError, TypeError, AttributeError):
+        return set(), False
+    whole = set()
+    for name, entry in sealed.items():
+        with suppress(OSError):
+            if FileEntry.of(folder / name) == entry:
+                whole.add(name)
+    return whole, len(whole) == len(sealed) and _INPUTS in whole
+
+
+def _is_whole(folder: Path) -> bool:
+    return folder.is_dir() and _whole_files(folder)[1]
+
+
+def _keep_whole_files(damaged: Path, working: Path) -> None:
+    """Begin ``working`` anew with the files of a damaged entry that are whole."""
+    whole, _ = _whole_files(damaged)
+    shutil.rmtree(working, ignore_errors=True)
+    os.rename(damaged, working)
+    for file in _files(working):
+        if file.relative_to(working).as_posix() not in whole:
+            file.unlink()
+    (working / CONTENTS).unlink(missing_ok=True)
 
 
 def content_key(inputs: Mapping[str, Any]) -> str:

@@ -3,18 +3,40 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from uuid import uuid4
+from typing import Any
 
+from mimiq.durable import beside, exchange, is_temporary, remove_leftovers, sync, sync_tree
 from mimiq.errors import BadInput, EnvironmentLacks, MimiqError
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 # From safetensors (Rust), and PyTorch's zip writer, which only sees that something is missing.
 _FULL_IN_WORDS = ("No space left", "os error 28", "PytorchStreamWriter failed", "unexpected pos")
+
+
+@dataclass(frozen=True)
+class FileEntry:
+    """What stands in a manifest for a file."""
+
+    sha256: str
+    bytes: int
+
+    @staticmethod
+    def of(path: Path) -> FileEntry:
+        """That of a file on disk."""
+        with path.open("rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        return FileEntry(digest, path.stat().st_size)
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> FileEntry:
+        return FileEntry(str(data["sha256"]), int(data["bytes"]))
 
 
 def write_whole(path: Path, content: bytes | str) -> None:
@@ -42,6 +64,9 @@ def copy_whole(source: Path, path: Path) -> None:
 def make_folder_whole(path: Path, fill: Callable[[Path], object]) -> None:
     """Make a folder, complete or not at all; one that is there is replaced.
 
+    A process that is killed leaves the old folder or the new one, and what it was still writing
+    goes with the next run. Everything is on the disk before it has its name.
+
     Args:
         path: the folder to be.
         fill: writes the content into the folder that it is given.
@@ -50,20 +75,21 @@ def make_folder_whole(path: Path, fill: Callable[[Path], object]) -> None:
         EnvironmentLacks: the disk is full.
         BadInput: the folder cannot be written for another reason.
     """
-    path = path.absolute()
-    temporary, old = beside(path), beside(path, "old")
+    path = Path(os.path.realpath(path))
+    temporary = beside(path)
     with writing(path):
+        remove_leftovers(path)
         try:
             temporary.mkdir(parents=True)
             fill(temporary)
+            sync_tree(temporary)
             if path.exists():
-                os.rename(path, old)
-            os.rename(temporary, path)
+                exchange(temporary, path)  # what was there is the temporary now
+            else:
+                os.rename(temporary, path)
+            sync(path.parent)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
-            if old.exists() and not path.exists():
-                os.rename(old, path)
-            shutil.rmtree(old, ignore_errors=True)
 
 
 @contextmanager
@@ -73,21 +99,13 @@ def replacing(path: Path) -> Iterator[Path]:
     temporary = beside(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(path)
         yield temporary
+        sync(temporary)
         os.replace(temporary, path)
+        sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)  # an interruption included
-
-
-def beside(path: Path, suffix: str = "tmp") -> Path:
-    """A new name in the same folder, so that renaming it to ``path`` is one step."""
-    return path.with_name(f".{path.name}.{uuid4().hex[:8]}.{suffix}")
-
-
-def remove_temporaries(folder: Path) -> None:
-    """Remove the files that killed processes were still writing in ``folder``."""
-    for temporary in folder.glob(".*.tmp"):
-        temporary.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -150,4 +168,4 @@ def full(place: object) -> EnvironmentLacks:
 def _is_temporary(name: object) -> bool:
     """Whether an error names one of our own temporary files, or nothing."""
     parts = Path(os.fsdecode(name)).parts if isinstance(name, str | bytes | os.PathLike) else ()
-    return not parts or any(part.startswith(".") and part.endswith(".tmp") for part in parts)
+    return not parts or any(is_temporary(part) for part in parts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,3 +69,9 @@ class Job:
     def __post_init__(self) -> None:
         roles = self.model.family.roles(self.model.module)
         object.__setattr__(self, "precision", self.precision.placed(roles))
+
+
+def default_out(model: str, label: str, suffix: str = ".mimiq") -> Path:
+    """``deit_t-w8a8.mimiq`` in the current folder, whatever folder the model itself is in."""
+    name = Path(model).resolve().name if Path(model).exists() else model
+    return Path(f"{re.sub(r'[^A-Za-z0-9_.-]+', '-', name)}-{label}{suffix}")

@@ -5,17 +5,15 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from mimiq.errors import BadInput
-from mimiq.files import make_folder_whole, replacing, writing
+from mimiq.files import FileEntry, make_folder_whole, writing
 from mimiq.runtime.manifest import (
     COMPILE_AGAIN,
     MANIFEST,
-    FileEntry,
     Manifest,
     check_name,
     complete_manifest,
@@ -211,7 +209,9 @@ def add_files(
     report: Mapping[str, Any] | None = None,
     updates: Mapping[str, Any] | None = None,
 ) -> Bundle:
-    """Add files to a bundle, or replace them: everything is written aside, then renamed.
+    """Add files to a bundle, or replace them: a new folder takes the place of the old in one step.
+
+    Files that stay are the same files under a second name, so that this costs no space.
 
     Args:
         bundle: where to add.
@@ -229,19 +229,37 @@ def add_files(
     folder = bundle.path
     entries = {name: asdict(entry) for name, entry in bundle.manifest.files.items()}
     manifest = {**bundle.manifest, **(updates or {}), "files": entries}
-    with writing(folder), ExitStack() as stack:
-        # Entered first, so that it is renamed last; all that can run out of space comes before.
-        manifest_file = stack.enter_context(replacing(folder / MANIFEST))
-        for name, source in (files or {}).items():
-            staged = stack.enter_context(replacing(folder / check_name(name)))
-            shutil.copyfile(source, staged)
-            entries[name] = file_entry(staged)
+    added = {check_name(name): source for name, source in (files or {}).items()}
+
+    def fill(new: Path) -> None:
+        shutil.copytree(folder, new, copy_function=_link, dirs_exist_ok=True)
+        for name, source in added.items():
+            _renew(new / name)
+            shutil.copyfile(source, new / name)
+            entries[name] = file_entry(new / name)
         if report is not None:
-            staged = stack.enter_context(replacing(folder / REPORT))
-            staged.write_text(pretty_json(report), encoding="utf-8")
-            entries[REPORT] = file_entry(staged)
-        manifest_file.write_text(signed_manifest(manifest), encoding="utf-8")
+            _renew(new / REPORT)
+            (new / REPORT).write_text(pretty_json(report), encoding="utf-8")
+            entries[REPORT] = file_entry(new / REPORT)
+        _renew(new / MANIFEST)
+        (new / MANIFEST).write_text(signed_manifest(manifest), encoding="utf-8")
+
+    make_folder_whole(folder, fill)
     return Bundle(folder, verify=False)
+
+
+def _link(source: str, target: str) -> None:
+    """The same file under a second name, or a copy where the file system has no such thing."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def _renew(path: Path) -> None:
+    """Have no file at ``path``: writing to a second name would change the first's content."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
 
 
 def _check_file(path: Path, entry: FileEntry, verify: bool) -> None:

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from mimiq.config.precision import Precision
 from mimiq.errors import BadInput
+from mimiq.files import FileEntry
 from mimiq.runtime.preprocessing import Preprocessing
 from mimiq.runtime.session import Output
 from mimiq.version import __version__
@@ -183,25 +184,6 @@ class Manifest(Mapping[str, Any]):
 
     def to_json(self) -> dict[str, Any]:
         return dict(self.entries)
-
-
-@dataclass(frozen=True)
-class FileEntry:
-    """What the manifest says of a file."""
-
-    sha256: str
-    bytes: int
-
-    @staticmethod
-    def of(path: Path) -> FileEntry:
-        """That of a file on disk."""
-        with path.open("rb") as stream:
-            digest = hashlib.file_digest(stream, "sha256").hexdigest()
-        return FileEntry(digest, path.stat().st_size)
-
-    @staticmethod
-    def from_json(data: Mapping[str, Any]) -> FileEntry:
-        return FileEntry(str(data["sha256"]), int(data["bytes"]))
 
 
 def _object(value: Any) -> Mapping[str, Any]:

@@ -11,7 +11,8 @@ FOLDERS = {"calibrate": "calibrate", "export": "export", "runtime": "runtime"}
 # From the top down; a room may import from rooms below its own and from itself.
 FLOORS = [
     {"cli"},
-    {"compile"},
+    {"api"},
+    {"compiler"},
     {"stages"},
     {"synthesis", "distill"},
     {"export", "spec"},

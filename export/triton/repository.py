@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mimiq import files
+from mimiq.durable import beside, is_temporary, remove_all_leftovers, sync, sync_tree
 from mimiq.errors import BadInput, pip_install
 from mimiq.export.triton.config import check_config, config_text
 from mimiq.export.triton.plan import PackOptions, Plan, config_of, plan_for
@@ -83,10 +84,11 @@ def pack(
     plan = plan_for(bundle, options or PackOptions())
     labels = _labels_text(bundle)
     with files.writing(folder):
+        remove_all_leftovers(folder)
         known = _known_versions(folder, plan, labels)
         version = max(known, default=0) + 1
         place = folder / str(version)
-        aside = files.beside(place)
+        aside = beside(place)
         text = config_text(config_of(plan, name, bundle, version, known))
         validated = check_config(text)
         made = False
@@ -98,7 +100,9 @@ def pack(
                 plan.write_cpu(aside / CPU_FILE)
             record = _record(plan, bundle, labels, text, aside / plan.file)
             (aside / RECORD).write_text(pretty_json(record.to_json()), encoding="utf-8")
+            sync_tree(aside)
             _move(aside, place)
+            sync(folder)
             # Not before: only who has the version may write what all of them share.
             if labels is not None:
                 _replace(folder / LABELS, labels)
@@ -122,7 +126,7 @@ def _known_versions(folder: Path, plan: Plan, labels: str | None) -> dict[int, P
     """The versions that are there, once it is sure that this one may stand beside them."""
     numbers = versions_of(folder)
     if not numbers:
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        if folder.exists() and (not folder.is_dir() or not all(map(_ours, folder.iterdir()))):
             raise _taken(folder, "it is there already, and is no model that mimiq pack wrote")
         return {}
     if not (folder / str(numbers[-1]) / RECORD).is_file():
@@ -151,6 +155,11 @@ def _known_versions(folder: Path, plan: Plan, labels: str | None) -> dict[int, P
             "Pack under another `name`, or move the file away and carry your changes over.",
         )
     return known
+
+
+def _ours(path: Path) -> bool:
+    """Whether a file beside no version is of another pack, at work or interrupted."""
+    return is_temporary(path.name)
 
 
 def _taken(folder: Path, why: str) -> BadInput:

@@ -33,7 +33,9 @@ def prepared(
     values.calibration_of(tuning.calibration)
     model = values.load(choice, progress)
     wanted = values.precision_of(precision, model, images.recipe)
-    out = output.out or values.default_out(choice.model, wanted.label, suffix)
+    from mimiq.spec import default_out
+
+    out = output.out or default_out(choice.model, wanted.label, suffix)
     preflight.require_new(out, output.force, kind)
     return values.job_of(model, wanted, images, tuning, out)
 
@@ -42,9 +44,9 @@ def tuned(job: Job, cache_dir: Path | None, progress: Progress) -> tuple[Tuned, 
     """The job's tuned network, and the images it was tuned on; cached."""
     from mimiq.cache import Cache, default_cache_dir
     from mimiq.stages.images import calibration_set, tuning_images
-    from mimiq.stages.tune import TuneNetwork
+    from mimiq.stages.tune import tuned_network
 
     cache = Cache(cache_dir or default_cache_dir(), progress.note)
     calibration = calibration_set(job, cache, progress)
-    stage = TuneNetwork.of(job, calibration, tuning_images(job, calibration))
-    return cache.run(stage, progress), calibration
+    images = tuning_images(job, calibration)
+    return tuned_network(job, calibration, images, cache, progress), calibration

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
-from dataclasses import fields, replace
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,8 +38,6 @@ if TYPE_CHECKING:
     from mimiq.runtime.bundle import Bundle
     from mimiq.runtime.evaluation.datasets import ImageFiles
     from mimiq.spec import Job
-
-DIGITS = "digits"
 
 
 def check_precision(choice: PrecisionChoice) -> None:
@@ -202,34 +199,29 @@ def recipe_name(choice: ImagesChoice, model: str) -> str:
     Raises:
         BadInput, EnvironmentLacks: the device is unknown or absent.
     """
+    from mimiq.config.recipes import default_recipe
     from mimiq.devices import pick_device
 
     device = pick_device(choice.device)
-    if choice.recipe is not None:
-        return choice.recipe
-    if model == DIGITS:
-        return "tiny"
-    return "gpu" if device.type == "cuda" else "cpu"
+    return choice.recipe or default_recipe(model, device.type)
 
 
 def recipe_of(
     images: ImagesChoice, tuning: TuningChoice, model: str, precision: Precision
 ) -> Recipe:
     """The recipe with what the flags change in it."""
-    from mimiq.config.recipes import recipe_for
+    from mimiq.config.recipes import changed, recipe_for
 
     recipe = recipe_for(recipe_name(images, model), precision)
-    distillation = recipe.distillation
-    if tuning.steps is not None:
-        distillation = replace(distillation, steps=tuning.steps)
-    return replace(recipe, synthesis=_resized(recipe.synthesis, images), distillation=distillation)
+    return changed(recipe, images.images, tuning.steps)
 
 
 def synthesis_of(images: ImagesChoice, model: str) -> SynthesisRecipe:
     """The part of the recipe that makes images."""
+    from mimiq.config.recipes import resized
     from mimiq.config.synthesis import SYNTHESIS_RECIPES
 
-    return _resized(SYNTHESIS_RECIPES[recipe_name(images, model)], images)
+    return resized(SYNTHESIS_RECIPES[recipe_name(images, model)], images.images)
 
 
 def calibration_of(source: str) -> str | Path:
@@ -315,25 +307,12 @@ def job_of(
     )
 
 
-def default_out(model: str, label: str, suffix: str) -> Path:
-    """``deit_t-w8a8.mimiq`` in the current folder, whatever folder the model itself is in."""
-    name = Path(model).resolve().name if Path(model).exists() else model
-    return Path(f"{re.sub(r'[^A-Za-z0-9_.-]+', '-', name)}-{label}{suffix}")
-
-
 def _widths(choice: PrecisionChoice) -> tuple[int, int | None]:
     if choice.bits:
         return parse_bits(choice.bits)
     if choice.int4:
         return 4, None if choice.weight_only else 8
     return 8, 8
-
-
-def _resized(recipe: SynthesisRecipe, images: ImagesChoice) -> SynthesisRecipe:
-    if images.images is None:
-        return recipe
-    # A batch larger than the set would leave nothing to resume from.
-    return replace(recipe, images=images.images, batch_size=min(recipe.batch_size, images.images))
 
 
 def _linear_inputs(model: LoadedModel) -> dict[str, int]:

@@ -9,6 +9,7 @@ from mimiq.config.precision import Precision
 from mimiq.distill.loop import DistillationRecipe
 from mimiq.distill.views import Views
 from mimiq.errors import BadInput
+from mimiq.models.names import EMBEDDED
 from mimiq.quantize.insert import RangeRecipe
 from mimiq.synthesis.mimiq import SYNTHESIS_RECIPES, SynthesisRecipe
 
@@ -94,6 +95,34 @@ def recipe_for(name: str, precision: Precision) -> Recipe:
             # 600 steps gain, and double the time: docs/accuracy.md. These are the rates for them.
             distillation = replace(distillation, steps=0, lr_weights=1e-4, lr_scales=1e-3)
     return Recipe(name, SYNTHESIS_RECIPES[name], ranges, distillation, _PROCEDURAL.get(name, 0))
+
+
+def default_recipe(model: str, device: str) -> str:
+    """The recipe that suits a network and a device.
+
+    Args:
+        model: its name.
+        device: ``cpu`` or ``cuda``.
+    """
+    if model == EMBEDDED:
+        return "tiny"
+    return "gpu" if device == "cuda" else "cpu"
+
+
+def resized(recipe: SynthesisRecipe, images: int | None) -> SynthesisRecipe:
+    """The recipe for another number of images; None leaves it as it is."""
+    if images is None:
+        return recipe
+    # A batch larger than the set would leave nothing to resume from.
+    return replace(recipe, images=images, batch_size=min(recipe.batch_size, images))
+
+
+def changed(recipe: Recipe, images: int | None = None, steps: int | None = None) -> Recipe:
+    """The recipe with another number of images, or of steps of distillation."""
+    distillation = recipe.distillation
+    if steps is not None:
+        distillation = replace(distillation, steps=steps)
+    return replace(recipe, synthesis=resized(recipe.synthesis, images), distillation=distillation)
 
 
 def _ranges(precision: Precision) -> RangeRecipe:

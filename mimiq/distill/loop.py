@@ -256,7 +256,6 @@ class Distillation:
             "history": self.history,
             "seconds": self.seconds_before + seconds,
         }
-        files.remove_temporaries(path.parent)  # they are as large as the network, twice over
         with files.replacing(path) as temporary:
             torch.save(state, temporary)
 

@@ -163,6 +163,22 @@ def load_model(
     else:
         original = _original(request)
         original = replace(original, preprocessing=_changed(original.preprocessing, changed))
+    return finished(original, name, labels, untrained=untrained)
+
+
+def finished(
+    original: Original,
+    name: str,
+    labels: tuple[str, ...] | None = None,
+    *,
+    untrained: bool = False,
+) -> LoadedModel:
+    """A network as it came from its source, rewritten and checked.
+
+    Raises:
+        BadInput: image size or labels do not fit.
+        UnsupportedModel: the network is of no family described here, or gives no vector.
+    """
     _check_patches(original.module, name, original.preprocessing)
     family = _family_of(original.module, original.architecture)
     rewritten = family.rewrite(original.module)

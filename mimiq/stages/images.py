@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
@@ -11,6 +12,7 @@ import torch
 
 from mimiq.cache import ASIDE, Cache
 from mimiq.calibrate import CalibrationSet, gaussian_noise, open_or_import
+from mimiq.calibrate.manifest import MANIFEST
 from mimiq.calibrate.sources import image_files
 from mimiq.config.synthesis import SynthesisRecipe
 from mimiq.models import LoadedModel
@@ -32,6 +34,13 @@ class _Set:
     def load(self, folder: Path) -> CalibrationSet:
         return CalibrationSet.open(folder / "set")
 
+    def _place(self, folder: Path) -> Path:
+        """Where the set is written; what a damaged entry left is of use with its manifest alone."""
+        place = folder / "set"
+        if not (place / MANIFEST).is_file():
+            shutil.rmtree(place, ignore_errors=True)
+        return place
+
 
 @dataclass(frozen=True)
 class ImportImages(_Set):
@@ -49,7 +58,7 @@ class ImportImages(_Set):
 
     def make(self, folder: Path, progress: Progress) -> None:
         open_or_import(
-            self.source, self.preprocessing, folder / "set", limit=self.count, seed=self.seed
+            self.source, self.preprocessing, self._place(folder), limit=self.count, seed=self.seed
         )
 
 
@@ -63,7 +72,7 @@ class NoiseImages(_Set):
     kind: str = "noise"
 
     def make(self, folder: Path, progress: Progress) -> None:
-        gaussian_noise(self.preprocessing, self.count, self.seed, folder / "set")
+        gaussian_noise(self.preprocessing, self.count, self.seed, self._place(folder))
 
 
 @dataclass(frozen=True)
@@ -85,7 +94,7 @@ class SynthesizeImages(_Set):
             self.model,
             self.recipe,
             seed=self.seed,
-            out=folder / "set",
+            out=self._place(folder),
             device=self.device,
             progress=progress,
         )
@@ -103,7 +112,9 @@ def calibration_set(job: Job, cache: Cache, progress: Progress) -> CalibrationSe
             return cache.run(NoiseImages(preprocessing, recipe.images, job.seed), progress)
     folder = Path(source)
     if CalibrationSet.is_set(folder):
-        return open_or_import(folder, preprocessing, folder)
+        given = open_or_import(folder, preprocessing, folder)
+        given.verify()  # its hash enters the keys of all that is made of it
+        return given
     wanted = ImportImages(
         folder.resolve(), preprocessing, recipe.images, job.seed, _listing(folder)
     )

@@ -31,7 +31,7 @@ from mimiq.stages.budget import Drop, Raising, choose
 from mimiq.stages.graphs import ExportGraphs, ExportReference
 from mimiq.stages.images import TuningImages
 from mimiq.stages.ranking import RankUnits
-from mimiq.stages.tune import TuneNetwork
+from mimiq.stages.tune import tuned_network
 
 _ALLOWANCE = 1.002  # for the few nodes of a graph that depend on its values
 _NAMED = 4  # units named in the report's line
@@ -144,7 +144,7 @@ def _drop_of(
 
     def drop_of(precision: Precision) -> Drop:
         raised = replace(job, precision=precision)
-        tuned = cache.run(TuneNetwork.of(raised, calibration, images), progress)
+        tuned = tuned_network(raised, calibration, images, cache, progress)
         drop = cache.run(
             EstimateDrop(
                 tuned=tuned.cache_key,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,30 +19,25 @@ from mimiq.progress import SILENT, Progress
 from mimiq.stages.graphs import ExportReference
 
 
-def _write(text: str):  # type: ignore[no-untyped-def]
-    def make(folder: Path) -> None:
-        (folder / "result").write_text(text)
+@dataclass(frozen=True)
+class Step:
+    """A stage that does what a test wants, and returns its folder."""
 
-    return make
+    name: ClassVar[str] = "stage"
+    revision: ClassVar[int] = 1
+
+    inputs: dict[str, object]
+    work: Callable[[Path], object] = field(metadata=ASIDE)
+
+    def make(self, folder: Path, progress: Progress) -> None:
+        self.work(folder)
+
+    def load(self, folder: Path) -> Path:
+        return folder
 
 
-def test_second_call_reuses_the_first(tmp_path: Path) -> None:
-    cache = Cache(tmp_path / "cache")
-    first, hit = cache.get_or_make("stage", {"a": 1}, _write("one"))
-    assert not hit
-    again, hit = cache.get_or_make("stage", {"a": 1}, _write("two"))
-    assert hit
-    assert again == first
-    assert (again / "result").read_text() == "one"
-
-
-def test_other_inputs_or_stage_give_another_folder(tmp_path: Path) -> None:
-    cache = Cache(tmp_path)
-    folders = {
-        cache.get_or_make(stage, inputs, _write(""))[0]
-        for stage, inputs in (("s", {"a": 1}), ("s", {"a": 2}), ("t", {"a": 1}))
-    }
-    assert len(folders) == 3
+def writes(text: str) -> Callable[[Path], object]:
+    return lambda folder: (folder / "result").write_text(text)
 
 
 def test_interrupted_stage_goes_on_in_its_own_folder(tmp_path: Path) -> None:
@@ -52,13 +48,11 @@ def test_interrupted_stage_goes_on_in_its_own_folder(tmp_path: Path) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        cache.get_or_make("stage", {}, interrupted)
-    seen = []
-    folder, hit = cache.get_or_make("stage", {}, lambda f: seen.append((f / "half").read_text()))
-    assert not hit
+        cache.run(Step({}, interrupted), SILENT)
+    seen: list[str] = []
+    cache.run(Step({}, lambda folder: seen.append((folder / "half").read_text())), SILENT)
     assert seen == ["done so far"]
     assert not list(tmp_path.glob("*.partial"))
-    assert (folder / "inputs.json").is_file()
 
 
 def test_of_two_that_want_the_same_one_makes_it(tmp_path: Path) -> None:
@@ -75,15 +69,59 @@ def test_of_two_that_want_the_same_one_makes_it(tmp_path: Path) -> None:
         go_on.set()
 
     with ThreadPoolExecutor(2) as pool:
-        first = pool.submit(Cache(tmp_path).get_or_make, "stage", {}, slow)
+        first = pool.submit(Cache(tmp_path).run, Step({}, slow), SILENT)
         assert begun.wait(30)
         # The first one goes on when the second is told that it waits.
-        second = pool.submit(Cache(tmp_path, tell).get_or_make, "stage", {}, _write("second"))
-        (folder, hit), (same, other_hit) = first.result(60), second.result(60)
-    assert (hit, other_hit) == (False, True)
+        second = pool.submit(Cache(tmp_path, tell).run, Step({}, writes("second")), SILENT)
+        folder, same = first.result(60), second.result(60)
     assert folder == same
     assert (folder / "result").read_text() == "first"
     assert told == ["stage: waiting for another process that makes the same"]
+
+
+def _cut(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-1])
+
+
+def _flip(file: Path) -> None:
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+
+
+DAMAGE: dict[str, Callable[[Path], object]] = {
+    "cut": _cut,
+    "flipped": _flip,
+    "emptied": lambda file: file.write_bytes(b""),
+    "gone": Path.unlink,
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+@pytest.mark.parametrize("name", ["one", "below/two", "inputs.json", "contents.json"])
+def test_a_damaged_entry_is_made_again(tmp_path: Path, name: str, damage: str) -> None:
+    found: list[set[str]] = []
+
+    def work(folder: Path) -> None:
+        found.append(
+            {str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()}
+        )
+        (folder / "below").mkdir(exist_ok=True)
+        (folder / "one").write_text("1" * 100)
+        (folder / "below" / "two").write_text("2" * 100)
+
+    told: list[str] = []
+    cache = Cache(tmp_path, told.append)
+    entry = cache.run(Step({}, work), SILENT)
+    DAMAGE[damage](entry / name)
+    assert cache.run(Step({}, work), SILENT) == entry
+    assert [(entry / name).read_text() for name in ("one", "below/two")] == ["1" * 100, "2" * 100]
+    (text,) = told
+    assert text == f"stage: {entry.name} in the cache is damaged and is made again"
+    if name != "contents.json":  # without which nothing of an entry is known to be whole
+        assert found[1] == {"one", "below/two"} - {name} | {"inputs.json"}
+    cache.run(Step({}, work), SILENT)
+    assert len(found) == 2
 
 
 def test_key_ignores_the_order_of_inputs() -> None:
@@ -95,7 +133,7 @@ def test_unwritable_cache_is_one_clear_error(tmp_path: Path) -> None:
     blocked = tmp_path / "file"
     blocked.write_text("in the way")
     with pytest.raises(EnvironmentLacks, match="cannot be written"):
-        Cache(blocked).get_or_make("stage", {}, _write(""))
+        Cache(blocked).run(Step({}, writes("")), SILENT)
 
 
 def test_place_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

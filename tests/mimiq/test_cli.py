@@ -25,6 +25,7 @@ from mimiq.errors import BadInput, CheckFailed, EnvironmentLacks, MimiqError, Un
 from mimiq.models import LoadedModel, load_model
 from mimiq.runtime.backend import Lack
 from mimiq.runtime.null import Null
+from mimiq.spec import default_out
 
 HEAVY = {"torch", "timm", "onnx", "onnxruntime", "numpy", "rich", "PIL"}
 STAGES = [
@@ -222,7 +223,7 @@ class TestValues:
         ]
 
     def test_a_model_s_name_makes_a_file_s(self) -> None:
-        out = values.default_out("hf_hub:someone/vit", "w8a8", ".mimiq")
+        out = default_out("hf_hub:someone/vit", "w8a8", ".mimiq")
         assert out == Path("hf_hub-someone-vit-w8a8.mimiq")
 
     def test_labels_are_lines(self, tmp_path: Path) -> None:

@@ -59,12 +59,12 @@ def fails(tmp_path: Path) -> Fails:
 @pytest.fixture
 def no_slow_stage(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever is slow fails the test: the mistake must have been found before."""
-    import mimiq.compile
+    import mimiq.compiler
 
     def reached(*_: object, **__: object) -> None:
         raise AssertionError("a slow stage was reached")
 
-    monkeypatch.setattr(mimiq.compile, "compile_model", reached)
+    monkeypatch.setattr(mimiq.compiler, "compile_model", reached)
 
 
 class TestModel:

@@ -157,7 +157,7 @@ def test_what_chooses_or_estimates_is_kept_from_the_fit(
 
     monkeypatch.setattr(tune, "quantize", spy)
     with pytest.raises(InterruptedError):
-        cache.run(tune.TuneNetwork.of(job, images, tuning_images(job, images)), Progress())
+        tune.tuned_network(job, images, tuning_images(job, images), cache, Progress())
     expected = small_vit.preprocessing.normalize(images.images()[:14])
     assert torch.equal(seen[0], torch.from_numpy(expected))
 

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from mimiq.durable import beside
 from mimiq.errors import BadInput, EnvironmentLacks
 from mimiq.files import (
     copy_whole,
     make_folder_whole,
     naming_full_disk,
-    remove_temporaries,
     replacing,
     write_whole,
     writing,
@@ -111,11 +111,4 @@ def test_refusals_name_what_the_user_knows(tmp_path: Path) -> None:
         copy_whole(absent, tmp_path / "copy")
     with pytest.raises(BadInput, match=r"target cannot be written: Permission denied\."):  # noqa: SIM117
         with writing(tmp_path / "target"):
-            raise PermissionError(errno.EACCES, "Permission denied", str(tmp_path / ".x.1.tmp"))
-
-
-def test_leavings_of_killed_processes_are_removed(tmp_path: Path) -> None:
-    for name in (".file.0123abcd.tmp", "file", "other.tmp"):
-        (tmp_path / name).write_text("")
-    remove_temporaries(tmp_path)
-    assert names(tmp_path) == ["file", "other.tmp"]
+            raise PermissionError(errno.EACCES, "Permission denied", str(beside(tmp_path / "x")))

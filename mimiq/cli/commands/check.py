@@ -12,6 +12,7 @@ from mimiq.cli.failures import Command
 from mimiq.cli.output import print_json, show, table, working
 from mimiq.cli.parameters import BATCHES, PATH
 from mimiq.errors import BadInput
+from mimiq.models.names import EMBEDDED
 
 if TYPE_CHECKING:
     from mimiq.runtime.bundle import Bundle
@@ -176,7 +177,7 @@ def _dataset(
     if folder is not None:
         preflight.require_folder(folder, "--eval", "a folder of images")
         return values.dataset_of(folder, bundle, limit), str(folder)
-    if bundle.manifest.architecture != values.DIGITS:
+    if bundle.manifest.architecture != EMBEDDED:
         return None, ""
     from mimiq.models.digits import digits_heldout
     from mimiq.runtime.evaluation.datasets import InMemoryImages

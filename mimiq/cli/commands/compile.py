@@ -73,7 +73,7 @@ def compile_command(
 
     from mimiq.cache import Cache, default_cache_dir
     from mimiq.cli.terminal_progress import shown_progress
-    from mimiq.compile import compile_model
+    from mimiq.compiler import compile_model
 
     progress = shown_progress(say.quiet)
     with working():
@@ -98,9 +98,11 @@ def _job(
     output: choices.OutChoice,
     progress: Progress,
 ) -> Job:
+    from mimiq.spec import default_out
+
     model = values.load(choice, progress)
     wanted = values.precision_of(precision, model, images.recipe)
-    out = output.out or values.default_out(choice.model, wanted.label, ".mimiq")
+    out = output.out or default_out(choice.model, wanted.label, ".mimiq")
     preflight.require_new(out, output.force, MANIFEST)
     return replace(values.job_of(model, wanted, images, tuning, out), overwrite=output.force)
 

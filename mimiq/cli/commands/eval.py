@@ -13,6 +13,7 @@ from mimiq.cli.failures import Command
 from mimiq.cli.output import print_json, show, table, working
 from mimiq.cli.parameters import PATH
 from mimiq.errors import BadInput, CheckFailed, MimiqError
+from mimiq.models.names import EMBEDDED
 
 if TYPE_CHECKING:
     from mimiq.export.divergence import Divergence
@@ -224,7 +225,7 @@ def _dataset(bundle: Bundle, folder: Path | None, limit: int | None) -> tuple[La
     if folder is not None:
         preflight.require_folder(folder, "IMAGES", "a folder of labelled images")
         return values.dataset_of(folder, bundle, limit), str(folder)
-    if bundle.manifest.architecture != values.DIGITS:
+    if bundle.manifest.architecture != EMBEDDED:
         raise BadInput(
             f"No images to evaluate {bundle.path} on.",
             "Give a folder of class folders, or images with a val.txt.",

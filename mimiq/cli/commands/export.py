@@ -71,6 +71,7 @@ def export(
     values.check_precision(precision)
     from mimiq.cli.terminal_progress import shown_progress
     from mimiq.export import export_onnx, require, summarize, to_fp16
+    from mimiq.spec import default_out
     from mimiq.stages.graphs import graph_metadata
 
     progress = shown_progress(say.quiet)
@@ -89,7 +90,7 @@ def export(
             model = values.load(choice, progress)
             quantized, metadata = _read_tuned(model, source)
             label = quantized.precision.label
-            out = output.out or values.default_out(choice.model, label, ".onnx")
+            out = output.out or default_out(choice.model, label, ".onnx")
             preflight.require_new(out, output.force, ".onnx")
         with progress.stage("export") as stage, tempfile.TemporaryDirectory() as folder:
             stage.update(text="Q/DQ graph")

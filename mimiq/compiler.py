@@ -23,7 +23,7 @@ from mimiq.stages.graphs import ExportGraphs, ExportReference
 from mimiq.stages.images import calibration_set, tuning_images
 from mimiq.stages.measure import measured
 from mimiq.stages.promotion import within_budget
-from mimiq.stages.tune import Tuned, TuneNetwork
+from mimiq.stages.tune import Tuned, tuned_network
 
 if TYPE_CHECKING:
     from mimiq.export.tensorrt.engines import BundleEngine
@@ -62,7 +62,7 @@ def compile_model(job: Job, cache: Cache, progress: Progress) -> Compiled:
     images = tuning_images(job, calibration)
     if job.budget is not None:
         job = within_budget(job, job.budget, calibration, images, cache, progress)
-    tuned = cache.run(TuneNetwork.of(job, calibration, images), progress)
+    tuned = tuned_network(job, calibration, images, cache, progress)
     graphs = cache.run(ExportGraphs.of(job, calibration, tuned), progress)
     require_fits(job.raised, graphs[MODEL])
     reference = cache.run(ExportReference(job.model), progress)

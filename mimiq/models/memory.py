@@ -1,0 +1,115 @@
+"""A network that is in memory already: timm's, torchvision's or transformers' module as it is."""
+
+from __future__ import annotations
+
+import copy
+import json
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from mimiq.errors import BadInput, UnsupportedModel
+from mimiq.models.loading import LoadedModel, finished
+from mimiq.models.sources import folders, timm
+from mimiq.models.sources.fitting import built_size
+from mimiq.models.sources.original import Original, Request
+from mimiq.runtime.preprocessing import Preprocessing
+from mimiq.runtime.session import Output
+
+_WRAPPED = ("module", "_orig_mod")  # by DataParallel and its like, and by torch.compile
+
+
+def load_module(
+    module: nn.Module,
+    *,
+    preprocessing: Preprocessing | None = None,
+    labels: Sequence[str] | None = None,
+    name: str | None = None,
+    output: Output | None = None,
+) -> LoadedModel:
+    """A network in memory, ready for every stage; the module itself is left as it is.
+
+    Args:
+        module: a network of timm's or of transformers' that a family here describes, perhaps
+            wrapped for several devices or by ``torch.compile``, on any device and in any mode.
+        preprocessing: from image file to network input. None takes timm's own, where the module
+            tells it; of a module of transformers, what its type usually has.
+        labels: class names in order.
+        name: what to call it; None for the name of its class or of timm's architecture.
+        output: ``embedding`` where what looks like a classifier is a projection; None decides by
+            whether there is one.
+
+    Raises:
+        BadInput: no preprocessing is known, labels do not fit, or it holds no finite weights.
+        UnsupportedModel: no family here describes it.
+    """
+    for _ in range(8):  # wrappers in wrappers
+        inner = next((getattr(module, key) for key in _WRAPPED if hasattr(module, key)), None)
+        if not isinstance(inner, nn.Module):
+            break
+        module = inner
+    if hasattr(module, "save_pretrained") and hasattr(module, "config"):
+        original = _transformers(module)
+    else:
+        original = _timm(module, preprocessing)
+    if preprocessing is not None:
+        original = replace(original, preprocessing=preprocessing)
+    if output is not None:
+        original = replace(original, output=output)
+    return finished(
+        original, name or original.architecture, None if labels is None else tuple(labels)
+    )
+
+
+def _timm(module: nn.Module, preprocessing: Preprocessing | None) -> Original:
+    config: dict[str, Any] = dict(getattr(module, "pretrained_cfg", None) or {})
+    if preprocessing is None and not config.get("input_size"):
+        raise BadInput(
+            f"Nothing says how images come to this {type(module).__name__}.",
+            "Give `preprocessing`: mimiq.Preprocessing(image_size=…, mean=…, std=…).",
+        )
+    copied = copy.deepcopy(module).float().cpu().eval()
+    size = built_size(copied)
+    classes = getattr(copied, "num_classes", None)
+    return Original(
+        copied,
+        str(config.get("architecture") or type(module).__name__),
+        preprocessing or timm.preprocessing_of(copied, image_size=size),
+        output="embedding" if classes == 0 else "logits",
+        structure=_structure(module),
+    )
+
+
+def _structure(module: nn.Module) -> str:
+    """What makes the function beside the weights: the plain attributes of every part."""
+    parts: dict[str, dict[str, Any]] = {}
+    for name, part in module.named_modules():
+        plain = {
+            key: value
+            for key, value in vars(part).items()
+            if not key.startswith("_") and isinstance(value, bool | int | float | str | None)
+        }
+        parts[name] = plain | {"class": type(part).__name__, "training": False}
+    return json.dumps(parts, sort_keys=True)
+
+
+def _transformers(module: Any) -> Original:
+    """Through the files that transformers itself writes, so that one reader reads both."""
+    kind = getattr(module.config, "model_type", "")
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch) / f"{kind or 'model'}"
+        try:
+            module.save_pretrained(folder, safe_serialization=True)
+        except (OSError, RuntimeError, ValueError) as error:
+            raise UnsupportedModel(
+                f"transformers cannot save this {type(module).__name__}: {error}",
+                "Give a network as transformers built it.",
+            ) from error
+        original = folders.load(Request(type(module).__name__), folder)
+    # What was decided names the folder, and there is none any more.
+    notes = tuple(note.replace(str(folder), "The module") for note in original.notes)
+    return replace(original, notes=notes)
