@@ -29,7 +29,7 @@ from mimiq.devices import fast_dtype, pick_device
 from mimiq.errors import BadInput
 from mimiq.models import LoadedModel, load_model, observe_attention
 from mimiq.quantize.hooks import evenly_spread
-from mimiq.runtime.evaluation.datasets import IMAGE_SUFFIXES
+from mimiq.runtime.image_files import IMAGE_SUFFIXES
 from mimiq.synthesis.mimiq import synthesize
 from mimiq.synthesis.psaq import PsaqRecipe, synthesize_psaq
 from mimiq.synthesis.similarity import inter_head_similarity, mean_off_diagonal

@@ -3,7 +3,7 @@
 A set is a folder::
 
     manifest.json       what made it: kind, model, recipe, seed, count, image size, software, hash
-    batch-00000.npz …   images uint8 (n, S, S, 3) RGB, labels int64 (n,), -1 where unknown
+    batch-00000.npz …   images uint8 (n, height, width, channels), labels int64 (n,), -1 if unknown
     contact_sheet.png   the first images, for the human eye
 """
 
@@ -24,10 +24,12 @@ from PIL import Image
 
 from mimiq import files
 from mimiq.calibrate import storage
-from mimiq.calibrate.manifest import FORMAT, MANIFEST, read_manifest, refuse_other
+from mimiq.calibrate.contact_sheet import contact_sheet
+from mimiq.calibrate.manifest import FORMAT, MANIFEST, read_manifest, refuse_other, shape_of
 from mimiq.calibrate.storage import ByteArray, LabelArray
 from mimiq.durable import remove_all_leftovers
 from mimiq.errors import BadInput
+from mimiq.runtime.image_files import InputShape
 
 CONTACT_SHEET = "contact_sheet.png"
 _MAKE_AGAIN = "Run the command that made it again: it makes only what is missing."
@@ -83,17 +85,18 @@ class CalibrationSet:
         return len(self.labels)
 
     @property
-    def image_size(self) -> int:
-        """Height and width in pixels."""
-        return int(self.manifest["image_size"])
+    def input_shape(self) -> InputShape:
+        """Channels, height and width of an image, as the network's input has them."""
+        return shape_of(self.manifest)
 
     def images(self) -> ByteArray:
-        """All images at once: uint8 (len, S, S, 3), S² · 3 bytes each.
+        """All images at once: uint8 (len, height, width, channels).
 
         Raises:
             BadInput: when a shard is damaged.
         """
-        out = np.empty((len(self), self.image_size, self.image_size, 3), np.uint8)
+        channels, height, width = self.input_shape
+        out = np.empty((len(self), height, width, channels), np.uint8)
         done = 0
         for images, _ in self._pieces():
             out[done : done + len(images)] = images
@@ -185,18 +188,7 @@ class CalibrationSet:
             BadInput: when a shard is damaged.
         """
         shown = self.subset(0, min(limit, len(self)))
-        # Between 64 and 112 pixels a tile: digits are visible and ImageNet sheets stay small.
-        size = self.image_size
-        tile = 112 if size > 112 else size * -(-64 // size)
-        resampling = Image.Resampling.BOX if tile < size else Image.Resampling.NEAREST
-        columns = max(1, min(columns, len(shown)))
-        cell = tile + 2
-        sheet = Image.new("RGB", (columns * cell, -(-len(shown) // columns) * cell), "white")
-        for index, image in enumerate(shown.images()):
-            row, column = divmod(index, columns)
-            thumbnail = Image.fromarray(image).resize((tile, tile), resampling)
-            sheet.paste(thumbnail, (column * cell + 1, row * cell + 1))
-        return sheet
+        return contact_sheet(shown.images(), columns)
 
     def _batch(self, parts: list[ByteArray], start: int) -> tuple[ByteArray, LabelArray]:
         images = parts[0] if len(parts) == 1 else np.concatenate(parts)
@@ -211,7 +203,7 @@ class CalibrationSet:
             first += size
             if start < stop:
                 file = storage.shard_path(self.path, index)
-                images, labels = storage.read_shard(file, self.image_size)
+                images, labels = storage.read_shard(file, self.input_shape)
                 yield images[start:stop], labels[start:stop]
 
     def _compute_hash(self) -> str:
@@ -219,8 +211,11 @@ class CalibrationSet:
         for images, labels in self._pieces():
             images_digest.update(np.ascontiguousarray(images).data)
             labels_digest.update(labels.astype("<i8").tobytes())
-        shape = f"{FORMAT}:{len(self)}:{self.image_size};"
-        whole = shape.encode() + images_digest.digest() + labels_digest.digest()
+        channels, height, width = self.input_shape
+        # Square RGB sets are as before there were others.
+        shape = f"{height}" if (channels, height) == (3, width) else f"{height}x{width}x{channels}"
+        head = f"{FORMAT}:{len(self)}:{shape};"
+        whole = head.encode() + images_digest.digest() + labels_digest.digest()
         return hashlib.sha256(whole).hexdigest()
 
 
@@ -241,7 +236,7 @@ class CalibrationSetWriter:
 
     def __init__(self, path: str | Path, manifest: Mapping[str, Any]) -> None:
         self.path = Path(path)
-        self._image_size = int(manifest["image_size"])
+        self._input_shape = shape_of(manifest)
         found = read_manifest(self.path)
         self.resumed = found is not None
         if found is not None:
@@ -269,7 +264,7 @@ class CalibrationSetWriter:
         if not file.exists():
             return False
         try:
-            storage.read_shard(file, self._image_size)
+            storage.read_shard(file, self._input_shape)
         except BadInput:
             return False
         return True
@@ -279,7 +274,7 @@ class CalibrationSetWriter:
 
         Args:
             batch_index: from 0 on, without gaps by the time of :meth:`finish`.
-            images: uint8 (n, S, S, 3), n ≥ 1.
+            images: uint8 (n, height, width, channels), n ≥ 1.
             labels: int64 (n,); None where unknown.
 
         Raises:
@@ -287,12 +282,12 @@ class CalibrationSetWriter:
             EnvironmentLacks: the disk is full.
         """
         labels = np.full(len(images), -1, np.int64) if labels is None else np.asarray(labels)
-        n, size = len(images), self._image_size
-        shapes = (images.shape, labels.shape)
-        if n == 0 or images.dtype != np.uint8 or shapes != ((n, size, size, 3), (n,)):
+        channels, height, width = self._input_shape
+        n, shapes = len(images), (images.shape, labels.shape)
+        if n == 0 or images.dtype != np.uint8 or shapes != ((n, height, width, channels), (n,)):
             raise BadInput(
                 f"Batch {batch_index} has {images.dtype} images {images.shape} and labels "
-                f"{labels.shape}; wanted uint8 (n, {size}, {size}, 3) and (n,).",
+                f"{labels.shape}; wanted uint8 (n, {height}, {width}, {channels}) and (n,).",
                 "Write images and labels of one batch together, in the manifest's size.",
             )
         if self._manifest["complete"]:  # a damaged shard of a finished set is being replaced
@@ -348,8 +343,8 @@ def _open_shards(path: Path, manifest: Mapping[str, Any]) -> CalibrationSet:
     if absent:
         missing = storage.shard_path(path, absent[0])
         raise BadInput(f"Calibration set {path} lacks {missing.name}.", _MAKE_AGAIN)
-    size = int(manifest["image_size"])
-    labels = [storage.read_labels(storage.shard_path(path, index), size) for index in indices]
+    shape = shape_of(manifest)
+    labels = [storage.read_labels(storage.shard_path(path, index), shape) for index in indices]
     count = sum(map(len, labels))
     if count != manifest["count"]:
         raise BadInput(

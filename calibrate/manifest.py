@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from mimiq.errors import BadInput
+from mimiq.runtime.image_files import InputShape, described
 from mimiq.version import __version__
 
 FORMAT = "mimiq-calibration/1"
@@ -24,7 +25,7 @@ _VOLATILE = frozenset({"created", "complete", "software", "hardware", "content_s
 def make_manifest(
     kind: str,
     count: int,
-    image_size: int,
+    image_shape: int | InputShape,
     seed: int,
     recipe: Mapping[str, Any],
     model: Mapping[str, Any] | None = None,
@@ -35,20 +36,21 @@ def make_manifest(
     Args:
         kind: one of :data:`KINDS`.
         count: images in the finished set.
-        image_size: height and width in pixels.
+        image_shape: (channels, height, width); a number is the side of a square RGB image.
         seed: of all randomness.
         recipe: everything else that decides the pixels, and the batch size (it decides the shards).
         model: the network the images were made from (its name and ``weights_sha256``).
         hardware: what it runs on; this host's processor by default.
 
     Raises:
-        BadInput: an unknown kind, or a count or size below 1.
+        BadInput: an unknown kind, or a count, a size or a number of channels below 1.
     """
     if kind not in KINDS:
         raise BadInput(f"Calibration kind {kind!r} is unknown.", f"Use one of {', '.join(KINDS)}.")
-    if count < 1 or image_size < 1:
+    shape = (3, image_shape, image_shape) if isinstance(image_shape, int) else image_shape
+    if count < 1 or min(shape) < 1:
         raise BadInput(
-            f"A calibration set of {count} images of {image_size} pixels cannot be made.",
+            f"A calibration set of {count} images of {described(shape)} cannot be made.",
             "Ask for at least one image of at least one pixel.",
         )
     return {
@@ -58,7 +60,7 @@ def make_manifest(
         "recipe": dict(recipe),
         "seed": seed,
         "count": count,
-        "image_size": image_size,
+        **_shape_entries(shape),
         "software": {
             "mimiq": __version__,
             "python": platform.python_version(),
@@ -66,6 +68,27 @@ def make_manifest(
         },
         "hardware": hardware or f"{platform.machine()} CPU",
     }
+
+
+def shape_of(manifest: Mapping[str, Any]) -> InputShape:
+    """Channels, height and width of a set's images.
+
+    Raises:
+        KeyError, TypeError, ValueError: the manifest does not tell.
+    """
+    size, channels = manifest["image_size"], manifest.get("channels", 3)
+    height, width = (size, size) if isinstance(size, int) else size
+    for value in (channels, height, width):
+        if not isinstance(value, int) or value < 1:
+            raise ValueError(f"{value!r} is no number of channels or pixels")
+    return channels, height, width
+
+
+def _shape_entries(shape: InputShape) -> dict[str, Any]:
+    """What the manifest says of it. Of square RGB images as before there were others."""
+    channels, height, width = shape
+    entries: dict[str, Any] = {"image_size": height if height == width else [height, width]}
+    return entries if channels == 3 else entries | {"channels": channels}
 
 
 def read_manifest(path: Path) -> dict[str, Any] | None:
@@ -89,14 +112,22 @@ def read_manifest(path: Path) -> dict[str, Any] | None:
         ) from error
     if not form.startswith("mimiq-calibration/"):
         return None
-    sizes = (manifest.get("count"), manifest.get("image_size"))
-    if form != FORMAT or not all(isinstance(size, int) and size > 0 for size in sizes):
+    count = manifest.get("count")
+    if form != FORMAT or not isinstance(count, int) or count < 1 or not _has_shape(manifest):
         raise BadInput(
-            f"{file} has format {form!r}, count {sizes[0]} and image size {sizes[1]}; "
-            f"this version reads {FORMAT!r} and positive sizes.",
+            f"{file} has format {form!r}, count {count} and image size "
+            f"{manifest.get('image_size')}; this version reads {FORMAT!r} and positive sizes.",
             "Make the set again with this version.",
         )
     return dict(manifest)
+
+
+def _has_shape(manifest: Mapping[str, Any]) -> bool:
+    try:
+        shape_of(manifest)
+    except (KeyError, TypeError, ValueError):
+        return False
+    return True
 
 
 def refuse_other(path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:

@@ -47,7 +47,7 @@ def activation_quantizers(
 ) -> None:
     """Fill every activation's quantiser point of ``module`` in place.
 
-    One pass over ``images`` (B, 3, S, S); memory does not grow with their number. Weight quantisers
+    One pass over ``images`` (B, C, H, W); memory does not grow with their number. Weight quantisers
     that are already there take part, so that the ranges are those of the quantised network.
 
     Args:

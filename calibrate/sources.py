@@ -10,10 +10,9 @@ import numpy as np
 
 from mimiq.calibrate.dataset import CalibrationSet, CalibrationSetWriter
 from mimiq.calibrate.manifest import make_manifest
-from mimiq.calibrate.storage import ByteArray
 from mimiq.errors import BadInput
-from mimiq.runtime.evaluation.datasets import IMAGE_SUFFIXES
-from mimiq.runtime.preprocessing import Preprocessing, read_image
+from mimiq.runtime.image_files import described, suffixes_for, wanted_files
+from mimiq.runtime.preprocessing import Preprocessing
 
 _SHARD_SIZE = 64
 
@@ -28,7 +27,8 @@ def from_folder(
     """Real images, cropped as in evaluation, in an order drawn from ``seed``. Labels are unknown.
 
     Args:
-        folder: searched with all its subfolders for files with :data:`IMAGE_SUFFIXES`.
+        folder: searched with all its subfolders for image files, or for ``.npy`` files where the
+            network takes other than 1 or 3 channels.
         preprocessing: the network's own resize and crop.
         out: the new set's folder, outside ``folder``. A rerun on the same images goes on there.
         limit: take at most this many, drawn at random.
@@ -46,7 +46,7 @@ def from_folder(
         )
     if limit is not None and limit < 1:
         raise BadInput(f"A limit of {limit} images leaves none.", "Use a limit of 1 or more.")
-    files = image_files(folder)
+    files = image_files(folder, preprocessing.channels)
     # Shuffled even when all are taken: class folders in order would make a held-out tail one-sided.
     order = np.random.default_rng(seed).permutation(len(files))[:limit]
     files = [files[index] for index in order]
@@ -55,13 +55,13 @@ def from_folder(
         "files_sha256": _hash_files(files),
         "shard_size": _SHARD_SIZE,
     }
-    manifest = make_manifest("folder", len(files), preprocessing.side, seed, recipe)
+    manifest = make_manifest("folder", len(files), preprocessing.input_shape, seed, recipe)
     writer = CalibrationSetWriter(out, manifest)
     for batch, start in enumerate(range(0, len(files), _SHARD_SIZE)):
         if writer.has(batch):
             continue
         try:
-            images = [_crop(file, preprocessing) for file in files[start : start + _SHARD_SIZE]]
+            images = [preprocessing.read(file) for file in files[start : start + _SHARD_SIZE]]
         except BadInput:
             writer.discard()  # mending the folder changes the manifest: this set cannot go on
             raise
@@ -81,19 +81,21 @@ def gaussian_noise(
         BadInput: a count below 1, or ``out`` holds something else.
         EnvironmentLacks: the disk is full.
     """
-    size = preprocessing.side
+    channels, height, width = preprocessing.input_shape
     recipe = {
         "mean": list(preprocessing.mean),
         "std": list(preprocessing.std),
         "shard_size": _SHARD_SIZE,
     }
-    writer = CalibrationSetWriter(out, make_manifest("noise", count, size, seed, recipe))
+    manifest = make_manifest("noise", count, preprocessing.input_shape, seed, recipe)
+    writer = CalibrationSetWriter(out, manifest)
     for batch, start in enumerate(range(0, count, _SHARD_SIZE)):
         if writer.has(batch):
             continue
         numbers = range(start, min(start + _SHARD_SIZE, count))
         streams = (np.random.default_rng([seed, number]) for number in numbers)
-        noise = [stream.standard_normal((size, size, 3), np.float32) for stream in streams]
+        shape = (height, width, channels)
+        noise = [stream.standard_normal(shape, np.float32) for stream in streams]
         writer.write(batch, preprocessing.denormalize(np.stack(noise).transpose(0, 3, 1, 2)))
     return writer.finish()
 
@@ -112,23 +114,27 @@ def open_or_import(
 
     Raises:
         BadInput: as :meth:`CalibrationSet.open` and :func:`from_folder`, or when a ready-made set
-            has images of another size than the network takes.
+            has images of another size or number of channels than the network takes.
         EnvironmentLacks: the disk is full.
     """
     if not CalibrationSet.is_set(path):
         return from_folder(path, preprocessing, out, limit, seed)
     ready = CalibrationSet.open(path)
-    if ready.image_size != preprocessing.side:
+    if ready.input_shape != preprocessing.input_shape:
         raise BadInput(
-            f"Calibration set {path} has images of {ready.image_size} pixels, "
-            f"the network takes {preprocessing.side}.",
+            f"Calibration set {path} has images of {described(ready.input_shape)}, "
+            f"the network takes {described(preprocessing.input_shape)}.",
             "Use a set made for this network.",
         )
     return ready if limit is None else ready.subset(0, min(limit, len(ready)))
 
 
-def image_files(folder: Path) -> list[Path]:
+def image_files(folder: Path, channels: int = 3) -> list[Path]:
     """Every image in a folder and below it, links followed, in the order of their paths.
+
+    Args:
+        folder: where.
+        channels: of the network; images of other than 1 or 3 are ``.npy`` files.
 
     Raises:
         BadInput: no such folder, or no image in it.
@@ -139,7 +145,7 @@ def image_files(folder: Path) -> list[Path]:
             "Give a folder of images or of a calibration set, or synthetic, psaq or noise.",
         )
     # ImageNet trees are often made of links; a link that points upwards must not loop.
-    found, visited = [], {folder.resolve()}
+    found, visited, suffixes = [], {folder.resolve()}, suffixes_for(channels)
     for parent, subfolders, names in os.walk(folder, followlinks=True):
         here = Path(parent)
         fresh = []
@@ -152,12 +158,11 @@ def image_files(folder: Path) -> list[Path]:
         found += [
             here / name
             for name in names
-            if Path(name).suffix.lower() in IMAGE_SUFFIXES and not name.startswith(".")
+            if Path(name).suffix.lower() in suffixes and not name.startswith(".")
         ]
     if not found:
         raise BadInput(
-            f"{folder} holds no image.",
-            f"Give a folder with {', '.join(sorted(IMAGE_SUFFIXES))} files in it or below it.",
+            f"{folder} holds no image, nor do the folders below it.", wanted_files(channels)
         )
     return sorted(found)
 
@@ -174,12 +179,3 @@ def _hash_files(files: list[Path]) -> str:
                 f"{path} cannot be read: {error.strerror}.", "Check the file, or remove it."
             ) from error
     return digest.hexdigest()
-
-
-def _crop(path: Path, preprocessing: Preprocessing) -> ByteArray:
-    try:
-        return preprocessing.crop(read_image(path))
-    except (OSError, ValueError) as error:
-        raise BadInput(
-            f"{path} cannot be converted to RGB: {error}", "Check the file, or remove it."
-        ) from error

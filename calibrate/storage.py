@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mimiq.errors import BadInput
+from mimiq.runtime.image_files import InputShape
 
 ByteArray = npt.NDArray[np.uint8]
 LabelArray = npt.NDArray[np.int64]
@@ -38,8 +39,12 @@ def encode_shard(images: ByteArray, labels: LabelArray) -> bytes:
     return buffer.getvalue()
 
 
-def read_labels(path: Path, image_size: int) -> LabelArray:
+def read_labels(path: Path, shape: InputShape) -> LabelArray:
     """A shard's labels, its images checked by their header and length alone.
+
+    Args:
+        path: the shard.
+        shape: channels, height and width of its images.
 
     Raises:
         BadInput: when the shard is truncated or holds something else.
@@ -48,18 +53,22 @@ def read_labels(path: Path, image_size: int) -> LabelArray:
         with zipfile.ZipFile(path) as archive:
             labels = _read_array(archive, "labels.npy")
             with archive.open("images.npy") as file:
-                shape, dtype, header_bytes = _read_header(file)
-            whole = header_bytes + int(np.prod(shape)) * dtype.itemsize
+                found, dtype, header_bytes = _read_header(file)
+            whole = header_bytes + int(np.prod(found)) * dtype.itemsize
             if archive.getinfo("images.npy").file_size != whole:
                 raise ValueError("its images are cut short")
     except (*_DAMAGE, zipfile.BadZipFile) as error:
         raise _damaged(path, error) from error
-    _check_shapes(path, shape, dtype, labels, image_size)
+    _check_shapes(path, found, dtype, labels, shape)
     return labels.astype(np.int64, copy=False)
 
 
-def read_shard(path: Path, image_size: int) -> tuple[ByteArray, LabelArray]:
-    """A whole shard, its checksum verified: uint8 (n, S, S, 3) and int64 (n,).
+def read_shard(path: Path, shape: InputShape) -> tuple[ByteArray, LabelArray]:
+    """A whole shard, its checksum verified: uint8 (n, height, width, channels) and int64 (n,).
+
+    Args:
+        path: the shard.
+        shape: channels, height and width of its images.
 
     Raises:
         BadInput: when the shard is truncated, corrupted or holds something else.
@@ -70,7 +79,7 @@ def read_shard(path: Path, image_size: int) -> tuple[ByteArray, LabelArray]:
             labels = _read_array(archive, "labels.npy")
     except (*_DAMAGE, zipfile.BadZipFile) as error:
         raise _damaged(path, error) from error
-    _check_shapes(path, images.shape, images.dtype, labels, image_size)
+    _check_shapes(path, images.shape, images.dtype, labels, shape)
     return images.astype(np.uint8, copy=False), labels.astype(np.int64, copy=False)
 
 
@@ -91,16 +100,17 @@ def _read_header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[np.generic]
 
 def _check_shapes(
     path: Path,
-    shape: tuple[int, ...],
+    found: tuple[int, ...],
     dtype: np.dtype[np.generic],
     labels: npt.NDArray[np.generic],
-    image_size: int,
+    shape: InputShape,
 ) -> None:
-    expected = (len(labels) if labels.ndim == 1 else -1, image_size, image_size, 3)
-    if shape != expected or dtype != np.uint8 or not np.issubdtype(labels.dtype, np.integer):
+    channels, height, width = shape
+    expected = (len(labels) if labels.ndim == 1 else -1, height, width, channels)
+    if found != expected or dtype != np.uint8 or not np.issubdtype(labels.dtype, np.integer):
         raise BadInput(
-            f"{path} holds {dtype} images {shape} and {labels.dtype} labels {labels.shape}; "
-            f"wanted uint8 (n, {image_size}, {image_size}, 3) and int64 (n,).",
+            f"{path} holds {dtype} images {found} and {labels.dtype} labels {labels.shape}; "
+            f"wanted uint8 (n, {height}, {width}, {channels}) and int64 (n,).",
             "Remove the calibration set's folder and make it again.",
         )
 

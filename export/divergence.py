@@ -111,7 +111,7 @@ class Disagreements:
 
     @property
     def images(self) -> FloatArray:
-        """float32 (up to ``keep``, 3, S, S): those that differ, filled up with the first seen."""
+        """float32 (up to ``keep``, C, H, W): those that differ, filled up with the first seen."""
         return np.stack([*self._differing, *self._first][: self._keep])
 
 
@@ -124,7 +124,7 @@ def differences(
         ours, theirs: sessions of graphs by :func:`mimiq.export.taps.tap`, with the same taps;
             ``theirs`` is the reference.
         taps: what is where in their output.
-        images: float32 (B, 3, S, S).
+        images: float32 (B, C, H, W).
     """
     noise = np.random.default_rng(0).standard_normal(images.shape, dtype=np.float32)
     squares = np.zeros((3, len(taps)))  # of the difference, of rounding, of the reference
@@ -161,7 +161,7 @@ def diverge(bundle: Bundle, ours: Backend, theirs: Backend, images: FloatArray) 
     Args:
         ours, theirs: the backends; see :func:`mimiq.runtime.backends.backend_of` for that of a
             session.
-        images: float32 (B, 3, S, S), normalised; a few.
+        images: float32 (B, C, H, W), normalised; a few.
 
     Raises:
         EnvironmentLacks: the library that reads graphs is not installed (extra ``compile``), or a

@@ -34,7 +34,7 @@ class NullSession:
     """A session of no engine.
 
     Args:
-        input_shape: (3, S, S).
+        input_shape: (channels, height, width).
         num_classes: width of the logits.
         preprocessing: lets ``run`` take uint8 pixels.
         answer: what gives the logits.
@@ -106,9 +106,10 @@ class Null:
 
     def open(self, bundle: Bundle, **options: Any) -> NullSession:
         self._check()
-        side = bundle.preprocessing
-        shape = (3, side.height, side.width)
-        return NullSession(shape, bundle.num_classes, bundle.preprocessing, self.answer)
+        preprocessing = bundle.preprocessing
+        return NullSession(
+            preprocessing.input_shape, bundle.num_classes, preprocessing, self.answer
+        )
 
     def open_graph(self, path: Path, **options: Any) -> NullSession:
         """Of ONNX Runtime's reading of the graph's shapes; nothing is run."""

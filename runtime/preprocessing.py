@@ -10,9 +10,16 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from mimiq.errors import BadInput, UnsupportedModel
+from mimiq.errors import BadInput
+from mimiq.runtime.image_files import (
+    ARRAY_SUFFIX,
+    InputShape,
+    converted,
+    read_array,
+    read_image,
+)
 
 FloatArray = npt.NDArray[np.float32]
 ByteArray = npt.NDArray[np.uint8]
@@ -25,8 +32,6 @@ _RESAMPLING = {
 }
 
 CROP_MODES = ("center", "squash", "border")
-
-_MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # Pillow's, by the number of channels
 
 _MAX_PIXELS = 2**28  # after resizing: 800 MB
 
@@ -43,7 +48,7 @@ class Preprocessing:
         crop_pct: the crop's share of the resized image.
         interpolation: ``nearest``, ``bilinear``, ``bicubic`` or ``lanczos``.
         mean, std: per channel, in units of the pixel range [0, 1]; their number is that of the
-            network's channels: 3 for RGB, 1 for greyscale, 4 for RGBA.
+            network's channels: 3 for RGB, 1 for greyscale, or any other.
         crop_mode: what is resized to ``image_size / crop_pct``. ``center``: the side of the image
             that is shorter beside the input, the rest is cut off. ``squash``: both sides, whatever
             the image's own proportions. ``border``: the longer side, the rest is filled with
@@ -93,22 +98,7 @@ class Preprocessing:
         return self.image_size if isinstance(self.image_size, int) else self.image_size[1]
 
     @property
-    def side(self) -> int:
-        """Of a square network input, in pixels.
-
-        Raises:
-            UnsupportedModel: the input is not square.
-        """
-        if not isinstance(self.image_size, int):
-            raise UnsupportedModel(
-                f"The network takes images of {self.height}×{self.width} pixels, and this step has "
-                "no form yet for images that are not square.",
-                "Give a square `image_size`: the position embedding is resized to it.",
-            )
-        return self.image_size
-
-    @property
-    def input_shape(self) -> tuple[int, int, int]:
+    def input_shape(self) -> InputShape:
         """Of the network input for one image: channels, height, width."""
         return self.channels, self.height, self.width
 
@@ -147,6 +137,35 @@ class Preprocessing:
             crop_mode=data.get("crop_mode", "center"),
         )
 
+    def read(self, path: str | Path) -> ByteArray:
+        """One file, resized and cropped: uint8 array (height, width, channels).
+
+        Args:
+            path: an image file; or a ``.npy`` file, uint8 (any height, any width, channels), which
+                is treated as an image is.
+
+        Raises:
+            BadInput: it cannot be read as such, or is too long and thin, see :meth:`crop`.
+        """
+        if Path(path).suffix.lower() != ARRAY_SUFFIX:
+            image = read_image(path)
+            try:
+                return self.crop(image)
+            except BadInput as error:
+                raise BadInput(f"{path}: {error.problem}", error.next_step) from error
+            except (OSError, ValueError) as error:
+                raise BadInput(
+                    f"{path} cannot be converted from {image.mode}: {error}",
+                    "Check the file, or remove it.",
+                ) from error
+        planes = np.moveaxis(read_array(path, self.channels), 2, 0)
+        # Channel by channel: Pillow would take a fourth for transparency.
+        fitted = [
+            self._fitted(Image.fromarray(plane), round(255 * mean))
+            for plane, mean in zip(planes, self.mean, strict=True)
+        ]
+        return np.stack([np.asarray(plane) for plane in fitted], axis=-1)
+
     def crop(self, image: Image.Image) -> ByteArray:
         """Resize and crop one image: uint8 array (height, width, channels).
 
@@ -154,12 +173,12 @@ class Preprocessing:
             BadInput: the image is so long and thin that resizing it would exhaust the memory, or
                 the network takes a number of channels that no image file has.
         """
-        if self.channels not in _MODES:
-            raise BadInput(
-                f"The network takes {self.channels} channels, which no image file has.",
-                "Give it arrays instead of image files.",
-            )
-        image = image.convert(_MODES[self.channels])
+        fill = tuple(round(255 * value) for value in self.mean)
+        image = converted(image, self.channels)
+        pixels = np.asarray(self._fitted(image, fill if self.channels > 1 else fill[0]))
+        return pixels if self.channels > 1 else pixels[..., None]
+
+    def _fitted(self, image: Image.Image, fill: int | tuple[int, ...]) -> Image.Image:
         width, height = self._resized(image.width, image.height)
         if width * height > _MAX_PIXELS:
             raise BadInput(
@@ -170,12 +189,10 @@ class Preprocessing:
         if (width, height) != image.size:
             image = image.resize((width, height), _RESAMPLING[self.interpolation])
         if self.crop_mode == "border":
-            image = self._bordered(image)
+            image = self._bordered(image, fill)
         left = round((image.width - self.width) / 2.0)
         top = round((image.height - self.height) / 2.0)
-        box = (left, top, left + self.width, top + self.height)
-        pixels = np.asarray(image.crop(box))
-        return pixels if self.channels > 1 else pixels[..., None]
+        return image.crop((left, top, left + self.width, top + self.height))
 
     def _resized(self, width: int, height: int) -> tuple[int, int]:
         """Width and height after resizing."""
@@ -193,12 +210,11 @@ class Preprocessing:
         # timm rounds to the even neighbour, down to 0 for a thread of pixels.
         return max(1, round(width / ratio)), max(1, round(height / ratio))
 
-    def _bordered(self, image: Image.Image) -> Image.Image:
-        """The image with ``mean`` around it where it is smaller than the network's input."""
+    def _bordered(self, image: Image.Image, fill: int | tuple[int, ...]) -> Image.Image:
+        """The image with ``fill`` around it where it is smaller than the network's input."""
         size = (max(image.width, self.width), max(image.height, self.height))
         left, above = (size[0] - image.width) // 2, (size[1] - image.height) // 2
-        fill = tuple(round(255 * value) for value in self.mean)
-        bordered = Image.new(image.mode, size, fill if self.channels > 1 else fill[0])
+        bordered = Image.new(image.mode, size, fill)
         bordered.paste(image, (left, above))
         return bordered
 
@@ -230,24 +246,4 @@ class Preprocessing:
         Raises:
             BadInput: naming the first file that cannot be read as an image.
         """
-        return self.normalize(np.stack([self.crop(read_image(path)) for path in paths]))
-
-
-def read_image(path: str | Path) -> Image.Image:
-    """Open and decode one image file.
-
-    Raises:
-        BadInput: when the file is absent, unreadable or not an image.
-    """
-    try:
-        with Image.open(path) as image:
-            image.load()
-            return image
-    except UnidentifiedImageError as error:
-        raise BadInput(
-            f"{path} is not an image.", "Remove it, or convert it to JPEG or PNG."
-        ) from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise BadInput(
-            f"{path} cannot be read: {error}", "Check the file, or remove it."
-        ) from error
+        return self.normalize(np.stack([self.read(path) for path in paths]))

@@ -27,7 +27,7 @@ class Session(Protocol):
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
-        """(3, S, S): one image's shape after normalisation."""
+        """(channels, height, width): one image's shape after normalisation."""
 
     @property
     def num_classes(self) -> int:
@@ -37,8 +37,8 @@ class Session(Protocol):
         """Run a batch of any size, 0 included.
 
         Args:
-            images: float32 (B, 3, S, S), normalised as the manifest says; or uint8 (B, S, S, 3),
-                RGB pixels, which the session normalises.
+            images: float32 (B, C, H, W), normalised as the manifest says; or uint8 (B, H, W, C),
+                pixels, which the session normalises.
 
         Returns:
             float32 (B, width): the logits, or of a network without a classifier the embeddings.
@@ -76,12 +76,12 @@ def as_input(
     """Check a batch, and normalise it if it holds pixels.
 
     Args:
-        images: float32 (B, 3, S, S), or uint8 (B, S, S, 3) if ``preprocessing`` is known.
-        input_shape: (3, S, S).
+        images: float32 (B, C, H, W), or uint8 (B, H, W, C) if ``preprocessing`` is known.
+        input_shape: (channels, height, width).
         preprocessing: mean and standard deviation for uint8 batches.
 
     Returns:
-        float32 (B, 3, S, S), C-contiguous; the same memory where nothing had to be done.
+        float32 (B, C, H, W), C-contiguous; the same memory where nothing had to be done.
 
     Raises:
         BadInput: naming what was expected and what was given.

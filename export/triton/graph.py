@@ -29,9 +29,9 @@ def edit_graph(
     """Write a copy of a classifier that takes pixels, or gives its likeliest classes, or both.
 
     Args:
-        source: graph with one input float32 (B, 3, S, S) and one output float32 (B, classes).
+        source: graph with one input float32 (B, C, H, W) and one output float32 (B, classes).
         out: file to write.
-        preprocessing: the input becomes ``pixels``, uint8 (B, S, S, 3), RGB, of exactly the
+        preprocessing: the input becomes ``pixels``, uint8 (B, H, W, C), of exactly the
             network's size; they are normalised as ``preprocessing.normalize`` does. Nothing is
             resized or cropped. None leaves the input as it is.
         top_k: adds ``top_probabilities``, float32 (B, k), the softmax over all classes in
@@ -63,7 +63,7 @@ def _take_pixels(graph: onnx.GraphProto, preprocessing: Preprocessing) -> None:
 
     (images,) = graph.input
     batch = images.type.tensor_type.shape.dim[0]
-    size = preprocessing.side
+    channels, height, width = preprocessing.input_shape
     # In the order of Preprocessing.normalize, and in float32 as there, so that the results are
     # the same bits.
     constants = {
@@ -89,7 +89,8 @@ def _take_pixels(graph: onnx.GraphProto, preprocessing: Preprocessing) -> None:
             perm=[0, 3, 1, 2],
         )
     )
-    pixels = helper.make_tensor_value_info(PIXELS, TensorProto.UINT8, [None, size, size, 3])
+    shape = [None, height, width, channels]
+    pixels = helper.make_tensor_value_info(PIXELS, TensorProto.UINT8, shape)
     pixels.type.tensor_type.shape.dim[0].CopyFrom(batch)
     rest = list(graph.node)
     del graph.node[:]

@@ -38,7 +38,7 @@ class PackOptions:
         instances: copies of the model on each device.
         device: ``gpu``, ``cpu``, or ``auto``: whatever the server finds.
         max_batch: images a batch at most; None for the engine's largest, or 64.
-        preprocess: take uint8 (B, S, S, 3) pixels, normalised in the graph.
+        preprocess: take uint8 (B, H, W, C) pixels, normalised in the graph.
         top_k: also give the likeliest classes; None for the logits alone.
         accelerator: of the ``onnxruntime`` backend: ``tensorrt``, ``openvino``, ``none``, or
             ``auto``: ``tensorrt`` on ``gpu``, whose CUDA kernels know no int8 Q/DQ.
@@ -136,8 +136,8 @@ def _graph_plan(bundle: Bundle, options: PackOptions) -> Plan:
     inputs = manifest_tensors(bundle, "inputs")
     outputs = manifest_tensors(bundle, "outputs")
     if options.preprocess:
-        size = bundle.preprocessing.side
-        inputs = (Tensor(PIXELS, "UINT8", (size, size, 3)),)
+        channels, height, width = bundle.preprocessing.input_shape
+        inputs = (Tensor(PIXELS, "UINT8", (height, width, channels)),)
     if options.top_k is not None:
         if bundle.num_classes < 2:
             answers = "an embedding" if bundle.output == "embedding" else "one output"

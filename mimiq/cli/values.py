@@ -250,31 +250,16 @@ def dataset_of(folder: Path, answered: LoadedModel | Bundle, limit: int | None) 
     """
     from mimiq.calibrate.sources import image_files
     from mimiq.runtime.evaluation.datasets import open_dataset, unlabelled
+    from mimiq.runtime.image_files import check_file
 
+    channels = answered.preprocessing.channels
     if answered.output == "embedding":
-        dataset = unlabelled(image_files(folder), limit)
+        dataset = unlabelled(image_files(folder, channels), limit)
     else:
-        dataset = open_dataset(folder, max(answered.num_classes, 2), limit)
-    check_headers(dataset)
-    return dataset
-
-
-def check_headers(dataset: ImageFiles) -> None:
-    """Read the first bytes of the files, so that a bad one is found before an hour's work.
-
-    Raises:
-        BadInput: naming the file.
-    """
-    from PIL import Image
-
+        dataset = open_dataset(folder, max(answered.num_classes, 2), limit, channels=channels)
     for path, _ in dataset:
-        try:
-            Image.open(path).close()
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise BadInput(
-                f"{path} is not a readable image: {getattr(error, 'strerror', None) or error}",
-                "Remove it, or convert it to JPEG or PNG.",
-            ) from error
+        check_file(path, channels)
+    return dataset
 
 
 def job_of(

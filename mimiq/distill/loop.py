@@ -124,7 +124,7 @@ def distill(
 
     Args:
         quantized: its module is on the device to work on, in eval mode, and stays in it.
-        images: uint8 (B, S, S, 3) on the CPU, the whole calibration set.
+        images: uint8 (B, H, W, C) on the CPU, the whole calibration set.
         recipe: how.
         seed: of views and order; step k draws from (seed, k) alone, so a resumed run goes on alike.
         checkpoint: state is kept here, so that an interrupted run goes on; removed at the end.

@@ -20,10 +20,11 @@ class Views:
     Attributes:
         crop: the smallest share of the image's area that a random resized crop keeps; 1: no crop.
         flip: probability of a horizontal flip.
-        jitter: brightness, contrast and saturation are scaled by factors in 1 ± jitter.
+        jitter: brightness, contrast and saturation are scaled by factors in 1 ± jitter. What one
+            channel shows has no saturation; of many, it is how far they are from their mean.
         grey: probability of losing the colour.
-        blur: probability of a Gaussian blur with σ up to 1/64 of the image's size. Synthetic images
-            have more energy at high frequencies than photographs.
+        blur: probability of a Gaussian blur with σ up to 1/64 of the root of the image's area.
+            Synthetic images have more energy at high frequencies than photographs.
         mix: probability that a random rectangle comes from another image of the batch (CutMix).
     """
 
@@ -40,7 +41,7 @@ class Views:
         return self == Views()
 
     def __call__(self, images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        """Views of (B, 3, S, S) images in normalised space; ``generator`` lives on the CPU."""
+        """Views of (B, C, H, W) images in normalised space; ``generator`` lives on the CPU."""
         if self.crop < 1 or self.flip > 0:
             images = self._crop_and_flip(images, generator)
         if self.jitter > 0 or self.grey > 0:
@@ -83,15 +84,16 @@ class Views:
         return torch.lerp(grey, images, saturation)
 
     def _blur(self, images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        count, channels, size, _ = images.shape
+        count, channels, height, width = images.shape
+        size = math.sqrt(height * width)
         chosen = _uniform(count, generator) < self.blur
         sigma = (0.1 + 0.9 * _uniform(count, generator)) * size / 64
-        reach = min(math.ceil(2.5 * size / 64), size - 1)
+        reach = min(math.ceil(2.5 * size / 64), height - 1, width - 1)
         offsets = torch.arange(-reach, reach + 1).float()
         kernel = (-(offsets**2) / (2 * sigma.unsqueeze(1) ** 2)).exp()
         kernel = (kernel / kernel.sum(1, keepdim=True)).to(images)
         kernel = kernel.repeat_interleave(channels, 0).reshape(count * channels, 1, 1, -1)
-        flat = images.reshape(1, count * channels, size, size)
+        flat = images.reshape(1, count * channels, height, width)
         for weight, pad in (
             (kernel, (reach, reach, 0, 0)),
             (kernel.transpose(2, 3), (0, 0, reach, reach)),
@@ -102,13 +104,13 @@ class Views:
         return torch.where(chosen, flat.reshape(images.shape), images)
 
     def _mix(self, images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        size = images.shape[-1]
+        height, width = images.shape[2:]
+        extent = torch.tensor([height, width]).float()
         partner = torch.randperm(len(images), generator=generator)
-        centre = _uniform((len(images), 2), generator) * size
-        half = (0.2 + 0.3 * _uniform((len(images), 2), generator)) * size / 1.4
-        where = torch.arange(size).float()
-        rows = (where - centre[:, :1]).abs() < half[:, :1]
-        columns = (where - centre[:, 1:]).abs() < half[:, 1:]
+        centre = _uniform((len(images), 2), generator) * extent
+        half = (0.2 + 0.3 * _uniform((len(images), 2), generator)) * extent / 1.4
+        rows = (torch.arange(height).float() - centre[:, :1]).abs() < half[:, :1]
+        columns = (torch.arange(width).float() - centre[:, 1:]).abs() < half[:, 1:]
         mixed = (_uniform(len(images), generator) < self.mix).reshape(-1, 1, 1)
         inside = (rows.unsqueeze(2) & columns.unsqueeze(1) & mixed).unsqueeze(1)
         return torch.where(inside.to(images.device), images[partner.to(images.device)], images)

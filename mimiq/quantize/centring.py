@@ -24,7 +24,7 @@ def centre(
 
     Args:
         stream: of ``module``.
-        images: (B, 3, S, S), normalised.
+        images: (B, C, H, W), normalised.
     """
     read = {str(index): readers[0] for index, (_, readers) in enumerate(stream.readers) if readers}
     means = {

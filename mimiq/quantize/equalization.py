@@ -48,7 +48,7 @@ def migrate_outliers(
     Args:
         module: not yet quantised.
         places: of ``module``.
-        images: (B, 3, S, S), normalised.
+        images: (B, C, H, W), normalised.
     """
     names = {layer: name for name, layer in quantizable_layers(module).items()}
     worth = [

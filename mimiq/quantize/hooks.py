@@ -45,7 +45,7 @@ def sample_inputs(
     batch_size: int = 16,
     seed: int = 0,
 ) -> dict[str, torch.Tensor]:
-    """About ``rows`` random input rows (n, C) of each layer, over all ``images`` (B, 3, S, S)."""
+    """About ``rows`` random input rows (n, C) of each layer, over all ``images`` (B, C, H, W)."""
     generator = torch.Generator().manual_seed(seed)
     kept: dict[str, list[torch.Tensor]] = {name: [] for name in layers}
     per_batch = max(1, rows * batch_size // max(len(images), batch_size))

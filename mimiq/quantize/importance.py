@@ -37,7 +37,7 @@ def prefix_shares(
     Args:
         module: in floating point; gradients pass through it, none are kept.
         layers: of ``module``, by name; those whose output has no tokens are left out.
-        images: (B, 3, S, S), normalised.
+        images: (B, C, H, W), normalised.
         seed: of the directions.
     """
     generator = torch.Generator().manual_seed(seed)
@@ -72,7 +72,7 @@ def weighed_inputs(
     Args:
         module: in floating point; gradients pass through it, none are kept.
         layers: of ``module``, by name.
-        images: (B, 3, H, W), normalised.
+        images: (B, C, H, W), normalised.
         see: called once a batch and layer with its name, inputs (n, K) and weights (n,).
         seed: of the directions.
     """

@@ -99,7 +99,7 @@ def quantize(
     Args:
         model: left as it is.
         precision: which layers, how many bits.
-        images: calibration images (B, 3, S, S), normalised, on the device to work on.
+        images: calibration images (B, C, H, W), normalised, on the device to work on.
         recipe: how scales are found.
         progress: told the name of each step as it begins.
 

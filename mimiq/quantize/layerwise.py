@@ -80,7 +80,7 @@ def reconstruct(
     Args:
         reference: ``module`` before quantisers were put in.
         module: quantisers in place, scales set.
-        images: (B, 3, H, W), normalised; four at least.
+        images: (B, C, H, W), normalised; four at least.
         refit: fit weights and biases to the reference, where that holds on other images.
         compensate: round weights below 8 bits so that errors compensate, likewise.
         importance: prefix tokens count by what they do to the answer, not a tenth everywhere.

@@ -87,7 +87,7 @@ def survey(
         family: of the network.
         module: the network in floating point, in the basis it will be quantised in.
         precision: which of its Linears are quantised, and how.
-        images: (B, 3, H, W), normalised.
+        images: (B, C, H, W), normalised.
         find: whether any column may be an outlier.
     """
     linears = {

@@ -71,7 +71,7 @@ def walk(
 
     Args:
         reference: ``module`` before quantisers were put in.
-        images: (B, 3, H, W), normalised.
+        images: (B, C, H, W), normalised.
     """
     names = {part: name for name, part in module.named_modules()}
     quantized = original = list(images.split(batch_size))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
@@ -116,7 +117,11 @@ def calibration_set(job: Job, cache: Cache, progress: Progress) -> CalibrationSe
         given.verify()  # its hash enters the keys of all that is made of it
         return given
     wanted = ImportImages(
-        folder.resolve(), preprocessing, recipe.images, job.seed, _listing(folder)
+        folder.resolve(),
+        preprocessing,
+        recipe.images,
+        job.seed,
+        _listing(folder, preprocessing.channels),
     )
     found = cache.run(wanted, progress)
     if len(found) < recipe.images:
@@ -128,7 +133,7 @@ def calibration_set(job: Job, cache: Cache, progress: Progress) -> CalibrationSe
 class TuningImages:
     """The images of a compilation, split once: to fit to, and to judge by.
 
-    All are uint8 (B, H, W, 3). What judges is never fitted to: neither ranges, weights nor
+    All are uint8 (B, H, W, C). What judges is never fitted to: neither ranges, weights nor
     distillation see it.
 
     Attributes:
@@ -162,11 +167,13 @@ def tuning_images(job: Job, calibration: CalibrationSet) -> TuningImages:
         BadInput: when the set is too small to hold any images out.
     """
     pixels, kind = calibration.images(), calibration.manifest["kind"]
-    size, count = pixels.shape[1], procedural_count(job, calibration)
+    count = procedural_count(job, calibration)
+    _, height, width, channels = pixels.shape
+    draw = partial(scenes, size=(height, width), channels=channels)
     if count:
-        pixels = np.concatenate([scenes(count, size, job.seed), pixels])
+        pixels = np.concatenate([draw(count, seed=job.seed), pixels])
     fitted, held_out = job.recipe.distillation.split(torch.from_numpy(pixels))
-    fresh = scenes(len(held_out) if count else 0, size, job.seed + _FRESH)
+    fresh = draw(len(held_out) if count else 0, seed=job.seed + _FRESH)
     return TuningImages(
         fitted, held_out, torch.from_numpy(fresh), "images" if kind == "folder" else kind
     )
@@ -177,7 +184,8 @@ def procedural_count(job: Job, calibration: CalibrationSet) -> int:
     return job.recipe.procedural if calibration.manifest["kind"] == "synthetic" else 0
 
 
-def _listing(folder: Path) -> tuple[tuple[str, int, int], ...]:
+def _listing(folder: Path, channels: int) -> tuple[tuple[str, int, int], ...]:
     """Names, sizes and times of a folder's images."""
-    found = ((path.relative_to(folder).as_posix(), path.stat()) for path in image_files(folder))
+    files = image_files(folder, channels)
+    found = ((path.relative_to(folder).as_posix(), path.stat()) for path in files)
     return tuple((name, stat.st_size, stat.st_mtime_ns) for name, stat in found)

@@ -46,9 +46,9 @@ class Batch:
     """Images that are being optimised.
 
     Attributes:
-        images: fp32 (B, 3, S, S) leaf in normalised space, on the device of the network.
+        images: fp32 (B, C, H, W) leaf in normalised space, on the device of the network.
         labels: int64 (B,), the classes they shall show; -1 where the network knows none.
-        low, high: (3, 1, 1), normalised values of the pixel values 0 and 1.
+        low, high: (C, 1, 1), normalised values of the pixel values 0 and 1.
         generator: on the CPU; all further randomness of the batch.
     """
 
@@ -165,14 +165,13 @@ def draw_batch(model: LoadedModel, size: int, seed: int, index: int, device: tor
     """
     digest = hashlib.sha256(f"mimiq synthesis {seed} {index}".encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
-    side = model.preprocessing.side
     if model.output == "embedding":
         labels = torch.full((size,), -1)
     else:  # one logit tells two classes apart
         labels = torch.randint(max(model.num_classes, 2), (size,), generator=generator)
-    images = torch.randn((size, 3, side, side), generator=generator)
-    mean = torch.tensor(model.preprocessing.mean).reshape(3, 1, 1)
-    std = torch.tensor(model.preprocessing.std).reshape(3, 1, 1)
+    images = torch.randn((size, *model.preprocessing.input_shape), generator=generator)
+    mean = torch.tensor(model.preprocessing.mean).reshape(-1, 1, 1)
+    std = torch.tensor(model.preprocessing.std).reshape(-1, 1, 1)
     return Batch(
         images=images.to(device).requires_grad_(),
         labels=labels.to(device),
@@ -230,7 +229,7 @@ def _manifest(
     manifest = make_manifest(
         kind,
         plan.images,
-        model.preprocessing.side,
+        model.preprocessing.input_shape,
         seed,
         {**plan.to_json(), "preprocessing": model.preprocessing.to_json()},
         model.describe(),

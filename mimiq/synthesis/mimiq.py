@@ -112,9 +112,9 @@ def _shown(to_labels: torch.Tensor, teacher: Teacher) -> dict[str, torch.Tensor]
 
 @torch.no_grad()
 def _start_from_scenes(batch: Batch, preprocessing: Preprocessing) -> None:
-    count, _, size, _ = batch.images.shape
+    count, channels, height, width = batch.images.shape
     seed = int(torch.randint(2**62, (), generator=batch.generator))
-    drawn = preprocessing.normalize(scenes(count, size, seed))
+    drawn = preprocessing.normalize(scenes(count, (height, width), seed, channels=channels))
     batch.images.copy_(torch.from_numpy(drawn))
 
 

@@ -143,10 +143,12 @@ def psaq_objective(teacher: Teacher, recipe: PsaqRecipe) -> Objective:
     def optimise(batch: Batch) -> Generator[Mapping[str, torch.Tensor], None, None]:
         images = batch.images
         optimizer = torch.optim.Adam([images], lr=recipe.lr, betas=recipe.betas, fused=True)
-        size = images.shape[-1] / _SIDE_MEANT
+        _, channels, height, width = images.shape
+        size = math.sqrt(height * width) / _SIDE_MEANT
         low, high = recipe.tv_target
         drawn = float(torch.rand((), generator=batch.generator))
-        target = size * (low + (high - low) * drawn)
+        # A norm grows with the root of how many values it is of.
+        target = size * math.sqrt(channels / 3) * (low + (high - low) * drawn)
         phase_length = math.ceil(recipe.iterations / 2)
         for step in range(recipe.iterations):
             phase, position = divmod(step, phase_length)

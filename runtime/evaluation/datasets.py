@@ -16,14 +16,12 @@ import numpy.typing as npt
 
 from mimiq.errors import BadInput
 from mimiq.runtime.host import usable_cores
-from mimiq.runtime.preprocessing import ByteArray, FloatArray, Preprocessing, read_image
+from mimiq.runtime.image_files import described, suffixes_for, wanted_files
+from mimiq.runtime.preprocessing import ByteArray, FloatArray, Preprocessing
 
 LabelArray = npt.NDArray[np.int64]
 Batch = tuple[FloatArray, LabelArray]
 
-IMAGE_SUFFIXES = frozenset(
-    (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
-)
 LISTING = "val.txt"
 _LINE = re.compile(r"\s*(\S.*?)\s+([+-]?\d+)\s*")  # a file's name may hold blanks
 _MAX_DECODERS = 8
@@ -82,13 +80,10 @@ class ImageFiles:
             waiting: deque[Future[ByteArray]] = deque()
             unread = iter(self.paths)
 
-            def read(path: Path) -> ByteArray:
-                return preprocessing.crop(read_image(path))
-
             for start in range(0, len(self), batch_size):
                 # One batch to give out, and the next to decode while the model is busy with it.
                 ahead = islice(unread, 2 * batch_size - len(waiting))
-                waiting.extend([pool.submit(read, path) for path in ahead])
+                waiting.extend([pool.submit(preprocessing.read, path) for path in ahead])
                 labels = np.asarray(self.labels[start : start + batch_size], np.int64)
                 pixels = np.stack([waiting.popleft().result() for _ in labels])
                 yield preprocessing.normalize(pixels), labels
@@ -140,8 +135,8 @@ class InMemoryImages:
         given, wanted = self.images.shape[1:], preprocessing.input_shape
         if given != (*wanted[1:], wanted[0]):
             raise BadInput(
-                f"Images of {given[0]}×{given[1]} pixels with {given[2]} channels do not fit a "
-                f"network that takes {wanted[1]}×{wanted[2]} with {wanted[0]}.",
+                f"Images of {described((given[2], *given[:2]))} do not fit a network that takes "
+                f"{described(wanted)}.",
                 "Resize or convert them first.",
             )
         for start in range(0, len(self), batch_size):
@@ -149,7 +144,9 @@ class InMemoryImages:
             yield preprocessing.normalize(self.images[part]), self.labels[part].astype(np.int64)
 
 
-def open_dataset(path: str | Path, num_classes: int, limit: int | None = None) -> ImageFiles:
+def open_dataset(
+    path: str | Path, num_classes: int, limit: int | None = None, *, channels: int = 3
+) -> ImageFiles:
     """Find labelled images: a folder with a ``val.txt``, or an ImageNet-style tree.
 
     A ``val.txt`` holds lines of ``file index``; the files lie beside it or in ``images/``. In a
@@ -160,6 +157,7 @@ def open_dataset(path: str | Path, num_classes: int, limit: int | None = None) -
         path: the folder.
         num_classes: of the model; every index must be below it.
         limit: at most so many images, evenly spread over the whole.
+        channels: of the model; images of other than 1 or 3 are ``.npy`` files.
 
     Raises:
         BadInput: no folder, no images, a malformed line, an index out of range or a missing file;
@@ -171,8 +169,9 @@ def open_dataset(path: str | Path, num_classes: int, limit: int | None = None) -
     if limit is not None and limit < 1:
         raise BadInput(f"A limit of {limit} images leaves none.", "Ask for 1 or more.")
     listing = root / LISTING
-    found = _read_listing(listing, num_classes) if listing.exists() else _walk(root, num_classes)
-    return _spread(found, limit)
+    if listing.exists():
+        return _spread(_read_listing(listing, num_classes), limit)
+    return _spread(_walk(root, num_classes, channels), limit)
 
 
 def unlabelled(paths: Sequence[Path], limit: int | None = None) -> ImageFiles:
@@ -234,7 +233,7 @@ def _read_listing(listing: Path, num_classes: int) -> ImageFiles:
     return ImageFiles(tuple(paths), tuple(labels), num_classes)
 
 
-def _walk(root: Path, num_classes: int) -> ImageFiles:
+def _walk(root: Path, num_classes: int, channels: int) -> ImageFiles:
     folders = sorted(
         (entry for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith(".")),
         key=lambda entry: entry.name,
@@ -244,17 +243,15 @@ def _walk(root: Path, num_classes: int) -> ImageFiles:
             f"{root} has neither class folders nor a {LISTING}.",
             f"Give a folder of class folders, or add a {LISTING} with one 'file index' a line.",
         )
+    suffixes = suffixes_for(channels)
     paths: list[Path] = []
     labels: list[int] = []
     for folder, label in zip(folders, _class_indices(root, folders, num_classes), strict=True):
-        files = sorted(f for f in folder.rglob("*") if f.suffix.lower() in IMAGE_SUFFIXES)
+        files = sorted(f for f in folder.rglob("*") if f.suffix.lower() in suffixes)
         paths += files
         labels += [label] * len(files)
     if not paths:
-        raise BadInput(
-            f"The class folders in {root} hold no images.",
-            f"Images end in {', '.join(sorted(IMAGE_SUFFIXES))}.",
-        )
+        raise BadInput(f"The class folders in {root} hold no images.", wanted_files(channels))
     return ImageFiles(tuple(paths), tuple(labels), num_classes)
 
 

@@ -100,18 +100,18 @@ class OnnxRuntimeSession:
     def _read_signature(self) -> None:
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
         shape = list(inputs[0].shape) if inputs else []
-        square = len(shape) == 4 and shape[1] == 3 and shape[2] == shape[3]
-        fits = len(inputs) == 1 and square and isinstance(shape[2], int)
+        fits = len(inputs) == 1 and len(shape) == 4
+        fits = fits and all(isinstance(size, int) for size in shape[1:])
         classes = outputs[0].shape[-1] if len(outputs[0].shape) == 2 else None
         if not fits or not isinstance(classes, int) or inputs[0].type not in _FLOAT_TYPES:
             described = ", ".join(f"{i.name}: {i.type} {i.shape}" for i in inputs)
             raise BadInput(
                 f"{self._model} is no image classifier of ours: inputs {described or 'none'}; "
                 f"output {outputs[0].shape}.",
-                "One input (B, 3, S, S) and one output (B, classes) are needed.",
+                "One input (B, channels, height, width) and one output (B, classes) are needed.",
             )
         self._input, self._output = inputs[0].name, outputs[0].name
         self._dtype = _FLOAT_TYPES[inputs[0].type]
         self._fixed_batch = shape[0] if isinstance(shape[0], int) else None
-        self.input_shape: tuple[int, int, int] = (3, shape[2], shape[3])
+        self.input_shape: tuple[int, int, int] = (shape[1], shape[2], shape[3])
         self.num_classes: int = classes

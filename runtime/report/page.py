@@ -14,6 +14,7 @@ from mimiq.runtime.bundle import Bundle
 from mimiq.runtime.evaluation.accuracy import Comparison
 from mimiq.runtime.evaluation.held_out import HeldOut
 from mimiq.runtime.evaluation.similarity import EmbeddingCost
+from mimiq.runtime.image_files import described
 from mimiq.runtime.latency.measure import LatencyRow
 from mimiq.runtime.manifest import COMPILE_AGAIN
 from mimiq.runtime.report import charts
@@ -73,12 +74,11 @@ def _page(
 
 def _head(bundle: Bundle, title: str) -> Iterator[Element]:
     model, manifest = bundle.manifest["model"], bundle.manifest
-    side = bundle.preprocessing.side
     yield element("h1", title)
     facts = [str(model.get("architecture", ""))]
     if count := model.get("parameters"):
         facts.append(f"{count / 1e6:.2f} million parameters")
-    facts += [bundle.answer, f"images of {side} × {side} pixels"]
+    facts += [bundle.answer, f"images of {described(bundle.preprocessing.input_shape)}"]
     yield element("p", " · ".join(filter(None, facts)), class_="quiet")
     made = f"Compiled {manifest['created']} by mimiq {manifest['mimiq']} · {bundle.digest[:16]}"
     yield element("p", made, class_="quiet")

@@ -25,7 +25,7 @@ class Tensors:
 
     Attributes:
         input_name, output_name: of its two tensors.
-        image_shape: (3, S, S).
+        image_shape: (channels, height, width).
         classes: width of the logits.
         smallest, largest: batches of the optimisation profile.
         scratch_bytes: device memory that a context works in.
@@ -91,7 +91,7 @@ class Lane:
         return self._buffers[-1]
 
     def run_host(self, images: FloatArray) -> FloatArray:
-        """Logits of at most ``largest`` images in host memory: float32 (B, 3, S, S)."""
+        """Logits of at most ``largest`` images in host memory: float32 (B, C, H, W)."""
         batch = len(images)
         staged_in, staged_out = self._staging()
         padded = max(batch, self.tensors.smallest)

@@ -107,9 +107,9 @@ class TensorRTSession:
         """Classify a batch of any size; more than the profile's largest goes in several parts.
 
         Args:
-            images: float32 (B, 3, S, S), normalised, as a numpy array or in CUDA memory (torch,
+            images: float32 (B, C, H, W), normalised, as a numpy array or in CUDA memory (torch,
                 CuPy, PyCUDA: anything with ``__cuda_array_interface__`` or DLPack), which is used
-                in place; or a numpy array of uint8 pixels (B, S, S, 3).
+                in place; or a numpy array of uint8 pixels (B, H, W, C).
             out: for images in CUDA memory: a float32 (B, classes) device array for the logits.
 
         Returns:
@@ -302,7 +302,8 @@ def _tensors(path: Path, engine: Any, library: Any) -> Tensors:
         listed = ", ".join(f"{name} {shape}" for name, shape in tensors)
         raise BadInput(
             f"{path} is no image classifier of ours: its tensors are {listed}.",
-            "One float32 input (B, 3, S, S) and one float32 output (B, classes) are needed.",
+            "One float32 input (B, channels, height, width) and one float32 output (B, classes) "
+            "are needed.",
         )
     (_, channels, height, width), (_, classes) = shapes
     smallest = largest = shapes[0][0]

@@ -48,7 +48,7 @@ def test_round_trip(tmp_path: Path) -> None:
     write_set(tmp_path / "set")
     read = CalibrationSet.open(tmp_path / "set")
     assert len(read) == 11
-    assert read.image_size == SIZE
+    assert read.input_shape == (3, SIZE, SIZE)
     assert read.images().dtype == np.uint8
     np.testing.assert_array_equal(read.images(), pixels(11))
     np.testing.assert_array_equal(read.labels, np.arange(11) + 100)

@@ -234,7 +234,7 @@ class TestCalibrationFolders:
         made = tmp_path / "set"
         gaussian_noise(Preprocessing(image_size=16), 2, 0, made)
         said = fails("digits", "--calibration", made)
-        assert "images of 16 pixels, the network takes 32" in said
+        assert "images of 16×16 pixels, the network takes 32×32" in said
 
     def test_an_unfinished_set(self, fails: Fails, tmp_path: Path) -> None:
         made = tmp_path / "set"

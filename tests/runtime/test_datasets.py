@@ -14,11 +14,11 @@ from runtime_models import SIZE
 from mimiq.calibrate.sources import from_folder
 from mimiq.errors import BadInput
 from mimiq.runtime.evaluation.datasets import (
-    IMAGE_SUFFIXES,
     ImageFiles,
     InMemoryImages,
     open_dataset,
 )
+from mimiq.runtime.image_files import IMAGE_SUFFIXES
 from mimiq.runtime.preprocessing import Preprocessing
 
 

@@ -12,8 +12,9 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from mimiq.errors import BadInput, UnsupportedModel
-from mimiq.runtime.preprocessing import CROP_MODES, Preprocessing, read_image
+from mimiq.errors import BadInput
+from mimiq.runtime.image_files import read_image
+from mimiq.runtime.preprocessing import CROP_MODES, Preprocessing
 
 MODES = ("RGB", "L", "RGBA", "P", "CMYK", "LA", "1")
 
@@ -132,28 +133,85 @@ def test_manifests_from_before_crop_modes_mean_what_they_meant() -> None:
     assert json.loads(json.dumps(preprocessing.to_json())) == old
 
 
-@pytest.mark.parametrize(("channels", "mode"), [(1, "L"), (4, "RGBA")])
-def test_other_numbers_of_channels(channels: int, mode: str) -> None:
-    preprocessing = Preprocessing(16, 1.0, mean=(0.5,) * channels, std=(0.25,) * channels)
-    image = random_image(16, 16, "RGBA", 0)
+@pytest.mark.parametrize("mode", MODES)
+def test_a_network_of_one_channel_sees_the_luminance(mode: str) -> None:
+    preprocessing = Preprocessing((8, 16), 1.0, mean=(0.5,), std=(0.25,))
+    image = random_image(16, 8, mode, 0)
     pixels = preprocessing.crop(image)
-    expected = np.asarray(image.convert(mode)).reshape(16, 16, channels)
+    expected = np.asarray(image.convert("L"))[..., None]
     np.testing.assert_array_equal(pixels, expected)
     normalized = preprocessing.normalize(pixels[None])
     wanted = (expected.transpose(2, 0, 1) / np.float32(255) - 0.5) / 0.25
     np.testing.assert_allclose(normalized[0], wanted, atol=1e-6)
 
 
-def test_steps_for_square_images_refuse_others_by_name() -> None:
-    assert Preprocessing((32, 32)).side == 32
-    with pytest.raises(UnsupportedModel, match="112×448"):
-        _ = Preprocessing((112, 448)).side
+def test_greyscale_of_more_than_8_bits_is_refused(tmp_path: Path) -> None:
+    Image.fromarray(np.full((8, 8), 40_000, np.uint16)).save(tmp_path / "deep.png")
+    preprocessing = Preprocessing(8, mean=(0.5,), std=(0.5,))
+    with pytest.raises(BadInput, match=r"deep\.png: .* more than 8 bits"):
+        preprocessing.read(tmp_path / "deep.png")
 
 
-def test_channels_that_no_image_has_are_refused() -> None:
-    preprocessing = Preprocessing(16, mean=(0.5,) * 5, std=(0.5,) * 5)
-    with pytest.raises(BadInput, match="5 channels"):
-        preprocessing.crop(random_image(16, 16, "RGB", 0))
+@pytest.mark.parametrize("channels", [2, 4, 5])
+def test_channels_that_no_image_has_are_refused(channels: int, tmp_path: Path) -> None:
+    preprocessing = Preprocessing(16, mean=(0.5,) * channels, std=(0.5,) * channels)
+    random_image(16, 16, "RGBA", 0).save(tmp_path / "one.png")
+    with pytest.raises(BadInput, match=f"the network takes {channels}") as caught:
+        preprocessing.load([tmp_path / "one.png"])
+    assert "one.png" in str(caught.value)
+    assert ".npy" in str(caught.value)
+
+
+@pytest.mark.parametrize("crop_mode", CROP_MODES)
+@pytest.mark.parametrize("channels", [1, 2, 3, 4, 7])
+def test_arrays_are_resized_and_cropped_as_images_are(
+    channels: int, crop_mode: str, tmp_path: Path
+) -> None:
+    means = tuple(np.linspace(0.2, 0.8, channels))
+    preprocessing = Preprocessing(
+        (12, 20), 0.8, mean=means, std=(0.5,) * channels, crop_mode=crop_mode
+    )
+    pixels = np.random.default_rng(0).integers(0, 256, (31, 50, channels), dtype=np.uint8)
+    np.save(tmp_path / "one.npy", pixels)
+    found = preprocessing.read(tmp_path / "one.npy")
+    assert found.shape == (12, 20, channels)
+    for channel in range(channels):
+        alone = Preprocessing(
+            (12, 20), 0.8, mean=(means[channel],), std=(0.5,), crop_mode=crop_mode
+        )
+        wanted = alone.crop(Image.fromarray(pixels[..., channel]))
+        np.testing.assert_array_equal(found[..., channel], wanted[..., 0])
+    assert preprocessing.load([tmp_path / "one.npy"]).shape == (1, channels, 12, 20)
+
+
+def test_an_array_of_one_channel_needs_no_last_axis(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 8), dtype=np.uint8)
+    np.save(tmp_path / "one.npy", pixels)
+    preprocessing = Preprocessing(8, 1.0, mean=(0.5,), std=(0.5,))
+    np.testing.assert_array_equal(preprocessing.read(tmp_path / "one.npy")[..., 0], pixels)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (np.zeros((8, 8, 4), np.float32), "float32"),
+        (np.zeros((4, 8, 8), np.uint8), r"\(4, 8, 8\)"),
+        (np.zeros((8, 8), np.uint8), r"\(8, 8\)"),
+        (np.zeros((0, 8, 4), np.uint8), r"\(0, 8, 4\)"),
+        (np.array([{"run": "me"}], object), "cannot be read"),
+        (None, "cannot be read"),
+    ],
+)
+def test_arrays_that_hold_no_such_image_are_named(
+    content: np.ndarray | None, said: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "one.npy"
+    if content is not None:
+        np.save(path, content)
+    preprocessing = Preprocessing(8, mean=(0.5,) * 4, std=(0.5,) * 4)
+    with pytest.raises(BadInput, match=said) as caught:
+        preprocessing.read(path)
+    assert str(path) in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -108,13 +108,14 @@ def _show_bundle(
     bundle: Bundle, graphs: Mapping[str, Any] | None, proofs: Mapping[str, Proof]
 ) -> None:
     from mimiq.export.tensorrt.proof import proof_table
+    from mimiq.runtime.image_files import described
 
     manifest = bundle.manifest
     calibration = manifest.calibration
     rows = [
         ("model", f"{bundle.model_name} ({manifest.architecture})"),
         ("precision", bundle.precision_label),
-        ("input", f"{bundle.preprocessing.height}×{bundle.preprocessing.width} pixels"),
+        ("input", described(bundle.preprocessing.input_shape)),
         ("answers with", bundle.answer + (", named" if bundle.labels else "")),
         ("calibrated on", f"{calibration.get('count')} images, {calibration.get('kind')}"),
         ("made", f"{manifest.created} by mimiq {manifest.mimiq}"),

@@ -58,7 +58,7 @@ from mimiq.cli.parameters import PATH
     "Serving",
     "--preprocess",
     is_flag=True,
-    help="Take uint8 (B, S, S, 3) pixels of the network's size; the graph normalises them.",
+    help="Take uint8 (B, H, W, C) pixels of the network's size; the graph normalises them.",
 )
 @options.option(
     "Serving",

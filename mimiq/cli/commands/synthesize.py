@@ -48,6 +48,7 @@ def synthesize(
     preflight.require_compile_extra()
     check_name(choice.model)
     from mimiq.cli.terminal_progress import shown_progress
+    from mimiq.runtime.image_files import described
 
     progress = shown_progress(say.quiet)
     with working():
@@ -60,7 +61,7 @@ def synthesize(
         return
     command = ["mimiq-compile", *values.repeated(choice), "--calibration", out]
     show(
-        f"{len(made)} images of {made.image_size} pixels: {out}",
+        f"{len(made)} images of {described(made.input_shape)}: {out}",
         next_commands({"calibrates and tunes on them": command}),
     )
 

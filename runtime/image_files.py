@@ -1,0 +1,142 @@
+"""Image files: which there are for a number of channels, and the pixels in them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, UnidentifiedImageError
+
+from mimiq.errors import BadInput
+
+InputShape = tuple[int, int, int]  # of one image: channels, height, width
+ByteArray = npt.NDArray[np.uint8]
+
+IMAGE_SUFFIXES = frozenset(
+    (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+)
+ARRAY_SUFFIX = ".npy"
+
+_MODES = {1: "L", 3: "RGB"}  # Pillow's, by the number of channels
+
+
+def suffixes_for(channels: int) -> frozenset[str]:
+    """How files end that hold images of so many channels.
+
+    Greyscale and RGB images are those that Pillow reads. A fourth channel of theirs means
+    transparency, or nothing at all in a JPEG, and never what a network of four channels was trained
+    on: those and all others are arrays.
+    """
+    return IMAGE_SUFFIXES if channels in _MODES else frozenset((ARRAY_SUFFIX,))
+
+
+def wanted_files(channels: int) -> str:
+    """Which files hold such images, as a sentence of advice."""
+    if channels in _MODES:
+        return f"Images end in {', '.join(sorted(IMAGE_SUFFIXES))}."
+    return (
+        f"Save each image of {channels} channels with numpy.save, as uint8 (height, width, "
+        f"{channels}), in a file that ends in {ARRAY_SUFFIX}."
+    )
+
+
+def described(shape: InputShape) -> str:
+    """``224×224 pixels``, and how many channels where they are not RGB."""
+    channels, height, width = shape
+    said = f"{height}×{width} pixels"
+    return said if channels == 3 else f"{said} with {channels} channel{'s' * (channels != 1)}"
+
+
+def read_image(path: str | Path) -> Image.Image:
+    """Open and decode one image file.
+
+    Raises:
+        BadInput: when the file is absent, unreadable or not an image.
+    """
+    try:
+        with Image.open(path) as image:
+            image.load()
+            return image
+    except UnidentifiedImageError as error:
+        raise BadInput(
+            f"{path} is not an image.", "Remove it, or convert it to JPEG or PNG."
+        ) from error
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise BadInput(
+            f"{path} cannot be read: {error}", "Check the file, or remove it."
+        ) from error
+
+
+def read_array(path: str | Path, channels: int) -> ByteArray:
+    """The pixels of a ``.npy`` file: uint8 (height, width, channels), of one channel also without
+    the last axis. Nothing in the file is executed.
+
+    Raises:
+        BadInput: when the file is absent, unreadable or holds anything else.
+    """
+    return np.array(_mapped(path, channels))
+
+
+def check_file(path: Path, channels: int) -> None:
+    """Read the first bytes, so that a bad file is found before an hour's work.
+
+    Raises:
+        BadInput: naming the file.
+    """
+    if path.suffix.lower() == ARRAY_SUFFIX:
+        _mapped(path, channels)
+        return
+    if channels not in _MODES:
+        raise _too_few(str(path), channels)
+    try:
+        Image.open(path).close()
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise BadInput(
+            f"{path} is not a readable image: {getattr(error, 'strerror', None) or error}",
+            "Remove it, or convert it to JPEG or PNG.",
+        ) from error
+
+
+def converted(image: Image.Image, channels: int) -> Image.Image:
+    """The image with the network's number of channels: RGB, or greyscale by its luminance.
+
+    Raises:
+        BadInput: no image has so many, or greyscale of more than 8 bits would be cut off.
+    """
+    if channels not in _MODES:
+        raise _too_few("An image file", channels)
+    if channels == 1 and image.mode.startswith(("I", "F")):
+        raise BadInput(
+            f"A greyscale image has more than 8 bits a pixel (mode {image.mode}), and would be cut "
+            "off at 255.",
+            "Convert the images to 8 bits as those were that the network was trained on.",
+        )
+    return image.convert(_MODES[channels])
+
+
+def _too_few(what: str, channels: int) -> BadInput:
+    return BadInput(
+        f"{what} has 1 or 3 channels, and the network takes {channels}.", wanted_files(channels)
+    )
+
+
+def _mapped(path: str | Path, channels: int) -> ByteArray:
+    """The array on disk, its header read and its form checked."""
+    advice = f"Save it with numpy.save as uint8 (height, width, {channels})."
+    try:
+        array: ByteArray = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, EOFError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise BadInput(f"{path} cannot be read as an array: {reason}.", advice) from error
+    if not isinstance(array, np.ndarray):  # an archive under another name
+        raise BadInput(f"{path} holds more than one array.", advice)
+    if channels == 1 and array.ndim == 2:
+        array = array[..., None]
+    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != channels or not array.size:
+        raise BadInput(
+            f"{path} holds {array.dtype} {array.shape}, and the network takes {channels} channels "
+            "of bytes.",
+            advice,
+        )
+    return array
