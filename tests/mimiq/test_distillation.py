@@ -193,3 +193,28 @@ def test_blur_smooths_some_images_and_leaves_the_others() -> None:
         return (images[..., 1:] - images[..., :-1]).square().mean((1, 2, 3))
 
     assert (roughness(blurred[changed]) < roughness(rough[changed])).all()
+
+
+@pytest.mark.parametrize("shape", [(3, 24, 96), (1, 32, 32), (4, 48, 16), (2, 2, 64)])
+def test_views_of_any_shape(shape: tuple[int, int, int]) -> None:
+    images = torch.randn(8, *shape, generator=torch.Generator().manual_seed(0))
+    views = Views(crop=0.3, flip=0.5, jitter=0.4, grey=0.2, blur=0.9, mix=0.5)
+    drawn = views(images, torch.Generator().manual_seed(1))
+    assert drawn.shape == images.shape
+    assert torch.isfinite(drawn).all()
+    assert (drawn - images).abs().amax((1, 2, 3)).min() > 0.01
+
+
+def test_what_is_mixed_in_has_the_proportions_of_the_image() -> None:
+    images = torch.arange(64.0).reshape(64, 1, 1, 1).expand(64, 1, 20, 80)
+    drawn = Views(mix=1.0)(images, torch.Generator().manual_seed(0))
+    foreign = (drawn != images)[:, 0]
+    heights = foreign.any(2).sum(1)[foreign.any(2).any(1)].float()
+    widths = foreign.any(1).sum(1)[foreign.any(1).any(1)].float()
+    assert 3 < float(widths.mean() / heights.mean()) < 5
+
+
+def test_a_grey_image_has_no_colour_to_lose() -> None:
+    images = torch.rand(8, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    drawn = Views(grey=1.0)(images, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(drawn, images, rtol=1e-5, atol=1e-6)

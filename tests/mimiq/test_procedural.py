@@ -52,3 +52,39 @@ def test_colours_differ_most_from_blue_to_yellow() -> None:
     red, green, blue = (colours - colours.mean(1, keepdims=True)).T
     yellow, purple = (red + green) / 2 - blue, (red + blue) / 2 - green
     assert yellow.std() > 1.5 * purple.std()
+
+
+@pytest.mark.parametrize("size", [(24, 96), (96, 24), (1, 40)])
+def test_any_height_and_width(size: tuple[int, int]) -> None:
+    images = scenes(6, size, seed=3)
+    assert images.shape == (6, *size, 3)
+    assert len({image.tobytes() for image in images}) == 6
+    assert images.std((1, 2, 3)).max() > 20
+
+
+def test_wide_images_have_square_pixels() -> None:
+    """What they show is as rough from left to right as from top to bottom."""
+    grey = scenes(48, (32, 128), seed=1).astype(np.float64).mean(3)
+    across, down = (np.abs(np.diff(grey, axis=axis)).mean() for axis in (2, 1))
+    assert 0.6 < across / down < 1.3
+
+
+def test_one_channel_is_the_luminance_of_the_colours() -> None:
+    grey, colour = scenes(4, 32, seed=3, channels=1), scenes(4, 32, seed=3)
+    assert grey.shape == (4, 32, 32, 1)
+    wanted = colour @ np.array([0.299, 0.587, 0.114])
+    assert np.abs(grey[..., 0] - wanted).max() <= 1
+
+
+@pytest.mark.parametrize("channels", [2, 4, 8])
+def test_every_channel_has_a_colour_of_its_own(channels: int) -> None:
+    images = scenes(24, 48, seed=3, channels=channels)
+    assert images.shape == (24, 48, 48, channels)
+    shared = min(channels, 3)
+    assert np.array_equal(images[..., :shared], scenes(24, 48, seed=3)[..., :shared])
+    flat = images.reshape(-1, channels).T.astype(np.float64)
+    likeness = np.corrcoef(flat)[np.triu_indices(channels, 1)]
+    assert np.abs(likeness).max() < 0.99  # none is a copy of another
+    # But edges lie where they lie in the others.
+    edges = np.abs(np.diff(images.astype(np.float64), axis=2)).reshape(-1, channels).T
+    assert np.corrcoef(edges)[np.triu_indices(channels, 1)].min() > 0.15

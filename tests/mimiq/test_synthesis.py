@@ -209,8 +209,8 @@ def test_images_may_start_from_scenes(
 ) -> None:
     drawn: list[np.ndarray] = []
 
-    def draw(count: int, size: int, seed: int) -> np.ndarray:
-        drawn.append(scenes(count, size, seed))
+    def draw(count: int, size: tuple[int, int], seed: int, *, channels: int) -> np.ndarray:
+        drawn.append(scenes(count, size, seed, channels=channels))
         return drawn[-1]
 
     monkeypatch.setattr(synthesis, "scenes", draw)
