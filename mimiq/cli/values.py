@@ -121,7 +121,6 @@ def load(choice: ModelChoice, progress: Progress = SILENT) -> LoadedModel:
     Errors as :func:`mimiq.models.load_model`.
     """
     from mimiq.models import load_model
-    from mimiq.models.loading import require_compilable
 
     if (choice.mean is None) != (choice.std is None):
         raise BadInput("--mean and --std belong together.", "Give both, or neither.")
@@ -142,7 +141,6 @@ def load(choice: ModelChoice, progress: Progress = SILENT) -> LoadedModel:
     )
     for note in model.notes:
         progress.note(with_flags(note))
-    require_compilable(model)
     return model
 
 

@@ -223,26 +223,6 @@ def _changed(preprocessing: Preprocessing, changed: Mapping[str, Any]) -> Prepro
     return replace(preprocessing, **changed)
 
 
-def require_compilable(model: LoadedModel) -> None:
-    """
-    Raises:
-        UnsupportedModel: the network loads, and a later stage has no form for its input or answer.
-    """
-    preprocessing = model.preprocessing
-    if preprocessing.height != preprocessing.width:
-        raise UnsupportedModel(
-            f"{model.name} takes images of {preprocessing.height}×{preprocessing.width} pixels, "
-            "and only networks for square images can be compiled yet.",
-            "Give a square `image_size`: the position embedding is resized to it.",
-        )
-    if preprocessing.channels != 3:
-        raise UnsupportedModel(
-            f"{model.name} takes images of {preprocessing.channels} channels, and only networks "
-            "for RGB images can be compiled yet.",
-            "Give a network with three input channels.",
-        )
-
-
 def _embedded(request: Request, changed: bool) -> Original:
     from mimiq.models.digits import create_digits, digits_labels, digits_preprocessing
     from mimiq.models.sources import explain, layouts

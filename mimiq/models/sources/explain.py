@@ -151,7 +151,8 @@ def _by_names(state: Shapes, expected: Shapes) -> tuple[str, str] | None:
         )
     if "dist_token" in expected and "dist_token" not in state:
         return "it is not the distilled form.", "Name the plain form, e.g. deit_t."
-    heads = [key for key in state if re.match(r"(head|fc|classifier)\.\w+\.weight$", key)]
+    inside = re.compile(r"(head|fc|classifier)\.\w+\.weight$")
+    heads = [key for key in state if inside.match(key) and key not in expected]
     if heads:
         return (
             f"its head has {len(heads)} layer{'s' * (len(heads) > 1)} inside ({', '.join(heads)}).",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 import sys
+import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -15,11 +16,14 @@ import torch
 from torch import nn
 
 from mimiq.errors import BadInput
+from mimiq.models.beit import BeitFamily
 from mimiq.models.checkpoint import Tensors
 from mimiq.models.prefixes import Found
 from mimiq.models.sources import explain, positions
 from mimiq.models.sources.heads import with_head
 from mimiq.models.sources.original import Request
+
+_TABLE = "relative_position_bias_table"
 
 
 def fitted(
@@ -35,7 +39,7 @@ def fitted(
     if error is not None:
         raise error
     sized: dict[str, Any] = {}
-    head = state.get("head.weight")
+    head = state.get("head.weight", state.get("head.fc.weight"))
     if head is not None and head.ndim == 2:
         sized["num_classes"] = int(head.shape[0])
     elif hasattr(base, "head") and not any(key.startswith("head") for key in state):
@@ -65,6 +69,7 @@ def fitted(
         return state, sized, found.notes + notes
     pixels = (int(patch.shape[-2]), int(patch.shape[-1]))
     own = getattr(base.patch_embed, "patch_size", pixels)
+    _check_channels(int(patch.shape[1]), request, path)
     if patch.shape[1] != channels_of(base):
         sized["in_chans"] = int(patch.shape[1])
     if pixels != tuple(own) and "patch_size" not in request.model_kwargs:
@@ -86,12 +91,13 @@ def _image_size(
     prefix = sum(
         state[key].shape[1] for key in ("cls_token", "dist_token", "reg_token") if key in state
     )
-    _check_covered(position.shape[1], prefix, covered, path)
     patches = position[0, prefix if covered else 0 :]
     default = tuple(getattr(base.patch_embed, "img_size", None) or (224, 224))
     native = (default[0] // patch[0], default[1] // patch[1])
     wanted = request.image_size
     grid = None if wanted is None else (wanted[0] // patch[0], wanted[1] // patch[1])
+    if grid is None or grid[0] * grid[1] != len(patches):
+        _check_covered(position[0], prefix, covered, path)
     trained = positions.grid_of(patches, native, grid, patch, str(path))
     if grid is None or wanted is None:
         return (trained[0] * patch[0], trained[1] * patch[1]), ()
@@ -109,13 +115,63 @@ def _image_size(
     )
 
 
-def _check_covered(count: int, prefix: int, covered: bool, path: Path) -> None:
+def resized_biases(state: Tensors, module: nn.Module) -> tuple[Tensors, tuple[str, ...]]:
+    """The state with tables of relative position biases for the windows of ``module``.
+
+    As timm's own loading resizes them, but that a table of the right length stays as it is: it was
+    trained with those windows, square or not.
     """
+    from timm.layers.pos_embed_rel import resize_rel_pos_bias_table
+
+    expected, result = module.state_dict(), dict(state)
+    windows: set[str] = set()
+    for name, table in state.items():
+        wanted = expected.get(name)
+        if not name.endswith(_TABLE) or wanted is None or wanted.shape == table.shape:
+            continue
+        window: Any = module.get_submodule(name.removesuffix(f".{_TABLE}")).window_size
+        if table.ndim == 2 and table.shape[1] == wanted.shape[1]:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of torch, about how timm indexes
+                result[name] = resize_rel_pos_bias_table(
+                    table.float(), new_window_size=window, new_bias_shape=tuple(wanted.shape)
+                )
+            windows.add(f"{window[0]}×{window[1]}")
+    if not windows:
+        return result, ()
+    sizes = " and ".join(sorted(windows))
+    return result, (f"Relative position biases were resized for {sizes} patches, as timm does.",)
+
+
+def _check_channels(channels: int, request: Request, path: Path) -> None:
+    """
+    Raises:
+        BadInput: others were asked for.
+    """
+    asked = request.model_kwargs.get("in_chans", channels)
+    if asked != channels:
+        raise BadInput(
+            f"{path} was trained on images of {channels} channel{'s' * (channels != 1)}, and "
+            f"`model_kwargs=in_chans={asked}` was given.",
+            "Leave it out: the number of channels follows the checkpoint.",
+        )
+
+
+def _check_covered(position: torch.Tensor, prefix: int, covered: bool, path: Path) -> None:
+    """
+    Args:
+        position: (entries, C).
+
     Raises:
         BadInput: the embedding has entries for the class token, or none, unlike the architecture.
     """
+    count = len(position)
     ours, other = count - (prefix if covered else 0), count - (0 if covered else prefix)
     if prefix and math.isqrt(ours) ** 2 != ours and math.isqrt(other) ** 2 == other:
+        as_ours, as_other = (positions.likeness(position[-number:]) for number in (ours, other))
+        best = max(as_ours.values(), default=0.0)
+        if best > max(positions.LEAST_SIMILARITY, *as_other.values()):
+            return  # no square, and neighbours are alike in another grid
         raise BadInput(
             f"{path} has positions for {other} patches {'alone' if covered else 'and'}"
             f"{', not for' if covered else ''} {prefix} class and register tokens.",
@@ -144,7 +200,16 @@ def renamed(state: Mapping[str, torch.Tensor], base: Any) -> Tensors:
         weight = weight if weight.ndim == 4 else base.patch_embed.proj.weight
         projection = SimpleNamespace(weight=weight)
         patches = SimpleNamespace(proj=projection)
-        network = SimpleNamespace(pos_embed=None, patch_embed=patches, head=base.head)
+
+        def with_table(name: str) -> SimpleNamespace:
+            table = state[f"{name}.{_TABLE}"]
+            return SimpleNamespace(relative_position_bias_table=table, window_size=(1, 1))
+
+        # BEiT's translation compares with a position embedding that need not be there.
+        position = state.get("pos_embed") if BeitFamily().matches(base) else None
+        network = SimpleNamespace(
+            pos_embed=position, patch_embed=patches, head=base.head, get_submodule=with_table
+        )
     arguments = {}
     if "adapt_layer_scale" in inspect.signature(translate).parameters:
         arguments["adapt_layer_scale"] = True

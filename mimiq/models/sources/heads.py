@@ -61,8 +61,8 @@ def with_head(
         BadInput: a layer stands behind the network that is not its one Linear.
     """
     result, width = dict(state), _width(state)
-    own = result.get("head.weight")
-    if own is not None and own.ndim == 2 and "head.bias" not in result:
+    own = result.get("head.weight", result.get("head.fc.weight"))
+    if own is not None and own.ndim == 2 and not {"head.bias", "head.fc.bias"} & result.keys():
         result["head.bias"] = torch.zeros(len(own))
     beside = found.beside
     _check_normalisation(beside, path)

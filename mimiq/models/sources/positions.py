@@ -13,7 +13,7 @@ Grid = tuple[int, int]
 
 # A learned embedding's vertical neighbours have a cosine of 0.5 to 0.95, and in a grid that is not
 # its own of 0.05 to 0.75; an untrained one's are about 0.
-_LEAST_SIMILARITY = 0.25
+LEAST_SIMILARITY = 0.25
 _LEAST_MARGIN = 0.25
 _LONGEST = 8  # times as wide as high, or the other way round
 
@@ -41,10 +41,15 @@ def grid_of(
     scores = likeness(position)
     if wanted is not None and wanted[0] * wanted[1] == count:
         # As many patches in another grid: trained with it, or to be resized to it?
+        likely = max(scores, key=lambda grid: scores[grid], default=wanted)
+        told = scores.get(likely, 0.0)
+        clear = told >= max(LEAST_SIMILARITY, scores.get(wanted, told) + _LEAST_MARGIN)
+        if clear:
+            return likely
         trained = max((wanted, assumed), key=lambda grid: scores.get(grid, 0.0))
-        return trained if whole and scores.get(trained, 0.0) >= _LEAST_SIMILARITY else wanted
+        return trained if whole and scores.get(trained, 0.0) >= LEAST_SIMILARITY else wanted
     ranked = sorted(scores, key=lambda grid: -scores[grid])
-    clear = bool(ranked) and scores[ranked[0]] >= _LEAST_SIMILARITY
+    clear = bool(ranked) and scores[ranked[0]] >= LEAST_SIMILARITY
     if not whole and wanted is not None and clear:
         return ranked[0]
     if not whole:

@@ -65,6 +65,8 @@ def load(
         state, sized, notes = fitting.fitted(found, base, request, weights)
         kwargs = sized | kwargs
         module = build(request.name, architecture, given | kwargs | common)
+        state, said = fitting.resized_biases(state, module)
+        notes += said
         error = explain.misfit(state, module.state_dict(), weights, request.name)
         if error is not None:
             raise error
