@@ -48,7 +48,7 @@ def main() -> None:
     for label, (synthesised, drawn) in itertools.product(arguments.bits, arguments.mixtures):
         if any((row["bits"], row["mixture"]) == (label, [synthesised, drawn]) for row in rows):
             continue
-        images = mixture(pixels, synthesised, drawn, model.preprocessing.side, arguments.seed)
+        images = mixture(pixels, synthesised, drawn, model.preprocessing.height, arguments.seed)
         rows.append(
             {"bits": label, "mixture": [synthesised, drawn]}
             | fitted(model, PRECISIONS[label], images, judges)

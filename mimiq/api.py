@@ -18,7 +18,6 @@ from mimiq.config.recipes import changed, default_recipe, recipe_for
 from mimiq.devices import pick_device
 from mimiq.errors import BadInput
 from mimiq.models import LoadedModel, load_model, quantizable_layers
-from mimiq.models.loading import require_compilable
 from mimiq.models.memory import load_module
 from mimiq.models.names import check_name
 from mimiq.progress import SILENT, CallbackProgress, Progress
@@ -101,7 +100,6 @@ def compile(
         network = _network(model, weights, preprocessing, labels, loading)
     for note in network.notes:
         told.note(note)
-    require_compilable(network)
     wanted = precision_for(network, precision)
     chosen = recipe or default_recipe(network.name, pick_device(device).type)
     dataset, name = _evaluation(evaluation, network)
@@ -183,12 +181,12 @@ def _evaluation(
 ) -> tuple[LabelledImages | None, str | None]:
     if not isinstance(source, str | Path):
         return source, None if source is None else "images in memory"
-    folder = Path(source)
+    folder, channels = Path(source), model.preprocessing.channels
     if model.output == "embedding":
         from mimiq.calibrate.sources import image_files
 
-        return unlabelled(image_files(folder)), str(folder)
-    return open_dataset(folder, max(model.num_classes, 2)), str(folder)
+        return unlabelled(image_files(folder, channels)), str(folder)
+    return open_dataset(folder, max(model.num_classes, 2), channels=channels), str(folder)
 
 
 def _calibration(source: str | Path) -> str | Path:

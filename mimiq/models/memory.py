@@ -15,8 +15,9 @@ from torch import nn
 from mimiq.errors import BadInput, UnsupportedModel
 from mimiq.models.loading import LoadedModel, finished
 from mimiq.models.sources import folders, timm
-from mimiq.models.sources.fitting import built_size
+from mimiq.models.sources.fitting import built_size, channels_of
 from mimiq.models.sources.original import Original, Request
+from mimiq.runtime.image_files import described
 from mimiq.runtime.preprocessing import Preprocessing
 from mimiq.runtime.session import Output
 
@@ -74,6 +75,8 @@ def _timm(module: nn.Module, preprocessing: Preprocessing | None) -> Original:
         )
     copied = copy.deepcopy(module).float().cpu().eval()
     size = built_size(copied)
+    if preprocessing is not None:
+        _check_shape(preprocessing, channels_of(copied), size, type(module).__name__)
     classes = getattr(copied, "num_classes", None)
     return Original(
         copied,
@@ -82,6 +85,23 @@ def _timm(module: nn.Module, preprocessing: Preprocessing | None) -> Original:
         output="embedding" if classes == 0 else "logits",
         structure=_structure(module),
     )
+
+
+def _check_shape(
+    given: Preprocessing, channels: int, size: tuple[int, int] | None, name: str
+) -> None:
+    """
+    Raises:
+        BadInput: the network takes other images.
+    """
+    takes = (channels, *(size or (given.height, given.width)))
+    if given.input_shape != takes:
+        raise BadInput(
+            f"`preprocessing` gives images of {described(given.input_shape)}, and this {name} "
+            f"takes {described(takes)}.",
+            "Give one mean and one std for each channel, and the size that the network was built "
+            "for.",
+        )
 
 
 def _structure(module: nn.Module) -> str:
