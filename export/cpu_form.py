@@ -6,7 +6,7 @@ from pathlib import Path
 
 from mimiq.export import passes
 from mimiq.export.graph import load, nodes_of, save
-from mimiq.export.passes.integer_products import PRODUCT
+from mimiq.export.passes.integers.integer_products import PRODUCT
 
 
 def to_cpu(source: str | Path, path: str | Path) -> Path | None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from mimiq.export import passes
 from mimiq.export.graph import load, save
 from mimiq.export.passes.clean import Clean
-from mimiq.export.passes.int4_carrier import Int4ToInt8Carrier
+from mimiq.export.passes.half.int4_carrier import Int4ToInt8Carrier
 from mimiq.export.passes.unquantize import Unquantize
 
 
@@ -17,7 +17,7 @@ def to_fp16(
     """Write the half-precision form that TensorRT builds best: :func:`passes.half_precision`.
 
     The integers of quantised Linears are those of ``source``, and so are their scales, to half's
-    precision where they are split in two (:class:`passes.split_scales.SplitWeightScales`).
+    precision where they are split in two (:class:`passes.half.split_scales.SplitWeightScales`).
 
     Args:
         source: a graph of :func:`mimiq.export.torch_onnx.export_onnx`, quantised or not.

@@ -8,12 +8,12 @@ from typing import Any
 
 import onnx_ir as ir
 
-from mimiq.export.attention import find_attentions
 from mimiq.export.graph import computes_in_half, load
-from mimiq.export.integer_form import find_integer_products
-from mimiq.export.joined_projection import not_split
-from mimiq.export.linears import Linear, find_linears
-from mimiq.export.outlier_columns import find_outliers
+from mimiq.export.patterns.attention import find_attentions
+from mimiq.export.patterns.integer_form import find_integer_products
+from mimiq.export.patterns.joined_projection import not_split
+from mimiq.export.patterns.linears import Linear, find_linears
+from mimiq.export.patterns.outlier_columns import find_outliers
 
 
 def summarize(model: str | Path | ir.Model) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -77,4 +78,23 @@ def test_no_folder_is_crowded() -> None:
         for folder in [ROOT / top, *(ROOT / top).rglob("*/")]
         if (count := len([f for f in folder.glob("*.py") if f.stem != "__init__"])) > 16
     }
-    assert crowded.keys() <= {"export", "export/passes"}
+    assert not crowded
+
+
+def test_every_folder_is_packaged() -> None:
+    """The four folders are mapped to one package, which setuptools cannot find by itself."""
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    setuptools = settings["tool"]["setuptools"]
+    folders = {
+        folder.parent.relative_to(ROOT)
+        for top in ("mimiq", *FOLDERS)
+        for folder in (ROOT / top).rglob("__init__.py")
+    }
+    named = {
+        ".".join(parts if parts[0] == "mimiq" else ("mimiq", *parts)): folder.as_posix()
+        for folder in folders
+        if (parts := folder.parts)
+    }
+    assert set(setuptools["packages"]) == named.keys()
+    mapped = {name: path for name, path in named.items() if not path.startswith("mimiq/")}
+    assert setuptools["package-dir"] == mapped

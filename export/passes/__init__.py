@@ -6,24 +6,24 @@ from collections.abc import Iterable, Mapping
 
 import onnx_ir as ir
 
-from mimiq.export.passes.activations import LowerActivations
 from mimiq.export.passes.clean import Clean
-from mimiq.export.passes.conv_weights import DequantizeConvWeights
-from mimiq.export.passes.early_quantize import QuantizeEarly
-from mimiq.export.passes.gemm import GemmToMatMul
-from mimiq.export.passes.half import ToHalf
-from mimiq.export.passes.int4_carrier import Int4ToInt8Carrier
-from mimiq.export.passes.integer_offset import FoldOffsets
-from mimiq.export.passes.integer_products import IntegerProducts
-from mimiq.export.passes.key_transpose import TransposeBeforeQuantize
-from mimiq.export.passes.metadata import SetMetadata
-from mimiq.export.passes.names import NameAfterModules
-from mimiq.export.passes.qkv_split import SplitJoinedProjections
-from mimiq.export.passes.split_scales import SplitWeightScales
-from mimiq.export.passes.transpose import FoldWeightTransposes
-from mimiq.export.passes.unsigned_activations import UnsignedActivations
-from mimiq.export.passes.weights import LowerWeights
-from mimiq.export.passes.zero_points import ExplicitZeroPoints
+from mimiq.export.passes.half.conv_weights import DequantizeConvWeights
+from mimiq.export.passes.half.int4_carrier import Int4ToInt8Carrier
+from mimiq.export.passes.half.split_scales import SplitWeightScales
+from mimiq.export.passes.half.to_half import ToHalf
+from mimiq.export.passes.integers.early_quantize import QuantizeEarly
+from mimiq.export.passes.integers.integer_offset import FoldOffsets
+from mimiq.export.passes.integers.integer_products import IntegerProducts
+from mimiq.export.passes.integers.qkv_split import SplitJoinedProjections
+from mimiq.export.passes.integers.unsigned_activations import UnsignedActivations
+from mimiq.export.passes.integers.zero_points import ExplicitZeroPoints
+from mimiq.export.passes.qdq.activations import LowerActivations
+from mimiq.export.passes.qdq.gemm import GemmToMatMul
+from mimiq.export.passes.qdq.key_transpose import TransposeBeforeQuantize
+from mimiq.export.passes.qdq.metadata import SetMetadata
+from mimiq.export.passes.qdq.names import NameAfterModules
+from mimiq.export.passes.qdq.transpose import FoldWeightTransposes
+from mimiq.export.passes.qdq.weights import LowerWeights
 
 
 def lowering(metadata: Mapping[str, str]) -> tuple[ir.passes.InPlacePass, ...]:

@@ -17,10 +17,10 @@ from mimiq.export.graph import (
     producer,
     replace,
 )
-from mimiq.export.narrowing import narrowing
-from mimiq.export.outlier_columns import OutlierColumns, find_outliers
 from mimiq.export.passes.conditions import ensure_none, require_lowered
-from mimiq.export.stored import dequantized
+from mimiq.export.patterns.narrowing import narrowing
+from mimiq.export.patterns.outlier_columns import OutlierColumns, find_outliers
+from mimiq.export.patterns.stored import dequantized
 
 
 class Unquantize(ir.passes.InPlacePass):

@@ -13,9 +13,9 @@ from onnx import helper
 
 from mimiq.errors import UnsupportedModel
 from mimiq.export.graph import DEQUANTIZE, QUANTIZE, array, nodes_of
-from mimiq.export.narrowing import narrowed, narrowing
-from mimiq.export.passes.activations import LowerActivations
-from mimiq.export.passes.key_transpose import TransposeBeforeQuantize
+from mimiq.export.passes.qdq.activations import LowerActivations
+from mimiq.export.passes.qdq.key_transpose import TransposeBeforeQuantize
+from mimiq.export.patterns.narrowing import narrowed, narrowing
 from mimiq.quantize.fake_quant import Grid, fake_quantize_to
 from mimiq.quantize.fake_quant import fake_quantize as simulate
 

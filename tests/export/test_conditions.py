@@ -13,15 +13,15 @@ from onnx import helper
 
 from mimiq.export import passes
 from mimiq.export.graph import load
-from mimiq.export.passes.activations import LowerActivations
-from mimiq.export.passes.gemm import GemmToMatMul
-from mimiq.export.passes.half import ToHalf
-from mimiq.export.passes.integer_offset import FoldOffsets
-from mimiq.export.passes.integer_products import IntegerProducts
-from mimiq.export.passes.split_scales import SplitWeightScales
-from mimiq.export.passes.transpose import FoldWeightTransposes
-from mimiq.export.passes.unsigned_activations import UnsignedActivations
-from mimiq.export.passes.weights import LowerWeights
+from mimiq.export.passes.half.split_scales import SplitWeightScales
+from mimiq.export.passes.half.to_half import ToHalf
+from mimiq.export.passes.integers.integer_offset import FoldOffsets
+from mimiq.export.passes.integers.integer_products import IntegerProducts
+from mimiq.export.passes.integers.unsigned_activations import UnsignedActivations
+from mimiq.export.passes.qdq.activations import LowerActivations
+from mimiq.export.passes.qdq.gemm import GemmToMatMul
+from mimiq.export.passes.qdq.transpose import FoldWeightTransposes
+from mimiq.export.passes.qdq.weights import LowerWeights
 
 ExportIn = Callable[[str], Exported]
 

@@ -20,11 +20,11 @@ from mimiq.errors import BadInput
 from mimiq.export import summarize, to_cpu
 from mimiq.export.graph import DEQUANTIZE, QUANTIZE, load, nodes_of
 from mimiq.export.passes.clean import Clean
-from mimiq.export.passes.early_quantize import QuantizeEarly
-from mimiq.export.passes.integer_offset import FoldOffsets
-from mimiq.export.passes.integer_products import CONTRIB, PRODUCT, IntegerProducts
-from mimiq.export.passes.qkv_split import SplitJoinedProjections
-from mimiq.export.passes.unsigned_activations import UnsignedActivations
+from mimiq.export.passes.integers.early_quantize import QuantizeEarly
+from mimiq.export.passes.integers.integer_offset import FoldOffsets
+from mimiq.export.passes.integers.integer_products import CONTRIB, PRODUCT, IntegerProducts
+from mimiq.export.passes.integers.qkv_split import SplitJoinedProjections
+from mimiq.export.passes.integers.unsigned_activations import UnsignedActivations
 from mimiq.runtime.onnxruntime.session import OnnxRuntimeSession
 
 ExportIn = Callable[[str], Exported]

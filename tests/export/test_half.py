@@ -19,10 +19,10 @@ from test_torch_onnx import distance, run
 
 from mimiq.errors import UnsupportedModel
 from mimiq.export import check, require, summarize, to_fp16
-from mimiq.export.attention import find_attentions
 from mimiq.export.graph import load, nodes_of
-from mimiq.export.linears import find_linears
-from mimiq.export.passes.half import ToHalf
+from mimiq.export.passes.half.to_half import ToHalf
+from mimiq.export.patterns.attention import find_attentions
+from mimiq.export.patterns.linears import find_linears
 from mimiq.export.tensorrt.summary import PlanSummary
 
 Export = Callable[[str], Exported]

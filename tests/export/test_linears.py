@@ -14,9 +14,9 @@ from export_networks import Exported
 from graphs import graph
 from onnx import helper
 
-from mimiq.export.attention import find_attentions
 from mimiq.export.graph import load
-from mimiq.export.linears import Linear, find_linears
+from mimiq.export.patterns.attention import find_attentions
+from mimiq.export.patterns.linears import Linear, find_linears
 
 
 def dequantized(

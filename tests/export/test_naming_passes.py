@@ -14,8 +14,8 @@ from graphs import graph, operators
 from onnx import helper
 
 from mimiq.export.passes.clean import Clean
-from mimiq.export.passes.metadata import SetMetadata
-from mimiq.export.passes.names import SCOPES, NameAfterModules
+from mimiq.export.passes.qdq.metadata import SetMetadata
+from mimiq.export.passes.qdq.names import SCOPES, NameAfterModules
 from mimiq.version import __version__
 
 Export = Callable[[str], Exported]

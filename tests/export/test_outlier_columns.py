@@ -21,11 +21,11 @@ from test_torch_onnx import run as run_file
 
 from mimiq.cli import main
 from mimiq.export import check, export_onnx, summarize, to_cpu, to_fp16
-from mimiq.export.bounds import largest
 from mimiq.export.forms import to_float
 from mimiq.export.graph import load, nodes_of, save
-from mimiq.export.outlier_columns import find_outliers
-from mimiq.export.passes.integer_products import PRODUCT
+from mimiq.export.passes.integers.integer_products import PRODUCT
+from mimiq.export.patterns.bounds import largest
+from mimiq.export.patterns.outlier_columns import find_outliers
 from mimiq.export.tensorrt.proof import Proof, judge, proof_rows
 from mimiq.export.tensorrt.summary import PlanSummary
 from mimiq.runtime.onnxruntime.session import OnnxRuntimeSession

@@ -13,9 +13,9 @@ import pytest
 from tensorrt_graphs import Spec, transformer
 
 from mimiq.export.graph import array, load, save
-from mimiq.export.linears import find_linears
-from mimiq.export.passes.half import ToHalf
-from mimiq.export.passes.split_scales import SplitWeightScales
+from mimiq.export.passes.half.split_scales import SplitWeightScales
+from mimiq.export.passes.half.to_half import ToHalf
+from mimiq.export.patterns.linears import find_linears
 from mimiq.export.tensorrt.build import BuildOptions, build_engine
 from mimiq.export.tensorrt.plan import read_plan
 from mimiq.export.tensorrt.proof import judge

@@ -48,7 +48,7 @@ def test_the_twin_of_a_bundle(tmp_path: Path) -> None:
 
 def test_blocks_are_spread_along_k(exported: Export, tmp_path: Path) -> None:
     from mimiq.export.graph import array, load
-    from mimiq.export.linears import find_linears
+    from mimiq.export.patterns.linears import find_linears
 
     source = exported("w4a16-b32").path
     (before, *_) = (found for found in find_linears(load(source)) if found.block_size)

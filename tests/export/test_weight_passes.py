@@ -17,10 +17,10 @@ from onnx import helper
 from mimiq.errors import UnsupportedModel
 from mimiq.export.graph import DEQUANTIZE, nodes_of
 from mimiq.export.passes.clean import Clean
-from mimiq.export.passes.gemm import GemmToMatMul
-from mimiq.export.passes.int4_carrier import Int4ToInt8Carrier
-from mimiq.export.passes.transpose import FoldWeightTransposes
-from mimiq.export.passes.weights import LowerWeights, quantize_array
+from mimiq.export.passes.half.int4_carrier import Int4ToInt8Carrier
+from mimiq.export.passes.qdq.gemm import GemmToMatMul
+from mimiq.export.passes.qdq.transpose import FoldWeightTransposes
+from mimiq.export.passes.qdq.weights import LowerWeights, quantize_array
 from mimiq.quantize.fake_quant import Grid
 from mimiq.quantize.fake_quant import fake_quantize as simulate
 

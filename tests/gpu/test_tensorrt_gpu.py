@@ -20,7 +20,7 @@ from tensorrt_graphs import Spec, transformer
 from mimiq.errors import BadInput
 from mimiq.export.divergence import diverge
 from mimiq.export.graph import load, save
-from mimiq.export.passes.split_scales import SplitWeightScales
+from mimiq.export.passes.half.split_scales import SplitWeightScales
 from mimiq.export.tensorrt.build import BuildOptions, build_engine
 from mimiq.export.tensorrt.engines import build_for_bundle
 from mimiq.export.tensorrt.inspector import read_inspector

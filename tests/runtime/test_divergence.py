@@ -25,7 +25,7 @@ from mimiq.errors import EnvironmentLacks
 from mimiq.export import export_onnx, to_fp16
 from mimiq.export.divergence import Difference, Disagreements, differences, diverge
 from mimiq.export.graph import Array, add_initializer, array, consumers, load, save
-from mimiq.export.linears import find_linears
+from mimiq.export.patterns.linears import find_linears
 from mimiq.export.taps import block_sums, tap
 from mimiq.runtime.bundle import Bundle, write_bundle
 from mimiq.runtime.onnxruntime.backend import ORT

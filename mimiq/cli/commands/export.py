@@ -20,7 +20,7 @@ from mimiq.files import copy_whole
 from mimiq.models.names import check_name
 
 if TYPE_CHECKING:
-    from mimiq.export.findings import Finding
+    from mimiq.export.rules.findings import Finding
     from mimiq.models import LoadedModel
     from mimiq.quantize.insert import QuantizedModel
 

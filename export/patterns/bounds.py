@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from mimiq.export.graph import DEQUANTIZE, QUANTIZE, Array, array, producer, shape_of
 from mimiq.export.limits import GELU_MIN
-from mimiq.export.stored import weight_values
+from mimiq.export.patterns.stored import weight_values
 
 _MOVEMENT = ("Transpose", "Reshape", "Squeeze", "Unsqueeze", "Slice", "Gather", "Flatten")
 _GREATEST = {ir.DataType.INT8: 128.0}

@@ -7,10 +7,10 @@ from collections import Counter
 
 import onnx_ir as ir
 
-from mimiq.export.attention import find_attentions
 from mimiq.export.graph import DEQUANTIZE, QUANTIZE, consumers, nodes_of
-from mimiq.export.narrowing import narrowing
-from mimiq.export.outlier_columns import find_outliers
+from mimiq.export.patterns.attention import find_attentions
+from mimiq.export.patterns.narrowing import narrowing
+from mimiq.export.patterns.outlier_columns import find_outliers
 
 SCOPES = "pkg.torch.onnx.name_scopes"  # torch's exporter leaves the module path of a node here
 

@@ -25,7 +25,7 @@ from mimiq.export.graph import (
     replace,
 )
 from mimiq.export.passes.conditions import ensure_none, require_none
-from mimiq.export.passes.unsigned_activations import signed_activations
+from mimiq.export.passes.integers.unsigned_activations import signed_activations
 
 CONTRIB = "com.microsoft"
 PRODUCT = "MatMulIntegerToFloat"

@@ -9,9 +9,9 @@ from typing import Literal
 
 import onnx_ir as ir
 
-from mimiq.export.attention import Attention, find_attentions
 from mimiq.export.graph import DEQUANTIZE, QUANTIZE, nodes_of
-from mimiq.export.linears import Linear, find_linears
+from mimiq.export.patterns.attention import Attention, find_attentions
+from mimiq.export.patterns.linears import Linear, find_linears
 
 Target = Literal["ort", "rtx", "trt"]
 Severity = Literal["refused", "falls back", "overflows", "slow"]

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from mimiq.export.attention import activation_qdq
 from mimiq.export.graph import (
     DEQUANTIZE,
     Array,
@@ -19,6 +18,7 @@ from mimiq.export.graph import (
     producer,
     shape_of,
 )
+from mimiq.export.patterns.attention import activation_qdq
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class Linear:
     def ratios(self) -> ir.Value | None:
         """What each channel's scale is of the weight's one scale, multiplied behind the product.
 
-        As :class:`mimiq.export.passes.split_scales.SplitWeightScales` leaves it; None elsewhere.
+        As :class:`~mimiq.export.passes.half.split_scales.SplitWeightScales` leaves it; else None.
         """
         readers = consumers(self.node.outputs[0], "Mul")
         if self.granularity != "per tensor" or len(readers) != 1:

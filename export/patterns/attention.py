@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from mimiq.export.graph import DEQUANTIZE, QUANTIZE, consumers, nodes_of, operand, producer
-from mimiq.export.narrowing import narrowed
+from mimiq.export.patterns.narrowing import narrowed
 
 # What may stand between a product and its softmax without making it another computation.
 _PASSIVE = ("Cast", "Mul", "Div", "Add", "Identity", "Reshape")

@@ -17,8 +17,8 @@ from mimiq.export.graph import (
     producer,
     slice_of_one,
 )
-from mimiq.export.linears import find_linears
-from mimiq.export.outlier_columns import OutlierColumns, find_outliers
+from mimiq.export.patterns.linears import find_linears
+from mimiq.export.patterns.outlier_columns import OutlierColumns, find_outliers
 
 _BETWEEN = 5  # nodes at most between a product and the Reshape that cuts it in three
 

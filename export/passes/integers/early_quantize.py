@@ -16,7 +16,7 @@ from mimiq.export.graph import (
     producer,
 )
 from mimiq.export.passes.conditions import require_none
-from mimiq.export.passes.unsigned_activations import signed_activations
+from mimiq.export.passes.integers.unsigned_activations import signed_activations
 
 _MOVES = ("Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten")
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from mimiq.export.graph import add_initializer, drop_if_unused, graph_of, take_place
-from mimiq.export.linears import find_linears
 from mimiq.export.passes.conditions import require_lowered
-from mimiq.export.stored import dequantized
+from mimiq.export.patterns.linears import find_linears
+from mimiq.export.patterns.stored import dequantized
 
 
 class DequantizeConvWeights(ir.passes.InPlacePass):

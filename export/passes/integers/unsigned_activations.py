@@ -7,7 +7,6 @@ from collections.abc import Iterator
 import numpy as np
 import onnx_ir as ir
 
-from mimiq.export.attention import activation_qdq
 from mimiq.export.graph import (
     DEQUANTIZE,
     QUANTIZE,
@@ -19,6 +18,7 @@ from mimiq.export.graph import (
     operand,
 )
 from mimiq.export.passes.conditions import ensure_none, require_lowered
+from mimiq.export.patterns.attention import activation_qdq
 
 _OFFSET = np.uint8(128)
 

@@ -7,8 +7,8 @@ import onnx_ir as ir
 
 from mimiq.errors import UnsupportedModel
 from mimiq.export.graph import DEQUANTIZE, array, consumers
-from mimiq.export.linears import find_linears
 from mimiq.export.passes.conditions import require_lowered
+from mimiq.export.patterns.linears import find_linears
 
 
 class Int4ToInt8Carrier(ir.passes.InPlacePass):

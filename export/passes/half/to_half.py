@@ -20,10 +20,10 @@ from mimiq.export.graph import (
     nodes_of,
 )
 from mimiq.export.limits import HALF_MAX
-from mimiq.export.linears import find_linears
-from mimiq.export.narrowing import narrowing
-from mimiq.export.outlier_columns import find_outliers
 from mimiq.export.passes.conditions import ensure_none, require_lowered
+from mimiq.export.patterns.linears import find_linears
+from mimiq.export.patterns.narrowing import narrowing
+from mimiq.export.patterns.outlier_columns import find_outliers
 
 # Operators that mean the same in half precision, those on shapes and integers included.
 # fmt: off

@@ -15,8 +15,8 @@ from mimiq.export.graph import (
     computes_in_half,
 )
 from mimiq.export.limits import HALF_MAX, HALF_SMALLEST_NORMAL
-from mimiq.export.linears import Linear, find_linears
 from mimiq.export.passes.conditions import require_none
+from mimiq.export.patterns.linears import Linear, find_linears
 
 
 class SplitWeightScales(ir.passes.InPlacePass):
@@ -25,7 +25,7 @@ class SplitWeightScales(ir.passes.InPlacePass):
     The builder folds a product's scalar scales into the product itself, and applies a vector only
     to what the product wrote: with scales per channel it writes bare integer sums, which half
     cannot hold, so that a half-precision graph keeps those Linears in fp32
-    (:class:`mimiq.export.passes.half.ToHalf`) and each writes four bytes an element. Here
+    (:class:`mimiq.export.passes.half.to_half.ToHalf`) and each writes four bytes an element. Here
     ``s_c = s · r_c`` with ``s = max s_c`` rounded to half: the product is scaled by ``s`` and the
     activation's scale, is written as half, and is multiplied by ``r_c`` together with the bias, in
     the kernel that adds it anyway. Measured with TensorRT-RTX 1.7 on DeiT-T: the same 115 kernels

@@ -20,9 +20,9 @@ from mimiq.export.graph import (
     producer,
     replace,
 )
-from mimiq.export.joined_projection import JoinedProjection, match_joined
-from mimiq.export.outlier_columns import find_outliers
 from mimiq.export.passes.conditions import require_lowered
+from mimiq.export.patterns.joined_projection import JoinedProjection, match_joined
+from mimiq.export.patterns.outlier_columns import find_outliers
 
 
 class SplitJoinedProjections(ir.passes.InPlacePass):
@@ -31,7 +31,7 @@ class SplitJoinedProjections(ir.passes.InPlacePass):
 
     Equal numbers. A runtime that multiplies in integers need then move no float32 (3, B, H, T, d)
     about: each projection can be quantised where it stands, before it is transposed. What keeps one
-    together is told by :func:`mimiq.export.joined_projection.not_split`.
+    together is told by :func:`mimiq.export.patterns.joined_projection.not_split`.
     """
 
     def requires(self, model: ir.Model) -> None:

@@ -42,7 +42,7 @@ class LowerActivations(ir.passes.InPlacePass):
     QuantizeLinear saturates at [-128, 127]. A narrower grid [qmin, qmax] is a Clip of x to
     [qmin·s, qmax·s] before it, on the sides where x could leave the grid: a softmax needs none
     below 0, nor above 1 when 1/s rounds to at most qmax. A grid of two steps has a Q/DQ of its own
-    for the coarse one, see :mod:`mimiq.export.narrowing`.
+    for the coarse one, see :mod:`mimiq.export.patterns.narrowing`.
     """
 
     def requires(self, model: ir.Model) -> None:

@@ -28,7 +28,7 @@ from mimiq.export.passes.conditions import (
     require_none,
     weight_transposes,
 )
-from mimiq.export.stored import spread_scale
+from mimiq.export.patterns.stored import spread_scale
 
 
 class LowerWeights(ir.passes.InPlacePass):

@@ -11,10 +11,10 @@ from collections.abc import Iterator
 import numpy as np
 import onnx_ir as ir
 
-from mimiq.export.findings import Finding, Subject, is_half, name_of
 from mimiq.export.graph import DEQUANTIZE, QUANTIZE, array, int_attribute, producer
 from mimiq.export.limits import HALF_MAX
-from mimiq.export.outlier_columns import find_outliers
+from mimiq.export.patterns.outlier_columns import find_outliers
+from mimiq.export.rules.findings import Finding, Subject, is_half, name_of
 
 _FP8 = frozenset({"FLOAT8E4M3FN", "FLOAT8E4M3FNUZ", "FLOAT8E5M2", "FLOAT8E5M2FNUZ"})
 _TENSORRT_INTEGERS = frozenset({"INT8", "INT4", "FLOAT8E4M3FN", "FLOAT4E2M1"})
@@ -245,7 +245,8 @@ def half_accumulation(subject: Subject) -> Iterator[Finding]:
 def outlier_overflow(subject: Subject) -> Iterator[Finding]:
     """Products of outlier columns in half, which holds no number beyond 65504.
 
-    The bound takes no regard of signs, and no image need reach it; see :mod:`mimiq.export.bounds`.
+    The bound takes no regard of signs, and no image need reach it; see
+    :mod:`mimiq.export.patterns.bounds`.
     """
     for outliers in find_outliers(subject.model):
         bound = outliers.largest_sum

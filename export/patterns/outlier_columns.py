@@ -16,7 +16,6 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from mimiq.export.bounds import largest
 from mimiq.export.graph import (
     Array,
     array,
@@ -26,6 +25,7 @@ from mimiq.export.graph import (
     shape_of,
     slice_of_one,
 )
+from mimiq.export.patterns.bounds import largest
 
 _PRODUCTS = ("MatMul", "Gemm", "MatMulIntegerToFloat")
 

@@ -9,11 +9,11 @@ from collections.abc import Iterator
 
 import onnx_ir as ir
 
-from mimiq.export.attention import Attention
-from mimiq.export.findings import Finding, Subject, is_half, name_of
 from mimiq.export.graph import QUANTIZE, consumers, nodes_of, producer
-from mimiq.export.narrowing import narrowed, narrowing
-from mimiq.export.outlier_columns import find_outliers
+from mimiq.export.patterns.attention import Attention
+from mimiq.export.patterns.narrowing import narrowed, narrowing
+from mimiq.export.patterns.outlier_columns import find_outliers
+from mimiq.export.rules.findings import Finding, Subject, is_half, name_of
 
 MAX_SEQUENCE = 512
 HEAD_SIZES = (16, 32, 64)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from mimiq.export.graph import nodes_of, producer
-from mimiq.export.passes.integer_products import PRODUCT
+from mimiq.export.passes.integers.integer_products import PRODUCT
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,9 @@ from pathlib import Path
 import onnx_ir as ir
 
 from mimiq.errors import BadInput, UnsupportedTarget
-from mimiq.export import attention_rules as attention
-from mimiq.export import quantization_rules as quantization
-from mimiq.export.findings import Finding, Rule, Subject, Target
 from mimiq.export.graph import load
+from mimiq.export.rules import attention, quantization
+from mimiq.export.rules.findings import Finding, Rule, Subject, Target
 
 __all__ = ["Finding", "Target", "check", "require"]
 

@@ -16,7 +16,7 @@ from mimiq.export.graph import (
     producer,
 )
 from mimiq.export.passes.conditions import require_none
-from mimiq.export.passes.integer_products import PRODUCT, float_products
+from mimiq.export.passes.integers.integer_products import PRODUCT, float_products
 
 
 class FoldOffsets(ir.passes.InPlacePass):

@@ -1,0 +1,1 @@
+"""From the shipped graph to the half-precision form that TensorRT builds."""

@@ -1,0 +1,1 @@
+"""What passes, rules and summaries look for in a graph: Linears, attention, what lies around."""
