@@ -149,7 +149,9 @@ class Bench:
             job = self._job(name, row, variant, seed, Path(scratch) / "bundle")
             bundle = compile_model(job, self.cache, self.progress).bundle
             judged = self._judge(name, bundle)
-            report: Mapping[str, Any] = bundle.report or {}
+            report = bundle.report
+            assert report is not None
+            assert report.tuning is not None
         return {
             "recipe": job.recipe.to_json(),
             "calibration": {
@@ -157,8 +159,8 @@ class Bench:
             },
             "accuracy": judged.comparison.to_json(),
             "changed": {"lost": _listed(judged.lost), "gained": _listed(judged.gained)},
-            "heldout": report.get("heldout"),
-            "distillation": report["tuning"],
+            "heldout": report.held_out.to_json() if report.held_out else None,
+            "distillation": report.tuning.to_json(),
             "seconds_of_this_run": time.monotonic() - started,
             "mimiq": bundle.manifest["software"]["mimiq"],
             "host": self._host(),

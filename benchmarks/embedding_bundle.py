@@ -24,7 +24,8 @@ from mimiq.config.precision import from_bits, parse_bits
 from mimiq.config.recipes import recipe_for
 from mimiq.models import load_model
 from mimiq.runtime.evaluation.datasets import unlabelled
-from mimiq.runtime.report.report import render
+from mimiq.runtime.report.report import Report
+from mimiq.runtime.report.terminal import render
 from mimiq.spec import Job
 
 
@@ -56,9 +57,9 @@ def main() -> None:
         overwrite=True,
     )
     bundle = compile_model(job, Cache(arguments.cache), shown_progress()).bundle
-    report = bundle.report or {}
+    report = bundle.report or Report()
     Console().print(render(report))
-    print(json.dumps(report["similarity"], indent=1))
+    print(json.dumps(report.similarity and report.similarity.to_json(), indent=1))
 
 
 def _arguments() -> argparse.Namespace:

@@ -7,7 +7,7 @@ bundle → engine
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from mimiq.cache import Cache
@@ -16,6 +16,7 @@ from mimiq.errors import BadInput
 from mimiq.progress import Progress
 from mimiq.runtime.bundle import MODEL, Bundle, write_bundle
 from mimiq.runtime.host import describe_hardware, describe_software
+from mimiq.runtime.report.report import Tuning
 from mimiq.spec import Job
 from mimiq.stages.budget import require_fits
 from mimiq.stages.engine import add_engine
@@ -67,8 +68,11 @@ def compile_model(job: Job, cache: Cache, progress: Progress) -> Compiled:
     require_fits(job.raised, graphs[MODEL])
     reference = cache.run(ExportReference(job.model), progress)
     report = measured(job, tuned, images, graphs, reference, progress)
-    report["tuning"] = tuned.report["result"]
-    report["seconds"] = time.monotonic() - started
+    report = replace(
+        report,
+        tuning=Tuning.from_json(tuned.report["result"]),
+        seconds=time.monotonic() - started,
+    )
     bundle = write_bundle(
         job.out,
         graphs,

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from mimiq.runtime.onnxruntime.session import OnnxRuntimeSession
     from mimiq.runtime.opening import open_bundle
     from mimiq.runtime.preprocessing import Preprocessing
-    from mimiq.runtime.report.report import build_report, render
+    from mimiq.runtime.report.report import Report, build_report
+    from mimiq.runtime.report.terminal import render
     from mimiq.runtime.session import Prediction, Session, classify
 
 _WHERE = {
@@ -38,6 +39,7 @@ _WHERE = {
     "Preprocessing": "preprocessing",
     "Session": "session",
     "add_files": "bundle",
+    "Report": "report.report",
     "build_report": "report.report",
     "classify": "session",
     "compare": "evaluation.accuracy",
@@ -47,7 +49,7 @@ _WHERE = {
     "measure": "latency.measure",
     "open_bundle": "opening",
     "open_dataset": "evaluation.datasets",
-    "render": "report.report",
+    "render": "report.terminal",
     "write_bundle": "bundle",
 }
 
@@ -62,6 +64,7 @@ __all__ = [
     "OnnxRuntimeSession",
     "Prediction",
     "Preprocessing",
+    "Report",
     "Session",
     "add_files",
     "build_report",

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mimiq.errors import BadInput
 from mimiq.files import FileEntry, make_folder_whole, writing
@@ -19,11 +19,13 @@ from mimiq.runtime.manifest import (
     complete_manifest,
     file_entry,
     pretty_json,
-    read_json,
     read_manifest,
     signed_manifest,
 )
 from mimiq.runtime.session import Output
+
+if TYPE_CHECKING:
+    from mimiq.runtime.report.report import Report
 
 MODEL = "model.onnx"
 CPU_MODEL = "model.cpu.onnx"  # the same numbers in the form ONNX Runtime's CPU runs fastest
@@ -107,13 +109,15 @@ class Bundle:
         return self.manifest.digest
 
     @property
-    def report(self) -> dict[str, Any] | None:
-        """The content of ``report.json``, or None.
+    def report(self) -> Report | None:
+        """What was measured, or None where nothing was.
 
         Raises:
-            BadInput: the file is not JSON.
+            BadInput: ``report.json`` is broken.
         """
-        return read_json(self.path / REPORT) if self.has(REPORT) else None
+        from mimiq.runtime.report.report import read_report
+
+        return read_report(self.path / REPORT) if self.has(REPORT) else None
 
     def has(self, name: str) -> bool:
         """Whether the manifest lists a file of this name."""
@@ -154,7 +158,7 @@ def write_bundle(
     files: Mapping[str, Path],
     manifest: Mapping[str, Any],
     labels: Sequence[str] | None = None,
-    report: Mapping[str, Any] | None = None,
+    report: Report | None = None,
     overwrite: bool = False,
 ) -> Bundle:
     """Write a bundle as one folder, complete or not at all.
@@ -166,7 +170,7 @@ def write_bundle(
             ``preprocessing``, ``inputs`` and ``outputs``. Format, version, time, file hashes and
             the manifest's own digest are filled in; software and hardware where absent.
         labels: class names in order.
-        report: content of ``report.json``.
+        report: what was measured.
         overwrite: replace an existing bundle (never any other folder).
 
     Returns:
@@ -187,7 +191,7 @@ def write_bundle(
         if labels is not None:
             (folder / LABELS).write_text(_lines(labels), encoding="utf-8", newline="\n")
         if report is not None:
-            (folder / REPORT).write_text(pretty_json(report), encoding="utf-8")
+            (folder / REPORT).write_text(pretty_json(report.to_json()), encoding="utf-8")
         entries = {
             path.relative_to(folder).as_posix(): file_entry(path)
             for path in sorted(folder.rglob("*"))
@@ -206,7 +210,7 @@ def add_files(
     bundle: Bundle,
     files: Mapping[str, Path] | None = None,
     *,
-    report: Mapping[str, Any] | None = None,
+    report: Report | None = None,
     updates: Mapping[str, Any] | None = None,
 ) -> Bundle:
     """Add files to a bundle, or replace them: a new folder takes the place of the old in one step.
@@ -216,7 +220,7 @@ def add_files(
     Args:
         bundle: where to add.
         files: name in the bundle to the file to copy.
-        report: new content of ``report.json``.
+        report: takes the place of the one before.
         updates: manifest entries to add or replace.
 
     Returns:
@@ -239,7 +243,7 @@ def add_files(
             entries[name] = file_entry(new / name)
         if report is not None:
             _renew(new / REPORT)
-            (new / REPORT).write_text(pretty_json(report), encoding="utf-8")
+            (new / REPORT).write_text(pretty_json(report.to_json()), encoding="utf-8")
             entries[REPORT] = file_entry(new / REPORT)
         _renew(new / MANIFEST)
         (new / MANIFEST).write_text(signed_manifest(manifest), encoding="utf-8")

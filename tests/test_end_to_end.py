@@ -77,7 +77,7 @@ class TestEachPrecision:
         assert bundle.report is not None
         extra = {"bundle", "engine"}
         printed = {key: value for key, value in compiled.result.items() if key not in extra}
-        assert printed == json.loads(json.dumps(bundle.report))
+        assert printed == json.loads(json.dumps(bundle.report.to_json()))
 
 
 def test_another_precision_reuses_the_images(compile_digits: Compile, own_cache: Path) -> None:

@@ -76,11 +76,10 @@ def with_fallbacks(bundle: Bundle, built: BundleEngine) -> Bundle:
     report = bundle.report
     if not (fallbacks or notes) or report is None:
         return bundle
-    added = {
-        "fallbacks": [*report["fallbacks"], *fallbacks],
-        "notes": [*report["notes"], *notes],
-    }
-    return add_files(bundle, report=report | added)
+    added = replace(
+        report, fallbacks=(*report.fallbacks, *fallbacks), notes=(*report.notes, *notes)
+    )
+    return add_files(bundle, report=added)
 
 
 def _without_engine(error: MimiqError, bundle: Bundle, target: str) -> MimiqError:

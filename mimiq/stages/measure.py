@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from mimiq.models.names import EMBEDDED
 from mimiq.progress import Progress
@@ -22,7 +21,7 @@ from mimiq.runtime.evaluation.similarity import (
 from mimiq.runtime.latency.measure import Engine, LatencyRow, measure
 from mimiq.runtime.onnxruntime.session import OnnxRuntimeSession
 from mimiq.runtime.opening import deployed_graph
-from mimiq.runtime.report.report import build_report
+from mimiq.runtime.report.report import Report, Size, build_report
 from mimiq.spec import Job
 from mimiq.stages.agreement import Answers, agreement_notes, simulated
 from mimiq.stages.images import TuningImages
@@ -39,7 +38,7 @@ def measured(
     graphs: Mapping[str, Path],
     reference: Path,
     progress: Progress,
-) -> dict[str, Any]:
+) -> Report:
     """Accuracy, cost and latency of the exported graph, as ONNX Runtime executes it.
 
     Args:
@@ -81,8 +80,7 @@ def measured(
     return build_report(
         model=model.describe(),
         precision=job.precision.to_json(),
-        size_bytes=graphs[MODEL].stat().st_size,
-        reference_bytes=reference.stat().st_size,
+        size=Size(graphs[MODEL].stat().st_size, reference.stat().st_size),
         dataset=name,
         accuracy=accuracy,
         held_out=held_out,

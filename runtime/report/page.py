@@ -12,15 +12,13 @@ from xml.etree.ElementTree import Element
 from mimiq.errors import BadInput
 from mimiq.runtime.bundle import Bundle
 from mimiq.runtime.evaluation.accuracy import Comparison
-from mimiq.runtime.evaluation.held_out import HeldOut
-from mimiq.runtime.evaluation.similarity import EmbeddingCost
 from mimiq.runtime.image_files import described
-from mimiq.runtime.latency.measure import LatencyRow
 from mimiq.runtime.manifest import COMPILE_AGAIN
 from mimiq.runtime.report import charts
 from mimiq.runtime.report.cost import cost_parts
 from mimiq.runtime.report.markup import append, element, table, to_html
-from mimiq.runtime.report.report import host_name, megabytes, similarity_rows
+from mimiq.runtime.report.report import Report, Tuning, host_name
+from mimiq.runtime.report.terminal import megabytes, similarity_rows
 
 # A page is opened in a browser; whatever a bundle's texts hold, it may neither run nor load.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
@@ -41,19 +39,17 @@ def page(
     Raises:
         BadInput: when the bundle's manifest or report holds something else than it should.
     """
+    report = bundle.report or Report()
     try:
-        return _page(bundle, bundle.report or {}, engines or {}, sheet)
+        return _page(bundle, report, engines or {}, sheet)
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         raise BadInput(
-            f"The manifest or the report of {bundle.path} is incomplete: "
-            f"{type(error).__name__} {error}.",
+            f"The manifest of {bundle.path} is incomplete: {type(error).__name__} {error}.",
             COMPILE_AGAIN,
         ) from error
 
 
-def _page(
-    bundle: Bundle, report: Mapping[str, Any], engines: Mapping[str, Facts], sheet: bytes | None
-) -> str:
+def _page(bundle: Bundle, report: Report, engines: Mapping[str, Facts], sheet: bytes | None) -> str:
     title = f"{bundle.model_name} → {bundle.precision_label}"
     body = element("body", *_head(bundle, title))
     tiles = [element("div", *parts, class_="tile") for parts in _tiles(report)]
@@ -86,7 +82,7 @@ def _head(bundle: Bundle, title: str) -> Iterator[Element]:
         yield element("p", "UNTRAINED: random weights, good for latency alone.", class_="warning")
 
 
-def _tiles(report: Mapping[str, Any]) -> Iterator[tuple[Element, ...]]:
+def _tiles(report: Report) -> Iterator[tuple[Element, ...]]:
     def tile(name: str, value: str, more: str) -> tuple[Element, ...]:
         return (
             element("div", name, class_="name"),
@@ -94,27 +90,24 @@ def _tiles(report: Mapping[str, Any]) -> Iterator[tuple[Element, ...]]:
             element("div", more, class_="more"),
         )
 
-    if report.get("accuracy"):
-        found = Comparison.from_json(report["accuracy"])
+    if found := report.accuracy:
         more = f"{_points(found)} points against full precision, on {found.count} images"
         yield tile("top-1", f"{found.accuracy.top1:.2f} %", more)
         error = f"as full precision; logit error {100 * found.logit_error:.2f} %"
         yield tile("same answer", f"{100 * found.agreement:.1f} %", error)
-    elif report.get("heldout"):
-        cost = HeldOut.from_json(report["heldout"])
+    elif cost := report.held_out:
         more = f"points of top-1, estimated without labels on {cost.count} images held out"
         yield tile("probably lost", f"{cost.points:.1f}", more)
-    if report.get("similarity"):
-        near = EmbeddingCost.from_json(report["similarity"])
+    if near := report.similarity:
         mean = near.evaluation.mean if near.evaluation else near.mean
         where = f"{near.evaluation.count} images given" if near.evaluation else "images held out"
         yield tile("cosine", f"{mean:.4f}", f"with full precision's embeddings, on {where}")
-    size = report.get("size") or {}
-    if size.get("bytes"):
-        before = size.get("reference_bytes")
-        more = f"{before / size['bytes']:.1f}× smaller than {megabytes(before)}" if before else ""
-        yield tile("model file", megabytes(size["bytes"]), more)
-    rows = _latency(report)
+    size = report.size
+    if size.bytes:
+        before = size.reference_bytes
+        more = f"{size.ratio:.1f}× smaller than {megabytes(before)}" if before else ""
+        yield tile("model file", megabytes(size.bytes), more)
+    rows = report.latency
     if faster := [row for row in rows if row.engine != rows[0].engine]:
         low, high = (find(row.speedup for row in faster) for find in (min, max))
         value = f"{low:.1f}×" if f"{low:.1f}" == f"{high:.1f}" else f"{low:.1f}–{high:.1f}×"
@@ -123,32 +116,29 @@ def _tiles(report: Mapping[str, Any]) -> Iterator[tuple[Element, ...]]:
 
 
 def _sections(
-    bundle: Bundle, report: Mapping[str, Any], engines: Mapping[str, Facts], sheet: bytes | None
+    bundle: Bundle, report: Report, engines: Mapping[str, Facts], sheet: bytes | None
 ) -> Iterator[tuple[str, list[Element]]]:
     """(heading, content) of each section that there is something for."""
-    if report.get("notes") or report.get("fallbacks"):
-        warnings = [element("li", text, class_="warning") for text in report.get("fallbacks") or ()]
-        notes = [element("li", text) for text in report.get("notes") or ()]
+    if report.notes or report.fallbacks:
+        warnings = [element("li", text, class_="warning") for text in report.fallbacks]
+        notes = [element("li", text) for text in report.notes]
         yield "To know before using the numbers", [element("ul", *warnings, *notes)]
-    if report.get("accuracy"):
-        yield "Accuracy", _accuracy(report)
-    if report.get("heldout"):
-        yield "Cost on images held out", cost_parts(HeldOut.from_json(report["heldout"]))
-    if report.get("similarity"):
-        near = EmbeddingCost.from_json(report["similarity"])
-        yield "Similarity", [table((), similarity_rows(near))]
-    if rows := _latency(report):
-        yield "Latency", _latency_parts(report, rows)
+    if report.accuracy:
+        yield "Accuracy", _accuracy(report, report.accuracy)
+    if report.held_out:
+        yield "Cost on images held out", cost_parts(report.held_out)
+    if report.similarity:
+        yield "Similarity", [table((), similarity_rows(report.similarity))]
+    if report.latency:
+        yield "Latency", _latency(report)
     yield "Precision", _precision(bundle, engines)
     yield "Calibration", _calibration(bundle, sheet)
-    tuning = report.get("tuning") or {}
-    if tuning.get("steps"):
-        yield "Distillation", _distillation(tuning)
+    if report.tuning and report.tuning.steps:
+        yield "Distillation", _distillation(report.tuning)
     yield "How it was made", _provenance(bundle)
 
 
-def _accuracy(report: Mapping[str, Any]) -> list[Element]:
-    found = Comparison.from_json(report["accuracy"])
+def _accuracy(report: Report, found: Comparison) -> list[Element]:
     low, high = found.drop_interval
     rows = []
     for name, ours, before in (
@@ -168,14 +158,13 @@ def _accuracy(report: Mapping[str, Any]) -> list[Element]:
             ),
             element(
                 "figcaption",
-                f"Points of top-1 against full precision on {report.get('dataset')}, with the "
+                f"Points of top-1 against full precision on {report.dataset}, with the "
                 f"paired 95 % interval of {found.count} images. Dashed: no change.",
             ),
         ),
-        table(("", "full precision", str(report["precision"].get("label")), "points"), rows),
+        table(("", "full precision", report.label, "points"), rows),
     ]
-    if report.get("simulation"):
-        simulation = Comparison.from_json(report["simulation"])
+    if simulation := report.simulation:
         words = (
             f"The exported graph names the same class as the simulated network on "
             f"{100 * simulation.agreement:.2f} % of {simulation.count} images."
@@ -184,11 +173,8 @@ def _accuracy(report: Mapping[str, Any]) -> list[Element]:
     return parts
 
 
-def _latency(report: Mapping[str, Any]) -> list[LatencyRow]:
-    return [LatencyRow.from_json(row) for row in report.get("latency") or ()]
-
-
-def _latency_parts(report: Mapping[str, Any], rows: Sequence[LatencyRow]) -> list[Element]:
+def _latency(report: Report) -> list[Element]:
+    rows = report.latency
     reference = rows[0].engine
     shown = [
         charts.Bar(
@@ -209,7 +195,7 @@ def _latency_parts(report: Mapping[str, Any], rows: Sequence[LatencyRow]) -> lis
         )
         for row in rows
     ]
-    host = host_name(report.get("hardware") or {}, rows[0].backend)
+    host = host_name(report.hardware, rows[0].backend)
     caption = (
         f"Speed against {reference}, the engines in turns in one run, on {host}; whiskers are "
         f"quartiles over rounds. Dashed: as fast as {reference}."
@@ -279,12 +265,12 @@ def _raised(raised: Mapping[str, Any]) -> list[Element]:
     return [words, table(("raised", "precision"), rows)] if rows else [words]
 
 
-def _distillation(tuning: Mapping[str, Any]) -> list[Element]:
-    points = [(float(step), float(loss)) for step, loss in tuning["history"]]
+def _distillation(tuning: Tuning) -> list[Element]:
+    points = [(float(step), loss) for step, loss in tuning.history]
     best = min(range(len(points)), key=lambda index: points[index][1])
     words = (
-        f"Loss on held-out calibration images by step: {tuning['initial_loss']:.4f} before, "
-        f"{tuning['best_loss']:.4f} at step {tuning['best_step']}, whose state was kept."
+        f"Loss on held-out calibration images by step: {tuning.initial_loss:.4f} before, "
+        f"{tuning.best_loss:.4f} at step {tuning.best_step}, whose state was kept."
     )
     chart = charts.curve(points, best, "Held-out loss by step")
     return [element("figure", chart, element("figcaption", words))]

@@ -1,245 +1,265 @@
-"""What was measured, as a dictionary for machines and a table for people.
-
-A report, ``report.json`` in the bundle, has these keys; what was not measured is null or empty::
-
-    format      "mimiq-report/1"
-    created     UTC, ISO 8601
-    model       name, architecture, num_classes, parameters, untrained, … (as in the manifest)
-    precision   label, … (as in the manifest)
-    size        bytes, reference_bytes: of the model files and of their fp32 counterpart
-    dataset     what accuracy was measured on
-    accuracy    Comparison.to_json(): the exported model against the full-precision one
-    heldout     HeldOut.to_json(): the cost on images without labels, held out from everything
-    similarity  EmbeddingCost.to_json(): of a network without a classifier, in the place of accuracy
-                and heldout
-    simulation  Comparison.to_json(): the exported model against the simulated one; in reports
-                written before the cost was measured
-    latency     [LatencyRow.to_json(), …], the reference engine first at each batch size
-    fallbacks   [text, …]: layers that run in higher precision than asked for, and why
-    hardware    describe_hardware()
-    software    describe_software()
-    notes       [text, …]: what a reader must know before using the numbers
-"""
+"""The report of a bundle, ``report.json``: what was measured, and its one reader and one writer."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any, TypeVar
 
+from mimiq.errors import BadInput
 from mimiq.runtime.evaluation.accuracy import Comparison
 from mimiq.runtime.evaluation.held_out import HeldOut
 from mimiq.runtime.evaluation.similarity import EmbeddingCost
 from mimiq.runtime.host import describe_hardware, describe_software
 from mimiq.runtime.latency.measure import LatencyRow
-
-if TYPE_CHECKING:
-    from rich.console import RenderableType
-    from rich.table import Table
+from mimiq.runtime.manifest import COMPILE_AGAIN, read_json
 
 FORMAT = "mimiq-report/1"
+
+Object = Mapping[str, Any]
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class Size:
+    """Bytes of the model files, and of their fp32 counterpart; None where not measured."""
+
+    bytes: int | None = None
+    reference_bytes: int | None = None
+
+    @property
+    def ratio(self) -> float | None:
+        """How many times smaller the files are than their fp32 counterpart."""
+        return self.reference_bytes / self.bytes if self.bytes and self.reference_bytes else None
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """What distillation did, as :class:`mimiq.distill.DistillationResult` tells it.
+
+    Attributes:
+        history: ``(step, loss on held-out calibration images)``.
+        agreement, seconds: None in a report that does not say.
+    """
+
+    steps: int
+    initial_loss: float
+    best_loss: float
+    best_step: int
+    history: tuple[tuple[int, float], ...]
+    agreement: float | None = None
+    seconds: float | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "steps": self.steps,
+            "initial_loss": self.initial_loss,
+            "best_loss": self.best_loss,
+            "best_step": self.best_step,
+            "agreement": self.agreement,
+            "seconds": self.seconds,
+            "history": [list(point) for point in self.history],
+        }
+
+    @staticmethod
+    def from_json(data: Object) -> Tuning:
+        return Tuning(
+            steps=int(data["steps"]),
+            initial_loss=float(data["initial_loss"]),
+            best_loss=float(data["best_loss"]),
+            best_step=int(data["best_step"]),
+            history=tuple((int(step), float(loss)) for step, loss in data["history"]),
+            agreement=_optional(float, data.get("agreement")),
+            seconds=_optional(float, data.get("seconds")),
+        )
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was measured of a model; what was not is None or empty.
+
+    Attributes:
+        model: name, architecture, num_classes, parameters, untrained, …, as in the manifest.
+        precision: label, …, as in the manifest.
+        created: UTC, ISO 8601.
+        size: of the files.
+        dataset: what accuracy was measured on.
+        accuracy: the exported model against the full-precision one.
+        held_out: the cost on images without labels, held out from everything.
+        similarity: of a network without a classifier, in the place of the two above.
+        simulation: the exported model against the simulated one, in reports written before the
+            cost was measured.
+        latency: the reference engine first at each batch size.
+        fallbacks: layers that run in higher precision than asked for, and why.
+        hardware: see :func:`mimiq.runtime.host.describe_hardware`.
+        software: version by name.
+        notes: what a reader must know before using the numbers.
+        tuning: what distillation did; None where nothing was tuned.
+        seconds: that the compilation took.
+        further: entries that this version does not know, written again with the others.
+    """
+
+    model: Object = field(default_factory=dict)
+    precision: Object = field(default_factory=dict)
+    created: str | None = None
+    size: Size = Size()
+    dataset: str | None = None
+    accuracy: Comparison | None = None
+    held_out: HeldOut | None = None
+    similarity: EmbeddingCost | None = None
+    simulation: Comparison | None = None
+    latency: tuple[LatencyRow, ...] = ()
+    fallbacks: tuple[str, ...] = ()
+    hardware: Object = field(default_factory=dict)
+    software: Object = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    tuning: Tuning | None = None
+    seconds: float | None = None
+    further: Object = field(default_factory=dict)
+
+    @property
+    def model_name(self) -> str:
+        return str(self.model.get("name", "model"))
+
+    @property
+    def label(self) -> str:
+        """Of the precision, for example ``w4a8``."""
+        return str(self.precision.get("label", "?"))
+
+    @property
+    def untrained(self) -> bool:
+        """Random weights: good for size and latency alone."""
+        return bool(self.model.get("untrained", False))
+
+    def to_json(self) -> dict[str, Any]:
+        """The content of ``report.json``."""
+        return {
+            "format": FORMAT,
+            "created": self.created,
+            "model": dict(self.model),
+            "precision": dict(self.precision),
+            "size": asdict(self.size),
+            "dataset": self.dataset,
+            "accuracy": self.accuracy.to_json() if self.accuracy else None,
+            "heldout": self.held_out.to_json() if self.held_out else None,
+            "similarity": self.similarity.to_json() if self.similarity else None,
+            "simulation": self.simulation.to_json() if self.simulation else None,
+            "latency": [row.to_json() for row in self.latency],
+            "fallbacks": list(self.fallbacks),
+            "hardware": dict(self.hardware),
+            "software": dict(self.software),
+            "notes": list(self.notes),
+            "tuning": self.tuning.to_json() if self.tuning else None,
+            "seconds": self.seconds,
+            **self.further,
+        }
+
+    @staticmethod
+    def from_json(data: Object) -> Report:
+        """
+        Raises:
+            AttributeError, KeyError, TypeError, ValueError: an entry is not what it should be.
+        """
+        size = data.get("size") or {}
+        return Report(
+            model=dict(data.get("model") or {}),
+            precision=dict(data.get("precision") or {}),
+            created=_optional(str, data.get("created")),
+            size=Size(*(_optional(int, size.get(key)) for key in ("bytes", "reference_bytes"))),
+            dataset=_optional(str, data.get("dataset")),
+            accuracy=_optional(Comparison.from_json, data.get("accuracy")),
+            held_out=_optional(HeldOut.from_json, data.get("heldout")),
+            similarity=_optional(EmbeddingCost.from_json, data.get("similarity")),
+            simulation=_optional(Comparison.from_json, data.get("simulation")),
+            latency=tuple(LatencyRow.from_json(row) for row in data.get("latency") or ()),
+            fallbacks=tuple(str(text) for text in data.get("fallbacks") or ()),
+            hardware=dict(data.get("hardware") or {}),
+            software=dict(data.get("software") or {}),
+            notes=tuple(str(text) for text in data.get("notes") or ()),
+            tuning=_optional(Tuning.from_json, data.get("tuning")),
+            seconds=_optional(float, data.get("seconds")),
+            further={key: value for key, value in data.items() if key not in _KNOWN},
+        )
+
+
+_KNOWN = Report().to_json().keys()
+
+
+def read_report(path: Path) -> Report:
+    """Read ``report.json``.
+
+    Raises:
+        BadInput: it cannot be read, has another format version, or an entry is not what it should
+            be.
+    """
+    data = read_json(path)
+    if data.get("format") != FORMAT:
+        raise BadInput(
+            f"{path} has format {data.get('format')!r}; this mimiq reads {FORMAT!r}.",
+            "Compile the model again, or open the bundle with the mimiq that wrote it.",
+        )
+    try:
+        return Report.from_json(data)
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        raise BadInput(
+            f"The report {path} is incomplete: {type(error).__name__} {error}.", COMPILE_AGAIN
+        ) from error
 
 
 def build_report(
     *,
-    model: Mapping[str, Any],
-    precision: Mapping[str, Any],
-    size_bytes: int | None = None,
-    reference_bytes: int | None = None,
+    model: Object,
+    precision: Object,
+    size: Size = Size(),
     dataset: str | None = None,
     accuracy: Comparison | None = None,
     held_out: HeldOut | None = None,
     similarity: EmbeddingCost | None = None,
     latency: Sequence[LatencyRow] = (),
     fallbacks: Sequence[str] = (),
-    hardware: Mapping[str, Any] | None = None,
-    software: Mapping[str, Any] | None = None,
+    hardware: Object | None = None,
+    software: Object | None = None,
     notes: Sequence[str] = (),
-) -> dict[str, Any]:
-    """Gather results; the keys are those of this module's text.
+) -> Report:
+    """Gather results, made now on this host, with what follows from the numbers among the notes.
 
     Args:
         notes: the caller's own, put before those that follow from the numbers.
     """
-    report: dict[str, Any] = {
-        "format": FORMAT,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "model": dict(model),
-        "precision": dict(precision),
-        "size": {"bytes": size_bytes, "reference_bytes": reference_bytes},
-        "dataset": dataset,
-        "accuracy": accuracy.to_json() if accuracy else None,
-        "heldout": held_out.to_json() if held_out else None,
-        "similarity": similarity.to_json() if similarity else None,
-        "simulation": None,
-        "latency": [row.to_json() for row in latency],
-        "fallbacks": list(fallbacks),
-        "hardware": dict(hardware or describe_hardware()),
-        "software": dict(software or describe_software()),
-    }
-    report["notes"] = [*notes, *_derived_notes(report)]
-    return report
-
-
-def render(report: Mapping[str, Any]) -> RenderableType:
-    """The report as a few short tables for a terminal."""
-    from rich.console import Group
-    from rich.text import Text
-
-    model, label = report["model"], report["precision"].get("label", "?")
-    title = Text(f"{model.get('name', 'model')} → {label}", style="bold")
+    hardware = dict(hardware or describe_hardware())
+    derived: list[str] = []
     if model.get("untrained"):
-        title.append("  UNTRAINED: random weights, latency only", style="bold red")
-    parts: list[RenderableType] = [title]
-    figures = _figures(report)
-    if figures.row_count:
-        parts.append(figures)
-    if report.get("latency"):
-        parts += [Text(), _latency_table(report)]
-    if report.get("fallbacks") or report.get("notes"):
-        parts.append(Text())
-    parts += [Text(f"• {fallback}", style="yellow") for fallback in report.get("fallbacks") or ()]
-    parts += [Text(f"• {note}") for note in report.get("notes") or ()]
-    return Group(*parts)
-
-
-def _figures(report: Mapping[str, Any]) -> Table:
-    from rich.table import Table
-
-    label = report["precision"].get("label", "?")
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for heading in ("", "full precision", label, "difference"):
-        table.add_column(heading, justify="right" if heading else "left")
-    size = report.get("size") or {}
-    if size.get("bytes") is not None:
-        before = size.get("reference_bytes")
-        table.add_row(
-            "model files",
-            megabytes(before) if before else "–",
-            megabytes(size["bytes"]),
-            f"{before / size['bytes']:.2f}× smaller" if before else "–",
-        )
-    if report.get("accuracy"):
-        _add_accuracy(table, Comparison.from_json(report["accuracy"]))
-    if report.get("heldout"):
-        _add_cost(table, HeldOut.from_json(report["heldout"]))
-    if report.get("similarity"):
-        for row in similarity_rows(EmbeddingCost.from_json(report["similarity"])):
-            table.add_row(row[0], "", *row[1:])
-    if report.get("simulation"):
-        simulation = Comparison.from_json(report["simulation"])
-        table.add_row(
-            "same top-1 as simulated", "", f"{100 * simulation.agreement:.2f} %", _of(simulation)
-        )
-    return table
-
-
-def _add_accuracy(table: Table, found: Comparison) -> None:
-    low, high = found.drop_interval
-    binary = found.probability_difference is not None
-    table.add_row(
-        "right at the threshold 0.5" if binary else "top-1",
-        f"{found.reference.top1:.2f} %",
-        f"{found.accuracy.top1:.2f} %",
-        f"{0 - found.drop:+.2f} points  [{0 - high:+.2f}, {0 - low:+.2f}]",  # 0 - 0.0 is not -0.0
-    )
-    if binary:
-        moved = f"{found.probability_difference:.4f}"
-        table.add_row("mean difference of the probability", "", moved, _of(found))
-    else:
-        table.add_row(
-            "top-5",
-            f"{found.reference.top5:.2f} %",
-            f"{found.accuracy.top5:.2f} %",
-            f"{found.accuracy.top5 - found.reference.top5:+.2f} points",
-        )
-    same = "same side of 0.5 as full precision" if binary else "same top-1 as full precision"
-    table.add_row(same, "", f"{100 * found.agreement:.2f} %", _of(found))
-    table.add_row("logit error", "", f"{100 * found.logit_error:.2f} %", "of their variance")
-
-
-def _add_cost(table: Table, found: HeldOut) -> None:
-    low, high = (100 * bound for bound in found.agreement_interval)
-    moved = found.probability_difference
-    same = "same top-1" if moved is None else "same side of 0.5"
-    table.add_row(
-        f"{same} as full precision, images held out",
-        "",
-        f"{100 * found.agreement:.1f} %",
-        f"[{low:.1f}, {high:.1f}]  {found.count} images",
-    )
-    table.add_row("logit error there", "", f"{100 * found.logit_error:.2f} %", "of their variance")
-    if moved is not None:
-        table.add_row("mean difference of the probability there", "", f"{moved:.4f}", "")
-    lost = "top-1 probably lost" if moved is None else "right answers probably lost"
-    table.add_row(lost, "", f"{found.points:.1f} points", "estimated there")
-
-
-def similarity_rows(found: EmbeddingCost) -> list[tuple[str, str, str]]:
-    """(name, value, more) of what quantisation does to embeddings, for people."""
-    kinds = {f"held out: {kind}": each for kind, each in found.held_out.items()}
-    given = {"on the images given": found.evaluation} if found.evaluation else {}
-    rows = []
-    for where, each in {**given, **kinds}.items():
-        low, high = (100 * bound for bound in each.neighbour_interval)
-        rows += [
-            (
-                f"cosine with full precision, {where}",
-                f"{each.mean:.4f}",
-                f"5th percentile {each.percentile_5:.4f}, least {each.least:.4f}",
-            ),
-            (
-                f"same nearest neighbour, {where}",
-                f"{100 * each.neighbour_agreement:.1f} %",
-                f"[{low:.1f}, {high:.1f}]  {each.count} images",
-            ),
-        ]
-    return rows
-
-
-def _latency_table(report: Mapping[str, Any]) -> Table:
-    from rich.table import Table
-
-    rows = [LatencyRow.from_json(row) for row in report["latency"]]
-    hardware = report.get("hardware") or {}
-    table = Table(
-        title=f"Latency, end to end, on {host_name(hardware, rows[0].backend)}",
-        title_justify="left",
-        box=None,
-        pad_edge=False,
-        padding=(0, 2, 0, 0),
-    )
-    for heading in ("batch", "engine", "p50 ms", "p90 ms", "p99 ms", "images/s"):
-        table.add_column(heading, justify="left" if heading == "engine" else "right")
-    table.add_column(f"speed against {rows[0].engine}", justify="right")
-    for row in rows:
-        speed = "" if row.engine == rows[0].engine else f"{row.speedup:.2f}×"
-        times = [f"{value:.2f}" for value in (row.p50_ms, row.p90_ms, row.p99_ms)]
-        table.add_row(str(row.batch), row.engine, *times, f"{row.throughput:.0f}", speed)
-    return table
-
-
-def _derived_notes(report: Mapping[str, Any]) -> list[str]:
-    notes: list[str] = []
-    if report["model"].get("untrained"):
-        notes.append("The weights are random: only size and latency mean anything.")
-    if report["accuracy"]:
-        accuracy = Comparison.from_json(report["accuracy"])
-        notes.append(
-            f"Accuracy on {report['dataset'] or 'the given images'}: {_of(accuracy)}, "
+        derived.append("The weights are random: only size and latency mean anything.")
+    if accuracy:
+        derived.append(
+            f"Accuracy on {dataset or 'the given images'}: {accuracy.count} images, "
             "95 % interval in brackets."
         )
-    evaluation = (report["similarity"] or {}).get("evaluation")
-    if evaluation:
-        notes.append(
-            f"The images given: {evaluation['count']} of {report['dataset']}. Nearest neighbours "
+    if similarity and similarity.evaluation:
+        derived.append(
+            f"The images given: {similarity.evaluation.count} of {dataset}. Nearest neighbours "
             "are looked for among them, 95 % interval in brackets."
         )
-    return notes + _latency_notes(report)
+    return Report(
+        model=dict(model),
+        precision=dict(precision),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        size=size,
+        dataset=dataset,
+        accuracy=accuracy,
+        held_out=held_out,
+        similarity=similarity,
+        latency=tuple(latency),
+        fallbacks=tuple(fallbacks),
+        hardware=hardware,
+        software=dict(software or describe_software()),
+        notes=(*notes, *derived, *_latency_notes(latency, hardware)),
+    )
 
 
-def _latency_notes(report: Mapping[str, Any]) -> list[str]:
-    rows = [LatencyRow.from_json(row) for row in report["latency"]]
+def _latency_notes(rows: Sequence[LatencyRow], hardware: Object) -> list[str]:
     if not rows:
         return []
     notes: list[str] = []
@@ -251,7 +271,7 @@ def _latency_notes(report: Mapping[str, Any]) -> list[str]:
             where = ", ".join(f"{row.batch} ({row.speedup:.2f}×)" for row in slower)
             notes.append(
                 f"{reference} is faster than {engine} on this host "
-                f"({host_name(report['hardware'], rows[0].backend)}) at batch {where}."
+                f"({host_name(hardware, rows[0].backend)}) at batch {where}."
             )
     restless = [row for row in rows if not row.stable]
     if restless:
@@ -266,7 +286,7 @@ def _latency_notes(report: Mapping[str, Any]) -> list[str]:
     return notes
 
 
-def host_name(hardware: Mapping[str, Any], backend: str) -> str:
+def host_name(hardware: Object, backend: str) -> str:
     """The device that ``backend`` ran on, for people."""
     gpus = hardware.get("gpus") or []
     if gpus and "cpu" not in backend:
@@ -277,10 +297,5 @@ def host_name(hardware: Mapping[str, Any], backend: str) -> str:
     return f"{hardware.get('cpu') or 'an unknown CPU'}, {hardware.get('cores')} cores{integer}"
 
 
-def _of(found: Comparison) -> str:
-    return f"{found.count} images"
-
-
-def megabytes(count: int) -> str:
-    """Bytes for people: ``3.50 MB``."""
-    return f"{count / 1e6:.2f} MB"
+def _optional(read: Callable[[Any], _T], value: Any) -> _T | None:
+    return None if value is None else read(value)

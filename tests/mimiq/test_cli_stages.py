@@ -271,7 +271,7 @@ class TestBuilding:
         lost = replace(built.proof, fallbacks=(Fallback("head", "int8", "half", "no Q/DQ"),))
         written = with_fallbacks(built.bundle, replace(built, proof=lost))
         assert written.report is not None
-        (line,) = written.report["fallbacks"]
+        (line,) = written.report.fallbacks
         assert line == "engines/rtx.plan: head: wanted int8, runs as half (no Q/DQ)"
 
     def test_onnx_runtime_needs_none(self, bundle: Path) -> None:

@@ -17,6 +17,7 @@ from runtime_models import (
 
 from mimiq.runtime.bundle import Bundle, write_bundle
 from mimiq.runtime.preprocessing import Preprocessing
+from mimiq.runtime.report.report import Report
 
 
 @pytest.fixture
@@ -40,7 +41,7 @@ def make_bundle(tmp_path: Path, make_model: MakeModel) -> MakeBundle:
             {"model.onnx": make_model(**options)},
             manifest_entries(),
             labels=[f"class {index}" for index in range(CLASSES)],
-            report={"format": "mimiq-report/1"},
+            report=Report(),
         )
 
     return make

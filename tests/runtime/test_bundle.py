@@ -14,6 +14,7 @@ from runtime_models import CLASSES, MakeBundle, MakeModel, manifest_entries
 from mimiq.errors import BadInput, EnvironmentLacks
 from mimiq.runtime.bundle import Bundle, add_files, write_bundle
 from mimiq.runtime.manifest import check_name, manifest_digest
+from mimiq.runtime.report.report import Report
 
 
 def leftovers(folder: Path) -> list[str]:
@@ -39,7 +40,7 @@ def test_round_trip(make_bundle: MakeBundle, tmp_path: Path) -> None:
     assert bundle.labels is not None
     assert bundle.labels[3] == "class 3"
     assert bundle.preprocessing.image_size == 8
-    assert bundle.report == {"format": "mimiq-report/1"}
+    assert bundle.report == Report()
     assert set(bundle.manifest["files"]) == {"model.onnx", "labels.txt", "report.json"}
     assert bundle.file("model.onnx") == bundle.model_path
     assert bundle.manifest["software"]["python"]
@@ -142,13 +143,13 @@ def test_add_files(make_bundle: MakeBundle, tmp_path: Path) -> None:
     added = add_files(
         bundle,
         {"engines/rtx.plan": plan},
-        report={"format": "mimiq-report/1", "more": 1},
+        report=Report(notes=("more",)),
         updates={"engines": {"rtx": "engines/rtx.plan"}},
     )
     again = Bundle(bundle.path)
     assert again.manifest == added.manifest
     assert again.file("engines/rtx.plan").read_bytes() == b"engine"
-    assert again.report == {"format": "mimiq-report/1", "more": 1}
+    assert again.report == Report(notes=("more",))
     assert again.manifest["engines"] == {"rtx": "engines/rtx.plan"}
     assert again.digest != bundle.digest
     assert leftovers(bundle.path) == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,10 @@ from runtime_models import MakeBundle, manifest_entries, write_linear_classifier
 from test_report import COMPARISON, report
 
 from mimiq.errors import BadInput
-from mimiq.runtime.bundle import Bundle, write_bundle
+from mimiq.runtime.bundle import Bundle, add_files, write_bundle
 from mimiq.runtime.evaluation.held_out import Cost, HeldOut
 from mimiq.runtime.report.page import page
+from mimiq.runtime.report.report import Report, Tuning
 
 VOID = {"meta", "img", "br", "link"}
 
@@ -50,21 +52,15 @@ class Reader(HTMLParser):
         return "\n".join(self.words)
 
 
-def bundle_with(folder: Path, data: dict[str, Any], **changes: Any) -> Bundle:
+def bundle_with(folder: Path, data: Report, **changes: Any) -> Bundle:
     model = write_linear_classifier(folder / "linear.onnx")
     manifest = manifest_entries() | changes
     return write_bundle(folder / "a.mimiq", {"model.onnx": model}, manifest, report=data)
 
 
 def test_it_shows_what_was_measured(tmp_path: Path) -> None:
-    tuning = {
-        "steps": 100,
-        "initial_loss": 0.5,
-        "best_loss": 0.25,
-        "best_step": 50,
-        "history": [[0, 0.5], [50, 0.25], [100, 0.3]],
-    }
-    data = report() | {"tuning": tuning}
+    tuning = Tuning(100, 0.5, 0.25, 50, ((0, 0.5), (50, 0.25), (100, 0.3)))
+    data = replace(report(), tuning=tuning)
     read = Reader(
         page(bundle_with(tmp_path, data), {"engines/rtx.plan": [("Linears", "49 × int8")]})
     )
@@ -81,7 +77,7 @@ def test_it_shows_what_was_measured(tmp_path: Path) -> None:
 def test_the_cost_without_labels_is_there_by_kind(tmp_path: Path) -> None:
     kinds = {"synthetic": Cost(48, 47, 0.06, 0.01), "scenes": Cost(48, 36, 0.08, 0.03)}
     found = HeldOut(kinds)
-    data = report() | {"heldout": found.to_json(), "accuracy": None}
+    data = replace(report(), held_out=found, accuracy=None)
     text = Reader(page(bundle_with(tmp_path, data), {})).text
     assert "97.9 %" in text
     assert "75.0 %" in text
@@ -137,9 +133,13 @@ def test_nothing_of_a_bundle_runs_or_loads(tmp_path: Path) -> None:
         {"latency": [{"engine": "fp32"}]},
         {"size": {"bytes": "many", "reference_bytes": 3}},
         {"tuning": {"steps": 3, "history": []}},
+        {"format": "mimiq-report/9"},
     ],
 )
 def test_a_broken_report_is_named(tmp_path: Path, broken: dict[str, Any]) -> None:
-    bundle = bundle_with(tmp_path, json.loads(json.dumps(report())) | broken)
-    with pytest.raises(BadInput, match=re.escape(str(bundle.path))):
+    bundle = bundle_with(tmp_path, report())
+    file = tmp_path / "report.json"
+    file.write_text(json.dumps(report().to_json() | broken))
+    bundle = add_files(bundle, {"report.json": file})
+    with pytest.raises(BadInput, match=re.escape(str(bundle.path / "report.json"))):
         page(bundle)

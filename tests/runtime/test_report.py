@@ -9,8 +9,10 @@ from typing import Any
 from rich.console import Console
 
 from mimiq.runtime.evaluation.accuracy import Accuracy, Comparison
+from mimiq.runtime.evaluation.held_out import Cost, HeldOut
 from mimiq.runtime.latency.measure import LatencyRow
-from mimiq.runtime.report.report import build_report, render
+from mimiq.runtime.report.report import Report, Size, Tuning, build_report
+from mimiq.runtime.report.terminal import render
 
 HARDWARE = {"cpu": "Imaginary 9000", "cores": 2, "instruction_sets": ["avx2"], "gpus": []}
 COMPARISON = Comparison(
@@ -42,12 +44,11 @@ def row(engine: str, batch: int, speedup: float, **changes: Any) -> LatencyRow:
     return replace(base, **changes)
 
 
-def report(**changes: Any) -> dict[str, Any]:
+def report(**changes: Any) -> Report:
     values: dict[str, Any] = {
         "model": {"name": "deit_t", "num_classes": 1000, "untrained": False},
         "precision": {"label": "w8a8"},
-        "size_bytes": 6_000_000,
-        "reference_bytes": 23_000_000,
+        "size": Size(6_000_000, 23_000_000),
         "dataset": "imagenet-sample",
         "accuracy": COMPARISON,
         "latency": [row("fp32", 1, 1.0), row("w8a8", 1, 1.5)],
@@ -56,7 +57,7 @@ def report(**changes: Any) -> dict[str, Any]:
     return build_report(**{**values, **changes})
 
 
-def text(data: dict[str, Any]) -> str:
+def text(data: Report) -> str:
     console = Console(width=140, record=True, quiet=True, force_terminal=False)
     with console.capture() as capture:
         console.quiet = False
@@ -65,8 +66,11 @@ def text(data: dict[str, Any]) -> str:
 
 
 def test_a_report_survives_json_and_shows_its_numbers() -> None:
-    data = json.loads(json.dumps(report(), allow_nan=False))
-    assert data == report(hardware=HARDWARE) | {"created": data["created"]}
+    tuning = Tuning(100, 0.5, 0.25, 50, ((0, 0.5), (50, 0.25)), agreement=0.9, seconds=3.5)
+    cost = HeldOut({"synthetic": Cost(48, 47, 0.06, 0.01)})
+    whole = replace(report(), tuning=tuning, seconds=60.5, held_out=cost, simulation=COMPARISON)
+    data = Report.from_json(json.loads(json.dumps(whole.to_json(), allow_nan=False)))
+    assert data == whole
     shown = text(data)
     for number in ("79.40 %", "78.80 %", "-0.60 points", "98.00 %", "3.83× smaller", "1.50×"):
         assert number in shown, shown
@@ -83,7 +87,7 @@ def test_the_interval_is_that_of_the_difference() -> None:
 
 def test_slower_low_precision_is_said_plainly() -> None:
     latency = [row("fp32", 1, 1.0), row("w8a8", 1, 0.8), row("fp32", 8, 1.0), row("w8a8", 8, 1.3)]
-    notes = report(latency=latency)["notes"]
+    notes = report(latency=latency).notes
     assert any(
         "fp32 is faster than w8a8 on this host" in n and "batch 1 (0.80×)" in n for n in notes
     )
@@ -93,7 +97,7 @@ def test_slower_low_precision_is_said_plainly() -> None:
 def test_an_undecided_ratio_is_not_called_slower() -> None:
     undecided = row("w8a8", 1, 0.99, speedup_quartiles=(0.9, 1.05))
     assert not any(
-        "faster" in note for note in report(latency=[row("fp32", 1, 1), undecided])["notes"]
+        "faster" in note for note in report(latency=[row("fp32", 1, 1), undecided]).notes
     )
 
 
@@ -104,8 +108,8 @@ def test_other_bad_news() -> None:
         fallbacks=["blocks.0.attn runs in fp16: head size 80 has no int8 kernel"],
         notes=["said by the caller"],
     )
-    notes = "\n".join(data["notes"])
-    assert data["notes"][0] == "said by the caller"
+    notes = "\n".join(data.notes)
+    assert data.notes[0] == "said by the caller"
     assert "random" in notes
     assert "had not settled" in notes
     assert "6 runs" in notes
@@ -115,6 +119,11 @@ def test_other_bad_news() -> None:
 
 
 def test_a_report_with_nothing_measured() -> None:
-    data = report(accuracy=None, latency=[], size_bytes=None, dataset=None)
-    assert data["notes"] == []
+    data = report(accuracy=None, latency=[], size=Size(), dataset=None)
+    assert data.notes == ()
     assert "deit_t → w8a8" in text(data)
+
+
+def test_entries_that_this_version_does_not_know_are_kept() -> None:
+    data = report().to_json() | {"energy": {"joules": 3}}
+    assert Report.from_json(data).to_json() == data

@@ -78,7 +78,8 @@ def bench(
     from mimiq.runtime.bundle import Bundle
     from mimiq.runtime.gpus import gpu_state
     from mimiq.runtime.latency.measure import Engine, measure
-    from mimiq.runtime.report.report import build_report, render
+    from mimiq.runtime.report.report import build_report
+    from mimiq.runtime.report.terminal import render
 
     opened = Bundle(bundle)
     engines = {}
@@ -92,7 +93,7 @@ def bench(
         rows = measure(engines, batches, budget_s=seconds, stage=stage)
         device = measure_device(engines, opened, against, batches, seconds, stage)
         states = {"before": before, "after": gpu_state()}
-    report: dict[str, Any] = build_report(
+    report = build_report(
         model=opened.manifest.model,
         precision=opened.precision.to_json(),
         latency=rows,
@@ -106,7 +107,7 @@ def bench(
             "gpu_state": states,
             "verdict": lines,
         }
-        print_json(found | report)
+        print_json(found | report.to_json())
         return
     show(render(report))
     for how, measured in device.rows.items():

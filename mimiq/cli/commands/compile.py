@@ -120,14 +120,16 @@ def _measured(job: Job, measurement: choices.MeasureChoice) -> Job:
 def result_json(bundle: Bundle, built: BundleEngine | None) -> dict[str, Any]:
     """The report, where the bundle lies, and the engine's proof."""
     engine = engine_json(built) if built is not None else None
-    return {**(bundle.report or {}), "bundle": str(bundle.path), "engine": engine}
+    report = bundle.report
+    return {**(report.to_json() if report else {}), "bundle": str(bundle.path), "engine": engine}
 
 
 def show_result(bundle: Bundle, built: BundleEngine | None) -> None:
     """The report's table, the engine's proof, and what to do next."""
-    from mimiq.runtime.report.report import render
+    from mimiq.runtime.report.report import Report
+    from mimiq.runtime.report.terminal import render
 
-    show(render(bundle.report or {}))
+    show(render(bundle.report or Report()))
     path = shown(bundle.path)
     commands: dict[str, list[str | Path]] = {}
     if bundle.output == "logits":
