@@ -22,6 +22,7 @@ from mimiq.files import FileEntry, make_folder_whole, write_whole
 from mimiq.progress import SILENT, Progress
 from mimiq.runtime.bundle import Bundle, add_files
 from mimiq.runtime.preprocessing import Preprocessing
+from mimiq.runtime.report.report import Report
 from mimiq.runtime.serving.packed import PackedRecord, versions_of
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="kills processes that it forks")
@@ -135,23 +136,23 @@ def test_a_folder(tmp_path: Path, at_once: bool, monkeypatch: pytest.MonkeyPatch
 
 def test_files_added_to_a_bundle(tmp_path: Path) -> None:
     bundle = make_bundle(tmp_path)
-    first, second = {"seconds": 1.0}, {"seconds": 2.0}
+    first, second = Report(seconds=1.0), Report(seconds=2.0)
     extra = tmp_path / "engine"
     extra.write_bytes(b"engine")
 
     def check() -> None:
         found = Bundle(bundle.path)  # every hash is checked
-        report = found.report or {}
-        _one_of((report["seconds"], found.has("engines/a")), (1.0, True), (2.0, True), (1.0, False))
+        report = found.report or Report()
+        _one_of((report.seconds, found.has("engines/a")), (1.0, True), (2.0, True), (1.0, False))
 
     def prepare() -> None:
-        add_files(Bundle(bundle.path), report=(bundle.report or {}) | first)
+        add_files(Bundle(bundle.path), report=first)
 
     def act() -> None:
-        add_files(Bundle(bundle.path), {"engines/a": extra}, report=(bundle.report or {}) | second)
+        add_files(Bundle(bundle.path), {"engines/a": extra}, report=second)
 
     assert every_moment(prepare, act, check) >= 6
-    assert (Bundle(bundle.path).report or {})["seconds"] == 2.0
+    assert (Bundle(bundle.path).report or Report()).seconds == 2.0
     assert not temporaries(tmp_path)
 
 
