@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from mimiq.calibrate import CalibrationSet, CalibrationSetWriter, make_manifest
+from mimiq.durable import beside
 from mimiq.errors import BadInput, EnvironmentLacks
 
 SIZE = 8
@@ -235,7 +236,10 @@ def test_interruption_between_write_and_rename_leaves_nothing(
 def test_what_a_killed_process_left_is_ignored_and_removed(tmp_path: Path) -> None:
     path = tmp_path / "set"
     writer = CalibrationSetWriter(path, manifest(4))
-    left = path / ".batch-00000.npz.4711.tmp"
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    name = beside(path / "batch-00000.npz").name
+    left = path / name.replace(f"-{os.getpid()}-", f"-{dead.pid}-")
     left.write_bytes(b"PK half a shard")
     writer = CalibrationSetWriter(path, manifest(4))
     assert not writer.has(0)

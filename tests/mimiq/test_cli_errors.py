@@ -254,7 +254,7 @@ class TestOutput:
 
     def test_exists(self, fails: Fails, tmp_path: Path) -> None:
         (tmp_path / "there").mkdir()
-        said = fails("nosuchmodel", "-o", tmp_path / "there")
+        said = fails("deit_t", "-o", tmp_path / "there")
         assert f"{tmp_path / 'there'} exists already" in said
         assert "--force" in said
 
@@ -268,12 +268,12 @@ class TestOutput:
             (there / "thesis.tex").write_text("…")
         else:
             there.write_text("…")
-        assert "will not be replaced" in fails("nosuchmodel", "--force", "-o", there)
+        assert "will not be replaced" in fails("deit_t", "--force", "-o", there)
         assert there.exists()
 
     def test_lies_below_a_file(self, fails: Fails, tmp_path: Path) -> None:
         (tmp_path / "file").write_text("")
-        said = fails("nosuchmodel", "-o", tmp_path / "file" / "x.mimiq")
+        said = fails("deit_t", "-o", tmp_path / "file" / "x.mimiq")
         assert f"{tmp_path / 'file'} is no folder that you may write to" in said
 
     def test_target_that_cannot_be_built_here(self, fails: Fails) -> None:
@@ -281,7 +281,7 @@ class TestOutput:
 
         if TRT.can_build_here():
             pytest.skip("TensorRT builds on this host")
-        said = fails("nosuchmodel", "--target", "trt", exit_code=EnvironmentLacks.exit_code)
+        said = fails("deit_t", "--target", "trt", exit_code=EnvironmentLacks.exit_code)
         assert "TensorRT" in said
 
 
