@@ -60,6 +60,30 @@ def _packed() -> nn.Module:
     return _vit(mlp_layer=SwiGLUPacked, act_layer=nn.SiLU, init_values=0.1)
 
 
+def _hybrid() -> nn.Module:
+    """A convolutional stem with standardised weights."""
+    from timm.layers import HybridEmbed
+    from timm.models.vision_transformer_hybrid import _resnetv2
+
+    return _vit(patch_size=2, embed_layer=partial(HybridEmbed, backbone=_resnetv2(layers=())))
+
+
+def _vitamin() -> nn.Module:
+    """MBConv stages without a projection, GeGLU with a norm of its own."""
+    from timm.layers import HybridEmbed
+    from timm.models.vitamin import GeGluMlp, MbConvStages, VitCfg, VitConvCfg
+
+    convolutions = VitConvCfg(norm_layer="layernorm2d", norm_eps=1e-6)
+    stages = VitCfg((16, 32, 64), (1, 1, 1), stem_width=16, conv_cfg=convolutions)
+    return _vit(
+        patch_size=1,
+        class_token=False,
+        global_pool="avg",
+        mlp_layer=GeGluMlp,
+        embed_layer=partial(HybridEmbed, backbone=MbConvStages(stages), proj=False),
+    )
+
+
 def _beit(**changes: Any) -> nn.Module:
     from timm.models.beit import Beit
 
@@ -102,6 +126,8 @@ EXAMPLES: dict[str, Callable[[], nn.Module]] = {
     "post-norm": _post_norm,
     "dinov2-giant": _packed,
     "aimv2": _aimv2,
+    "hybrid": _hybrid,
+    "vitamin": _vitamin,
     "beit": partial(_beit, use_abs_pos_emb=False, use_rel_pos_bias=True),
     "beit-shared": partial(_beit, use_shared_rel_pos_bias=True, swiglu_mlp=True),
     "relpos": partial(_relative, rel_pos_type="bias", init_values=0.1, fc_norm=True),

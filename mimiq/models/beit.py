@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from mimiq.models import prenorm, rewriting
+from mimiq.models import prenorm, rewriting, stems
 from mimiq.models.attention import ExplicitAttention
 from mimiq.models.family import Family, Migration, Step, Stream
 
@@ -33,7 +33,7 @@ class BeitFamily(Family):
         )
 
         rewritten: Any = copy.deepcopy(module).eval()
-        rewriting.require_plain_stem(rewritten)
+        stems.require_plain(rewritten)
         shared = _shared_bias(rewritten)
         for index, block in enumerate(rewritten.blocks):
             where = f"blocks.{index}"

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from mimiq.models import prenorm, rewriting
+from mimiq.models import prenorm, rewriting, stems
 from mimiq.models.attention import ExplicitAttention, RotaryEmbedding
 from mimiq.models.family import Family, Migration, Step, Stream
 
@@ -28,7 +28,7 @@ class EvaFamily(Family):
         from timm.models.eva import EvaAttention, EvaBlock, EvaBlockPostNorm
 
         rewritten: Any = copy.deepcopy(module).eval()
-        rewriting.require_plain_stem(rewritten)
+        stems.require_plain(rewritten)
         angles = _angles(rewritten)
         for index, block in enumerate(rewritten.blocks):
             where = f"blocks.{index}"

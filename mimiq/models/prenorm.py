@@ -35,8 +35,10 @@ def migrations(block: nn.Module, *, post_norm: bool = False) -> list[Migration]:
         found.append(Migration(attention.qkv, attention.proj, (2 * width, 3 * width)))
     elif isinstance(attention.norm, nn.LayerNorm):
         found.append(Migration(attention.norm, attention.proj))
-    if isinstance(parts.norm2, nn.LayerNorm) and not post_norm:
-        found.append(Migration(parts.norm2, parts.mlp.fc1))
+    # Of two norms, one behind the other, the MLP reads the second.
+    norm2 = parts.norm2[-1] if isinstance(parts.norm2, nn.Sequential) else parts.norm2
+    if isinstance(norm2, nn.LayerNorm) and not post_norm:
+        found.append(Migration(norm2, parts.mlp.fc1))
     if isinstance(getattr(parts.mlp, "norm", None), nn.LayerNorm):
         found.append(Migration(parts.mlp.norm, parts.mlp.fc2))
     return found

@@ -60,7 +60,8 @@ def joined_linears(linears: list[nn.Linear]) -> nn.Linear:
     """One Linear that puts out what these put out, side by side, of the same input."""
     width = sum(linear.out_features for linear in linears)
     has_bias = any(linear.bias is not None for linear in linears)
-    joined = nn.Linear(linears[0].in_features, width, bias=has_bias)
+    first = linears[0].weight
+    joined = nn.Linear(linears[0].in_features, width, has_bias, first.device, first.dtype)
     joined.weight.copy_(torch.cat([linear.weight.detach() for linear in linears]))
     if has_bias:
         biases: list[torch.Tensor] = [
@@ -71,29 +72,46 @@ def joined_linears(linears: list[nn.Linear]) -> nn.Linear:
     return joined
 
 
+def lift_inner_norm(block: nn.Module) -> None:
+    """A norm that ViTamin's MLP begins with moves out, behind the block's ``norm2``."""
+    from timm.models.vitamin import GeGluMlp
+
+    parts: Any = block
+    if type(parts.mlp) is GeGluMlp:
+        parts.norm2 = nn.Sequential(parts.norm2, parts.mlp.norm)
+        parts.mlp.norm = nn.Identity()
+
+
 def described_mlp(mlp: nn.Module, where: str) -> nn.Module:
-    """The MLP with its Linears ``fc1`` and ``fc2``: itself, or SwiGLU with its two first joined.
+    """The MLP with its Linears ``fc1`` and ``fc2``: itself, or gated with its two first joined.
 
     Raises:
         UnsupportedModel: it is neither.
     """
     from timm.layers.mlp import GluMlp, Mlp, SwiGLU
+    from timm.models.vitamin import GeGluMlp
 
-    require_type(mlp, (Mlp, GluMlp, SwiGLU), where)
+    require_type(mlp, (Mlp, GluMlp, SwiGLU, GeGluMlp), where)
+    parts: Any = mlp
     if type(mlp) is SwiGLU:
-        packed = GluMlp(
-            mlp.fc1_g.in_features,
-            2 * mlp.fc1_g.out_features,
-            mlp.fc2.out_features,
-            act_layer=nn.SiLU,
-            gate_last=False,
-        )
-        packed.fc1 = joined_linears([mlp.fc1_g, mlp.fc1_x])
-        packed.act, packed.norm, packed.fc2 = mlp.act, mlp.norm, mlp.fc2
-        return packed.eval()
+        return _gated([parts.fc1_g, parts.fc1_x], parts.act, parts.norm, parts.fc2)
+    if type(mlp) is GeGluMlp:
+        return _gated([parts.w0, parts.w1], parts.act, parts.norm, parts.w2)
     if not all(isinstance(getattr(mlp, name), nn.Linear) for name in ("fc1", "fc2")):
         raise unsupported(where, "works on convolutions")
     return mlp
+
+
+def _gated(first: list[nn.Linear], act: nn.Module, norm: nn.Module, second: nn.Linear) -> nn.Module:
+    """timm's MLP of one first Linear for the gate and what it opens, in this order."""
+    from timm.layers.mlp import GluMlp
+
+    hidden = 2 * first[0].out_features
+    packed: Any = GluMlp(first[0].in_features, hidden, second.out_features, gate_last=False)
+    packed.fc1 = joined_linears(first)
+    packed.act, packed.norm, packed.fc2 = act, norm, second
+    module: nn.Module = packed.eval()
+    return module
 
 
 def fold_layer_scales(block: nn.Module) -> None:
@@ -114,13 +132,3 @@ def fold_layer_scales(block: nn.Module) -> None:
         if gamma is not None:
             prenorm.fold_scale(gamma, linear)
             setattr(block, f"gamma_{number}", None)
-
-
-def require_plain_stem(network: nn.Module) -> None:
-    """
-    Raises:
-        UnsupportedModel: images are not cut into patches by one convolution.
-    """
-    stem = getattr(network, "patch_embed", None)
-    if not isinstance(getattr(stem, "proj", None), nn.Conv2d) or hasattr(stem, "backbone"):
-        raise unsupported("patch_embed", f"is a {type(stem).__name__}, not one convolution")

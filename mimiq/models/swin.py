@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from mimiq.models import prenorm, rewriting
+from mimiq.models import prenorm, rewriting, stems
 from mimiq.models.attention import ExplicitAttention, UnitNorm
 from mimiq.models.family import Family, Migration, Step, Stream, Write
 
@@ -30,7 +30,7 @@ class SwinFamily(Family):
         from timm.models.swin_transformer import SwinTransformerBlock, WindowAttention
 
         rewritten: Any = copy.deepcopy(module).eval()
-        rewriting.require_plain_stem(rewritten)
+        stems.require_plain(rewritten)
         for where, block in _blocks(rewritten):
             rewriting.require_type(block, (SwinTransformerBlock,), where)
             rewriting.require_type(block.attn, (WindowAttention,), f"{where}.attn")
@@ -89,7 +89,7 @@ class SwinV2Family(Family):
         from timm.models.swin_transformer_v2 import SwinTransformerV2Block, WindowAttention
 
         rewritten: Any = copy.deepcopy(module).eval()
-        rewriting.require_plain_stem(rewritten)
+        stems.require_plain(rewritten)
         for where, block in _blocks(rewritten):
             rewriting.require_type(block, (SwinTransformerV2Block,), where)
             rewriting.require_type(block.attn, (WindowAttention,), f"{where}.attn")

@@ -8,13 +8,17 @@ from typing import Any
 import torch
 from torch import nn
 
-from mimiq.models import prenorm, rewriting
+from mimiq.config.precision import Roles
+from mimiq.models import prenorm, rewriting, stems
 from mimiq.models.attention import ExplicitAttention
 from mimiq.models.family import Family, Migration, Step, Stream
 
 
 class ViTFamily(Family):
-    """timm's ViT and DeiT: blocks with fused-qkv attention and an MLP, gated or not."""
+    """timm's ViT and DeiT: blocks with fused-qkv attention and an MLP, gated or not.
+
+    Its hybrids too, whose convolutional stem stays in floating point, and ViTamin.
+    """
 
     name = "vit"
 
@@ -28,7 +32,7 @@ class ViTFamily(Family):
         from timm.models.vision_transformer import Block, ResPostBlock
 
         rewritten: Any = copy.deepcopy(module).eval()
-        rewriting.require_plain_stem(rewritten)
+        stems.describe(rewritten)
         for index, block in enumerate(rewritten.blocks):
             where = f"blocks.{index}"
             rewriting.require_type(block, (Block, ResPostBlock), where)
@@ -46,10 +50,14 @@ class ViTFamily(Family):
                 k_norm=attention.k_norm,
                 norm=getattr(attention, "norm", None),
             )
+            rewriting.lift_inner_norm(block)
             block.mlp = rewriting.described_mlp(block.mlp, f"{where}.mlp")
             rewriting.fold_layer_scales(block)
         frozen: nn.Module = rewritten.requires_grad_(False)
         return frozen
+
+    def roles(self, module: nn.Module) -> Roles:
+        return stems.roles(module, super().roles(module))
 
     def steps(self, module: nn.Module) -> list[Step]:
         network: Any = module
@@ -74,12 +82,12 @@ class ViTFamily(Family):
         names = ("cls_token", "dist_token", "reg_token", "pos_embed")
         tokens = [getattr(network, name, None) for name in names]
         heads = [getattr(network, name, None) for name in ("head", "head_dist", "head_patches")]
-        if network.attn_pool is not None:
+        if network.attn_pool is not None or not isinstance(network.patch_embed.proj, nn.Conv2d):
             return []
         return prenorm.pooled_streams(
             network,
             tokens,
-            [network.patch_embed.norm, network.norm_pre],
+            [getattr(network.patch_embed, "norm", nn.Identity()), network.norm_pre],
             [head for head in heads if head is not None],
             _is_post_norm,
         )

@@ -1,8 +1,9 @@
-"""Small ViTs of other shapes than the embedded one, for tests and benchmarks of the repository.
+"""Small networks of other shapes and families than the embedded one, for tests and benchmarks.
 
-What is chosen on one network alone is judged by others here. They are no part of an installation:
-``python -m mimiq.models.digits.train --variant NAME --out DIR`` trains one and writes a folder in
-timm's form, which :func:`mimiq.models.load_model` takes by its path.
+What is chosen on one network alone is judged by others here, and every family that compiles has a
+trained one. They are no part of an installation: ``python -m mimiq.models.digits.train --variant
+NAME --out DIR`` trains one and writes a folder in timm's form, which
+:func:`mimiq.models.load_model` takes by its path.
 """
 
 from __future__ import annotations
@@ -17,20 +18,21 @@ if TYPE_CHECKING:
 
 CONFIG = "config.json"
 VARIANT_WEIGHTS = "model.safetensors"
-ARCHITECTURE = "vit_tiny_patch16_224"  # timm's constructor, whose arguments are all changed
 
 
 @dataclass(frozen=True)
 class Variant:
-    """A ViT for 32×32 digits; widths are whole numbers of INT4 blocks of 32 and 64.
+    """A network for 32×32 digits; widths are whole numbers of INT4 blocks of 32 and 64.
 
     Attributes:
         name: of its folder.
         arguments: of timm's constructor, beside those that all have.
+        architecture: timm's constructor, for what the arguments leave as it is.
     """
 
     name: str
     arguments: dict[str, Any] = field(default_factory=dict)
+    architecture: str = "vit_tiny_patch16_224"
 
     @property
     def model_args(self) -> dict[str, Any]:
@@ -45,7 +47,7 @@ class Variant:
 
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            module: nn.Module = timm.create_model(ARCHITECTURE, **self.model_args)
+            module: nn.Module = timm.create_model(self.architecture, **self.model_args)
         return module
 
     def config(self) -> dict[str, Any]:
@@ -53,7 +55,7 @@ class Variant:
         preprocessing = digits_preprocessing()
         size = preprocessing.image_size
         return {
-            "architecture": ARCHITECTURE,
+            "architecture": self.architecture,
             "num_classes": NUM_CLASSES,
             "label_names": list(digits_labels()),
             "model_args": self.model_args,
@@ -67,6 +69,16 @@ class Variant:
             },
         }
 
+
+# Heads of 32 channels are a size at which TensorRT fuses INT8 attention.
+_SMALL: dict[str, Any] = {"embed_dim": 64, "depth": 4, "num_heads": 2, "mlp_ratio": 4.0}
+_WINDOWS: dict[str, Any] = {
+    "embed_dim": 64,
+    "depths": [2, 2],
+    "num_heads": [2, 4],
+    "window_size": 4,
+    "mlp_ratio": 2.0,
+}
 
 VARIANTS = {
     variant.name: variant
@@ -95,5 +107,20 @@ VARIANTS = {
                 "qk_norm": True,
             },
         ),
+        # One of each family and of what its blocks may be.
+        Variant("deit_distilled", _SMALL, "deit_tiny_distilled_patch16_224"),
+        Variant("swiglu", _SMALL | {"mlp_ratio": 2.5}, "aimv2_large_patch14_224"),
+        Variant("post_norm", _SMALL | {"init_values": 0.1}, "vit_base_patch16_rpn_224"),
+        Variant("beit", _SMALL, "beit_base_patch16_224"),
+        Variant("relpos", _SMALL, "vit_relpos_small_patch16_224"),
+        Variant("eva", _SMALL, "eva_giant_patch14_224"),
+        Variant(
+            "eva02",
+            _SMALL | {"mlp_ratio": 2.5, "ref_feat_shape": [8, 8]},
+            "eva02_base_patch14_224",
+        ),
+        Variant("dinov3", _SMALL | {"init_values": 0.1}, "vit_small_patch16_dinov3"),
+        Variant("swin", _WINDOWS, "swin_tiny_patch4_window7_224"),
+        Variant("swin_v2", _WINDOWS, "swinv2_tiny_window8_256"),
     )
 }

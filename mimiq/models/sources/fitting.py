@@ -63,7 +63,8 @@ def fitted(
     if pool == "avg" and "norm.weight" in state and "fc_norm.weight" not in state:
         sized["fc_norm"] = False
     patch = state.get("patch_embed.proj.weight")
-    if patch is None or patch.ndim != 4 or not hasattr(base, "patch_embed"):
+    is_plain = hasattr(base, "patch_embed") and not hasattr(base.patch_embed, "backbone")
+    if patch is None or patch.ndim != 4 or not is_plain:
         if request.image_size is not None:
             sized["img_size"] = as_argument(request.image_size)
         return state, sized, found.notes + notes
@@ -218,7 +219,10 @@ def renamed(state: Mapping[str, torch.Tensor], base: Any) -> Tensors:
 
 
 def channels_of(module: Any) -> int:
-    weight = getattr(getattr(getattr(module, "patch_embed", None), "proj", None), "weight", None)
+    stem = getattr(module, "patch_embed", None)
+    if hasattr(stem, "backbone"):  # its projection sees what the backbone puts out
+        return int(stem.in_chans)
+    weight = getattr(getattr(stem, "proj", None), "weight", None)
     return int(weight.shape[1]) if weight is not None and weight.ndim == 4 else 3
 
 
