@@ -39,6 +39,12 @@ def _post_norm() -> nn.Module:
     return _vit(block_fn=ResPostBlock)
 
 
+def _parallel(name: str, **changes: Any) -> nn.Module:
+    from timm.models import vision_transformer
+
+    return _vit(block_fn=getattr(vision_transformer, name), **changes)
+
+
 def _aimv2() -> nn.Module:
     """RMSNorm, SwiGLU of two Linears, no biases."""
     from timm.layers import RmsNorm, SwiGLU
@@ -126,6 +132,9 @@ EXAMPLES: dict[str, Callable[[], nn.Module]] = {
     "post-norm": _post_norm,
     "dinov2-giant": _packed,
     "aimv2": _aimv2,
+    "parallel": partial(_parallel, "ParallelScalingBlock", qk_norm=True, init_values=0.1),
+    "parallel-unbiased": partial(_parallel, "ParallelScalingBlock", qkv_bias=False),
+    "parallel-things": partial(_parallel, "ParallelThingsBlock", init_values=0.1),
     "hybrid": _hybrid,
     "vitamin": _vitamin,
     "beit": partial(_beit, use_abs_pos_emb=False, use_rel_pos_bias=True),

@@ -18,6 +18,7 @@ from mimiq.models.beit import BeitFamily
 from mimiq.models.eva import EvaFamily
 from mimiq.models.family import Family
 from mimiq.models.names import EMBEDDED, TORCHVISION, architecture_of, unknown
+from mimiq.models.refused import unknown_family
 from mimiq.models.sources import folders, timm, torchvision
 from mimiq.models.sources.original import Original, Request
 from mimiq.models.swin import SwinFamily, SwinV2Family
@@ -179,10 +180,7 @@ def finished(
         BadInput: image size or labels do not fit.
         UnsupportedModel: the network is of no family described here, or gives no vector.
     """
-    _check_patches(original.module, name, original.preprocessing)
-    family = _family_of(original.module, original.architecture)
-    rewritten = family.rewrite(original.module)
-    width = _check_answer(rewritten, original, name)
+    family, rewritten, width = described(original, name)
     embedding = original.output == "embedding"
     labels = labels or original.labels
     if labels is not None and embedding:
@@ -209,6 +207,23 @@ def finished(
         embedding_dim=width if embedding else 0,
         notes=original.notes,
     )
+
+
+def described(original: Original, name: str) -> tuple[Family, nn.Module, int]:
+    """The network's family, the network as that writes it out, and how many numbers it answers.
+
+    Args:
+        original: on any device; on the meta device nothing is computed but shapes.
+        name: as errors call it.
+
+    Raises:
+        BadInput: the image does not divide into patches.
+        UnsupportedModel: no family describes the network, or a part of it, or it gives no vector.
+    """
+    family = _family_of(original.module, original.architecture)
+    _check_patches(original.module, name, original.preprocessing)
+    rewritten = family.rewrite(original.module)
+    return family, rewritten, _check_answer(rewritten, original, name)
 
 
 def _changed(preprocessing: Preprocessing, changed: Mapping[str, Any]) -> Preprocessing:
@@ -291,10 +306,7 @@ def _family_of(module: nn.Module, architecture: str) -> Family:
     for family in FAMILIES:
         if family.matches(module):
             return family
-    raise UnsupportedModel(
-        f"{architecture} is a {type(module).__name__}, no vision transformer known here.",
-        "Choose a ViT, DeiT, BEiT, EVA, DINOv3 or Swin from timm, e.g. deit_s.",
-    )
+    raise unknown_family(module, architecture)
 
 
 def _is_doubtful(architecture: str) -> bool:
@@ -324,8 +336,8 @@ def _check_answer(module: nn.Module, original: Original, name: str) -> int:
     Raises:
         UnsupportedModel: they are no vector.
     """
-    size = original.preprocessing
-    answer = module(torch.zeros(1, size.channels, size.height, size.width))
+    device = next(module.parameters()).device
+    answer = module(torch.zeros(1, *original.preprocessing.input_shape, device=device))
     if not isinstance(answer, torch.Tensor) or answer.ndim != 2:
         shape = tuple(answer.shape) if isinstance(answer, torch.Tensor) else type(answer).__name__
         raise UnsupportedModel(

@@ -49,7 +49,8 @@ def writes(block: nn.Module) -> dict[str, Write]:
     scaled = [not isinstance(getattr(block, name, nn.Identity()), nn.Identity) for name in _SCALES]
     found = {}
     if not scaled[0]:
-        found["attn.proj"] = Write("norm2")
+        # Beside each other, neither reads what the other writes.
+        found["attn.proj"] = Write("" if getattr(block, "side_by_side", False) else "norm2")
     if not scaled[1]:
         found["mlp.fc2"] = Write("")
     return found

@@ -114,19 +114,25 @@ def _gated(first: list[nn.Linear], act: nn.Module, norm: nn.Module, second: nn.L
     return module
 
 
+def fold_layer_scale(scale: nn.Module | None, linear: nn.Linear) -> bool:
+    """Whether ``scale`` is a LayerScale, which then is part of the Linear before it."""
+    from timm.layers.layer_scale import LayerScale
+
+    if not isinstance(scale, LayerScale):
+        return False
+    prenorm.fold_scale(scale.gamma, linear)
+    return True
+
+
 def fold_layer_scales(block: nn.Module) -> None:
     """LayerScale multiplies the channels of a Linear's output: so can the Linear's own weights.
 
     Folded are ``ls1`` and ``ls2``, or ``gamma_1`` and ``gamma_2``, of a block with ``attn`` and
     ``mlp``.
     """
-    from timm.layers.layer_scale import LayerScale
-
     parts: Any = block
     for number, linear in ((1, parts.attn.proj), (2, parts.mlp.fc2)):
-        scale = getattr(block, f"ls{number}", None)
-        if isinstance(scale, LayerScale):
-            prenorm.fold_scale(scale.gamma, linear)
+        if fold_layer_scale(getattr(block, f"ls{number}", None), linear):
             block.set_submodule(f"ls{number}", nn.Identity())
         gamma = getattr(block, f"gamma_{number}", None)
         if gamma is not None:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from mimiq.config.precision import Roles
-from mimiq.models import prenorm, rewriting, stems
+from mimiq.models import parallel, prenorm, rewriting, stems
 from mimiq.models.attention import ExplicitAttention
 from mimiq.models.family import Family, Migration, Step, Stream
 
@@ -35,6 +35,10 @@ class ViTFamily(Family):
         stems.describe(rewritten)
         for index, block in enumerate(rewritten.blocks):
             where = f"blocks.{index}"
+            joined = parallel.joined(block, where, rewritten.num_prefix_tokens)
+            if joined is not block:
+                rewritten.blocks[index] = joined
+                continue
             rewriting.require_type(block, (Block, ResPostBlock), where)
             attention = block.attn
             rewriting.require_type(attention, (Attention,), f"{where}.attn")

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from mimiq.config.precision import from_bits
 from mimiq.models import LoadedModel, load_model
 from mimiq.models.digits import digits_heldout, train
-from mimiq.models.digits.variants import ARCHITECTURE, CONFIG, VARIANT_WEIGHTS, VARIANTS
+from mimiq.models.digits.variants import CONFIG, VARIANT_WEIGHTS, VARIANTS
 from mimiq.quantize.insert import quantize
 
 NETWORKS = Path(__file__).parents[2] / "benchmarks" / "networks"
@@ -67,7 +67,8 @@ def test_shapes_differ_from_the_embedded_network() -> None:
 def test_explicit_attention_equals_timm(
     name: str, model: LoadedModel, inputs: torch.Tensor
 ) -> None:
-    original = timm.create_model(ARCHITECTURE, **VARIANTS[name].model_args).eval()
+    variant = VARIANTS[name]
+    original = timm.create_model(variant.architecture, **variant.model_args).eval()
     state = load_file(NETWORKS / name / VARIANT_WEIGHTS)
     original.load_state_dict({key: tensor.float() for key, tensor in state.items()})
     with torch.inference_mode():

@@ -111,7 +111,7 @@ VARIANTS = {
         Variant("deit_distilled", _SMALL, "deit_tiny_distilled_patch16_224"),
         Variant("swiglu", _SMALL | {"mlp_ratio": 2.5}, "aimv2_large_patch14_224"),
         Variant("post_norm", _SMALL | {"init_values": 0.1}, "vit_base_patch16_rpn_224"),
-        Variant("beit", _SMALL, "beit_base_patch16_224"),
+        Variant("beit", _SMALL | {"init_values": 1.0}, "beit_base_patch16_224"),
         Variant("relpos", _SMALL, "vit_relpos_small_patch16_224"),
         Variant("eva", _SMALL, "eva_giant_patch14_224"),
         Variant(

@@ -209,7 +209,11 @@ def renamed(state: Mapping[str, torch.Tensor], base: Any) -> Tensors:
         # BEiT's translation compares with a position embedding that need not be there.
         position = state.get("pos_embed") if BeitFamily().matches(base) else None
         network = SimpleNamespace(
-            pos_embed=position, patch_embed=patches, head=base.head, get_submodule=with_table
+            pos_embed=position,
+            patch_embed=patches,
+            head=base.head,
+            get_submodule=with_table,
+            get_parameter=base.get_parameter,
         )
     arguments = {}
     if "adapt_layer_scale" in inspect.signature(translate).parameters:

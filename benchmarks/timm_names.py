@@ -1,0 +1,145 @@
+"""Which of timm's transformers compile: each is built without weights and described, or refused.
+
+Nothing is downloaded and nothing computed: networks lie on the meta device, which knows shapes
+alone. A name counts as a transformer's where its network holds attention over tokens.
+
+    python benchmarks/timm_names.py
+"""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import timm
+from record import write
+from torch import nn
+
+from mimiq.errors import MimiqError
+from mimiq.models.loading import described
+from mimiq.models.sources import timm as source
+from mimiq.models.sources.fitting import built_size
+from mimiq.models.sources.original import Original
+
+RESULTS = Path(__file__).parent / "results"
+ATTENTION = ("Attention", "Attn")  # what timm's classes for it are called, but for these:
+OTHER_ATTENTION = ("GPSA", "MHSA", "LiteMLA", "SHSA", "SHMA", "ScalingBlock")
+# Convolutional networks with attention over channels, in their pooling, or in a few blocks.
+CONVOLUTIONAL = ("byoanet", "byobnet", "resnest", "sknet")
+
+
+@dataclass(frozen=True)
+class Name:
+    """One of timm's names.
+
+    Attributes:
+        module: timm's source file.
+        network: its class.
+        family: that describes it; None where it is refused.
+        answers: numbers that it answers an image with.
+        refused: why, where it is.
+    """
+
+    name: str
+    module: str
+    network: str
+    family: str | None = None
+    answers: int = 0
+    refused: str | None = None
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--filter", default="*", help="names, as timm.list_models takes them")
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    arguments = parser.parse_args()
+    started = time.monotonic()
+    names = list(scan(timm.list_models(arguments.filter)))
+    found = {
+        "timm": timm.__version__,
+        "seconds": round(time.monotonic() - started, 1),
+        "names": len(names),
+        "compile": sum(each.family is not None for each in names),
+        "networks": [asdict(each) for each in names],
+    }
+    table = render(found, names)
+    write(arguments.results, "timm_names", found, table)
+    print(table)
+
+
+def scan(names: Sequence[str]) -> Iterator[Name]:
+    """Each name of a transformer, described or refused."""
+    for name in names:
+        file = timm.models.model_entrypoint(name).__module__
+        module = file.rpartition(".")[2]
+        if module in CONVOLUTIONAL or not _may_attend(inspect.getsource(sys.modules[file])):
+            continue
+        network = source.build(name, name, {}, meta=True)
+        if any(_attends(part) for part in network.modules()):
+            yield _described(name, module, network)
+
+
+def _described(name: str, module: str, network: nn.Module) -> Name:
+    found = Name(name, module, type(network).__name__)
+    size = source.preprocessing_of(network, built_size(network))
+    try:
+        family, _, answers = described(Original(network, name, size), name)
+    except MimiqError as error:
+        reason = str(error).splitlines()[0].removeprefix(f"{name} is a ")
+        return Name(name, module, found.network, refused=reason)
+    return Name(name, module, found.network, family.name, answers)
+
+
+def _may_attend(text: str) -> bool:
+    return any(word in text for word in (*ATTENTION, *OTHER_ATTENTION))
+
+
+def _attends(part: nn.Module) -> bool:
+    return _may_attend(type(part).__name__)
+
+
+def render(found: Mapping[str, Any], names: Sequence[Name]) -> str:
+    """The two tables: what compiles, by module, and what is refused, by reason."""
+    by_module: dict[str, list[Name]] = defaultdict(list)
+    by_reason: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for each in names:
+        by_module[each.module].append(each)
+        if each.refused is not None:
+            by_reason[each.network, each.refused].append(each.name)
+    lines = [
+        "# Which of timm's transformers compile",
+        "",
+        f"timm {found['timm']}: of {found['names']} names of networks with attention over tokens, "
+        f"{found['compile']} compile. `python benchmarks/timm_names.py` builds each on the meta "
+        f"device, without weights ({found['seconds']:.0f} s).",
+        "",
+        "| timm's module | names | compile | families |",
+        "|---|---|---|---|",
+    ]
+    # Those that compile first, the most of them at the top.
+    for module, members in sorted(
+        by_module.items(), key=lambda entry: (-_compiling(entry[1]), entry[0])
+    ):
+        families = sorted({each.family for each in members if each.family is not None})
+        lines.append(
+            f"| `{module}` | {len(members)} | {_compiling(members)} | {', '.join(families)} |"
+        )
+    lines += ["", "## Refused", "", "| class | names | for example | why |", "|---|---|---|---|"]
+    for (network, reason), members in sorted(by_reason.items()):
+        lines.append(f"| `{network}` | {len(members)} | `{members[0]}` | {reason} |")
+    return "\n".join(lines) + "\n"
+
+
+def _compiling(names: Sequence[Name]) -> int:
+    return sum(each.family is not None for each in names)
+
+
+if __name__ == "__main__":
+    main()
