@@ -55,6 +55,8 @@ ROWS = {
     "qk_norm": "ViT with norms on queries and keys",
     "swiglu": "AIMv2: RMSNorm, SwiGLU",
     "post_norm": "ViT, norms behind attention and MLP",
+    "parallel": "ViT, attention and MLP side by side",
+    "hybrid": "ViT behind a convolutional stem",
     "beit": "BEiT",
     "relpos": "ViT with relative positions",
     "eva": "EVA",
@@ -164,7 +166,7 @@ def _latency(
     for label, each in compiled.items():
         engines[label] = Engine(each.bundle.path, "ort", threads=1)
     with progress.stage("latency") as stage:
-        rows = measure(engines, BATCHES, budget_s=30, stage=stage)
+        rows = measure(engines, BATCHES, budget_s=12, stage=stage)
     return [row.to_json() for row in rows]
 
 

@@ -88,21 +88,25 @@ def scan(names: Sequence[str]) -> Iterator[Name]:
 
 def _described(name: str, module: str, network: nn.Module) -> Name:
     found = Name(name, module, type(network).__name__)
-    size = source.preprocessing_of(network, built_size(network))
     try:
+        size = source.preprocessing_of(network, built_size(network))
         family, _, answers = described(Original(network, name, size), name)
     except MimiqError as error:
-        reason = str(error).splitlines()[0].removeprefix(f"{name} is a ")
+        reason = str(error).splitlines()[0]
+        # The table's own column has the class.
+        reason = reason.removeprefix(f"{name} is of the class {found.network}, which ")
+        reason = reason.removesuffix(": that has no description here.")
         return Name(name, module, found.network, refused=reason)
     return Name(name, module, found.network, family.name, answers)
 
 
 def _may_attend(text: str) -> bool:
-    return any(word in text for word in (*ATTENTION, *OTHER_ATTENTION))
+    """Whether a source file of timm's may hold a transformer, or build on one."""
+    return any(word in text for word in (*ATTENTION, *OTHER_ATTENTION, "VisionTransformer"))
 
 
 def _attends(part: nn.Module) -> bool:
-    return _may_attend(type(part).__name__)
+    return any(word in type(part).__name__ for word in (*ATTENTION, *OTHER_ATTENTION))
 
 
 def render(found: Mapping[str, Any], names: Sequence[Name]) -> str:

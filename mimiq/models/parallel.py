@@ -35,11 +35,12 @@ class JoinedBlock(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Tokens (B, T, C) to the same."""
         between: torch.Tensor = x + self.attn(self.norm1(x))
-        return between + self.mlp(self.norm2(x if self.side_by_side else between))
+        out: torch.Tensor = between + self.mlp(self.norm2(x if self.side_by_side else between))
+        return out
 
 
-def joined(block: nn.Module, where: str, num_prefix_tokens: int) -> nn.Module:
-    """A parallel block of timm's as a :class:`JoinedBlock`; any other as it is.
+def joined(block: nn.Module, where: str, num_prefix_tokens: int) -> JoinedBlock | None:
+    """A parallel block of timm's as a :class:`JoinedBlock`; None for any other.
 
     Raises:
         UnsupportedModel: naming the part that cannot be joined.
@@ -50,7 +51,7 @@ def joined(block: nn.Module, where: str, num_prefix_tokens: int) -> nn.Module:
         return _of_one_projection(block, num_prefix_tokens)
     if type(block) is ParallelThingsBlock:
         return _of_several(block, where, num_prefix_tokens)
-    return block
+    return None
 
 
 @torch.no_grad()
@@ -145,7 +146,7 @@ def _linear(weight: torch.Tensor, bias: torch.Tensor | None) -> nn.Linear:
 
 def _added(linears: list[nn.Linear]) -> nn.Linear:
     """The Linear of all their inputs, side by side, that puts out the sum."""
-    biases = [linear.bias for linear in linears if linear.bias is not None]
+    biases: list[torch.Tensor] = [linear.bias for linear in linears if linear.bias is not None]
     bias = torch.stack(biases).sum(0) if biases else None
     return _linear(torch.cat([linear.weight for linear in linears], 1), bias)
 

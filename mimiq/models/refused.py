@@ -10,7 +10,7 @@ _CONVOLUTIONS = "mixes attention with convolutional stages"
 _POOLS = "pools queries, keys or values between its tokens"
 _ROPE_TOWER = "is the vision tower of a language model, with a projector of its own"
 
-# By the class of the network; each ends the sentence "it is a Name, which …".
+# By the class of the network; each ends the sentence "it is of the class Name, which …".
 _WHY = {
     "CSATv2": _CONVOLUTIONS,
     "Cait": "mixes the scores of its heads with each other",
@@ -71,6 +71,6 @@ def unknown_family(module: nn.Module, architecture: str) -> UnsupportedModel:
         f"which {why}: that has no description here" if why else "no vision transformer known here"
     )
     return UnsupportedModel(
-        f"{architecture} is a {name}, {what}.",
+        f"{architecture} is of the class {name}, {what}.",
         "Choose a ViT, DeiT, BEiT, EVA, DINOv3 or Swin from timm, e.g. deit_s.",
     )

@@ -74,6 +74,6 @@ def _write_out_standardised(backbone: nn.Module) -> None:
             device=layer.weight.device,
         )
         plain.weight.copy_((centred / deviation).reshape_as(layer.weight))
-        if layer.bias is not None:
+        if layer.bias is not None and plain.bias is not None:
             plain.bias.copy_(layer.bias)
         backbone.set_submodule(name, plain)

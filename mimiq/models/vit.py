@@ -36,7 +36,7 @@ class ViTFamily(Family):
         for index, block in enumerate(rewritten.blocks):
             where = f"blocks.{index}"
             joined = parallel.joined(block, where, rewritten.num_prefix_tokens)
-            if joined is not block:
+            if joined is not None:
                 rewritten.blocks[index] = joined
                 continue
             rewriting.require_type(block, (Block, ResPostBlock), where)

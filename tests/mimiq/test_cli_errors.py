@@ -84,7 +84,7 @@ class TestModel:
 
         monkeypatch.setattr(timm, "create_model", offline)
         said = fails("resnet18", exit_code=UnsupportedModel.exit_code)
-        assert "is a ResNet, no vision transformer" in said
+        assert "is of the class ResNet, no vision transformer" in said
 
     @pytest.mark.parametrize("pixels", [1, 100])
     def test_images_that_do_not_divide_into_patches(self, fails: Fails, pixels: int) -> None:

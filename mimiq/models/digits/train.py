@@ -231,7 +231,7 @@ def _write(folder: Path, files: Mapping[str, bytes]) -> None:
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Train the embedded digits model.")
     parser.add_argument("--out", type=Path, default=FOLDER, help="folder to write into")
-    parser.add_argument("--epochs", type=int, default=EPOCHS)
+    parser.add_argument("--epochs", type=int, help=f"{EPOCHS}, or the variant's own")
     parser.add_argument("--variant", choices=VARIANTS, help="a network of another shape, into DIR")
     options = parser.parse_args(arguments)
     if options.variant and options.out == FOLDER:
@@ -241,7 +241,10 @@ def main(arguments: list[str] | None = None) -> int:
         images, labels = digits_images()
         chosen, heldout = split(labels)
         build = variant.build if variant else build_digits
-        module = train(images[chosen], labels[chosen], options.epochs, SEED, build)
+        epochs = options.epochs
+        if epochs is None:
+            epochs = (variant and variant.epochs) or EPOCHS
+        module = train(images[chosen], labels[chosen], epochs, SEED, build)
         top1 = accuracy(module, images[heldout], labels[heldout])
         print(f"held-out top-1 {top1:.2%} on {len(heldout)} images")
         if top1 < LEAST_ACCURACY:

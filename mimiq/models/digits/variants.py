@@ -28,11 +28,13 @@ class Variant:
         name: of its folder.
         arguments: of timm's constructor, beside those that all have.
         architecture: timm's constructor, for what the arguments leave as it is.
+        epochs: of training; None for those of the embedded network.
     """
 
     name: str
     arguments: dict[str, Any] = field(default_factory=dict)
     architecture: str = "vit_tiny_patch16_224"
+    epochs: int | None = None
 
     @property
     def model_args(self) -> dict[str, Any]:
@@ -111,7 +113,10 @@ VARIANTS = {
         Variant("deit_distilled", _SMALL, "deit_tiny_distilled_patch16_224"),
         Variant("swiglu", _SMALL | {"mlp_ratio": 2.5}, "aimv2_large_patch14_224"),
         Variant("post_norm", _SMALL | {"init_values": 0.1}, "vit_base_patch16_rpn_224"),
-        Variant("beit", _SMALL | {"init_values": 1.0}, "beit_base_patch16_224"),
+        Variant("parallel", _SMALL, "vit_base_patch16_xp_224"),
+        Variant("hybrid", _SMALL | {"patch_size": 1}, "vit_tiny_r_s16_p8_224"),
+        # Its only positions are biases that begin at zero: it learns late.
+        Variant("beit", _SMALL | {"init_values": 1.0}, "beit_base_patch16_224", epochs=120),
         Variant("relpos", _SMALL, "vit_relpos_small_patch16_224"),
         Variant("eva", _SMALL, "eva_giant_patch14_224"),
         Variant(

@@ -223,7 +223,7 @@ def renamed(state: Mapping[str, torch.Tensor], base: Any) -> Tensors:
 
 
 def channels_of(module: Any) -> int:
-    stem = getattr(module, "patch_embed", None)
+    stem: Any = getattr(module, "patch_embed", None)
     if hasattr(stem, "backbone"):  # its projection sees what the backbone puts out
         return int(stem.in_chans)
     weight = getattr(getattr(stem, "proj", None), "weight", None)
