@@ -28,7 +28,7 @@ from torch import nn
 
 from mimiq.cache import Cache
 from mimiq.cli.terminal_progress import shown_progress
-from mimiq.compile import Compiled, compile_model
+from mimiq.compiler import Compiled, compile_model
 from mimiq.config.precision import from_bits
 from mimiq.config.recipes import recipe_for
 from mimiq.export.tensorrt.proof import Proof

@@ -210,11 +210,21 @@ def test_11_no_classifier_gives_an_embedding(tmp_path: Path) -> None:
         )
 
 
+@pytest.mark.parametrize("name", ["vit_tiny_r_s16_p8_224", "vit_small_patch16_18x2_224"])
+def test_12_to_14_hybrids_and_parallel_blocks_load(name: str, tmp_path: Path) -> None:
+    original = network(name, depth=2)
+    path = saved(original.state_dict(), tmp_path)
+    check(load_model(name, weights=path, image_size=64, model_kwargs={"depth": 2}), original)
+
+
 @pytest.mark.parametrize(
     ("name", "part"),
-    [("vit_tiny_r_s16_p8_224", "patch_embed"), ("vit_small_patch16_18x2_224", r"blocks\.0")],
+    [
+        ("vit_dwee_patch16_reg1_gap_256", r"blocks\.0\.attn is a DiffAttention"),
+        ("vit_dpwee_patch16_reg1_gap_256", r"blocks\.0 is a DiffParallelScalingBlock"),
+    ],
 )
-def test_12_to_14_parts_without_a_description_are_refused_at_load(name: str, part: str) -> None:
+def test_parts_without_a_description_are_refused_at_load(name: str, part: str) -> None:
     with pytest.raises(UnsupportedModel, match=part):
         load_model(name, untrained=True)
 

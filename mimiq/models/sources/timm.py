@@ -182,7 +182,7 @@ def _may_project(architecture: str) -> bool:
     import timm
 
     tag = getattr(timm.get_pretrained_cfg(architecture), "tag", None) or ""
-    return "clip" in f"{architecture}.{tag}"
+    return "clip" in architecture or ("clip" in tag and "_ft_" not in tag)
 
 
 def _output(module: Any, may_project: bool) -> Output:
