@@ -140,7 +140,7 @@ def _job(model: LoadedModel, label: str, out: Path) -> Job:
 
 
 def _precision(compiled: Compiled) -> dict[str, Any]:
-    report: dict[str, Any] = compiled.bundle.report or {}
+    report: dict[str, Any] = compiled.bundle.report.to_json() if compiled.bundle.report else {}
     kept = {key: report[key] for key in ("size", "accuracy", "heldout", "seconds", "notes")}
     return kept | {"engine": None if compiled.engine is None else _engine(compiled.engine.proof)}
 

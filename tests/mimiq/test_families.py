@@ -15,7 +15,7 @@ from networks import as_loaded
 from torch import nn
 
 from mimiq.config.precision import FP32, int4, int8
-from mimiq.export import check, export_onnx
+from mimiq.export import check, export_onnx, to_fp16
 from mimiq.models import LoadedModel, observe_attention
 from mimiq.quantize.equalization import migrate_outliers
 from mimiq.quantize.fake_quant import QuantLinear, quant_layers
@@ -175,3 +175,6 @@ def test_the_exported_graph_is_the_simulation(example: Example, tmp_path: Path) 
     expected = module(images).numpy()
     error = np.linalg.norm(found - expected) / np.linalg.norm(expected)
     assert error < 0.02
+    half = to_fp16(path, tmp_path / "half.onnx")
+    refused = [finding for finding in check(half, "rtx") if finding.severity == "refused"]
+    assert not refused

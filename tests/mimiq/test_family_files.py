@@ -12,7 +12,6 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from mimiq.errors import BadInput
 from mimiq.models import load_model
 from mimiq.models.digits.variants import VARIANTS
 
@@ -56,10 +55,3 @@ def test_relative_positions_are_resized_when_asked(name: str, tmp_path: Path) ->
     larger.load_state_dict(translate(network.state_dict(), larger))
     images = torch.randn(2, 3, 48, 48, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(loaded.module(images), larger(images), atol=1e-4, rtol=1e-4)
-
-
-def test_relative_positions_are_never_resized_unasked(tmp_path: Path) -> None:
-    path = _saved(_random("beit"), tmp_path)
-    kwargs = VARIANTS["beit"].model_args | {"img_size": 48}
-    with pytest.raises(BadInput, match="relative_position_bias_table has shape"):
-        load_model(VARIANTS["beit"].architecture, weights=path, model_kwargs=kwargs)

@@ -28,9 +28,9 @@ from mimiq.export.patterns.outlier_columns import find_outliers
 # Operators that mean the same in half precision, those on shapes and integers included.
 # fmt: off
 _KNOWN = frozenset([
-    "Add", "Clip", "Concat", "Conv", "DequantizeLinear", "Div",
-    "Erf", "Expand", "Flatten", "Gather", "Gelu", "Gemm",
-    "Identity", "LayerNormalization", "MatMul", "Mul", "Pad", "Pow", "QuantizeLinear",
+    "Add", "AveragePool", "BatchNormalization", "Clip", "Concat", "Conv", "DequantizeLinear",
+    "Div", "Erf", "Expand", "Flatten", "Gather", "Gelu", "Gemm", "GroupNormalization",
+    "Identity", "LayerNormalization", "MatMul", "MaxPool", "Mul", "Pad", "Pow", "QuantizeLinear",
     "Reciprocal", "ReduceMean", "ReduceSum", "Relu", "Reshape", "Shape", "Sigmoid", "Slice",
     "Softmax", "Split", "Sqrt", "Squeeze", "Sub", "Swish", "Tanh",
     "Transpose", "Unsqueeze",
@@ -101,9 +101,11 @@ class _Conversions:
         return self.made[key]
 
     def _copy(self, value: ir.Value, data: Array) -> ir.Value:
-        if data.size and float(np.abs(data).max()) > HALF_MAX:
+        # Half precision has infinities too: max pooling is padded with them.
+        largest = float(np.abs(data[np.isfinite(data)]).max(initial=0))
+        if largest > HALF_MAX:
             raise UnsupportedModel(
-                f"{value.name} holds {float(np.abs(data).max()):g}, which half precision cannot.",
+                f"{value.name} holds {largest:g}, which half precision cannot.",
                 "Build an fp32 engine for this model.",
             )
         copy = data.astype(np.float16)
