@@ -42,7 +42,9 @@ _DESCRIBED = (
     "swin_transformer",
     "swin_transformer_v2",
     "vision_transformer",
+    "vision_transformer_hybrid",
     "vision_transformer_relpos",
+    "vitamin",
 )
 _REGISTERED = re.compile(r"^@register_model\s*\ndef (\w+)\(", re.MULTILINE)
 _RENAMED = re.compile(r"^register_model_deprecations\(.*?\{(.*?)^\}", re.MULTILINE | re.DOTALL)
