@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mimiq.durable import beside, remove_leftovers, sync, sync_tree
 from mimiq.errors import BadInput
 from mimiq.files import FileEntry, make_folder_whole, writing
 from mimiq.runtime.manifest import (
@@ -215,7 +216,8 @@ def add_files(
 ) -> Bundle:
     """Add files to a bundle, or replace them: a new folder takes the place of the old in one step.
 
-    Files that stay are the same files under a second name, so that this costs no space.
+    Files that stay are the same files under a second name, so that this costs no space. Where the
+    folder must stay (a mount point), the files are moved into it, the manifest last.
 
     Args:
         bundle: where to add.
@@ -235,21 +237,51 @@ def add_files(
     manifest = {**bundle.manifest, **(updates or {}), "files": entries}
     added = {check_name(name): source for name, source in (files or {}).items()}
 
-    def fill(new: Path) -> None:
-        shutil.copytree(folder, new, copy_function=_link, dirs_exist_ok=True)
+    def put(place: Path) -> None:
         for name, source in added.items():
-            _renew(new / name)
-            shutil.copyfile(source, new / name)
-            entries[name] = file_entry(new / name)
+            _renew(place / name)
+            shutil.copyfile(source, place / name)
+            entries[name] = file_entry(place / name)
         if report is not None:
-            _renew(new / REPORT)
-            (new / REPORT).write_text(pretty_json(report.to_json()), encoding="utf-8")
-            entries[REPORT] = file_entry(new / REPORT)
-        _renew(new / MANIFEST)
-        (new / MANIFEST).write_text(signed_manifest(manifest), encoding="utf-8")
+            _renew(place / REPORT)
+            (place / REPORT).write_text(pretty_json(report.to_json()), encoding="utf-8")
+            entries[REPORT] = file_entry(place / REPORT)
+        _renew(place / MANIFEST)
+        (place / MANIFEST).write_text(signed_manifest(manifest), encoding="utf-8")
 
-    make_folder_whole(folder, fill)
+    def fill(place: Path) -> None:
+        shutil.copytree(folder, place, copy_function=_link, dirs_exist_ok=True)
+        put(place)
+
+    if _is_fixed(folder):
+        _put_inside(folder, put)
+    else:
+        make_folder_whole(folder, fill)
     return Bundle(folder, verify=False)
+
+
+def _put_inside(folder: Path, put: Callable[[Path], None]) -> None:
+    """Have files written aside within a folder, and moved to their names: the manifest last."""
+    aside = beside(folder / "added")
+    with writing(folder):
+        remove_leftovers(folder / "added")
+        try:
+            aside.mkdir()
+            put(aside)
+            sync_tree(aside)
+            names = [file.relative_to(aside) for file in aside.rglob("*") if file.is_file()]
+            for name in sorted(names, key=lambda name: name == Path(MANIFEST)):
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                os.replace(aside / name, folder / name)
+            sync(folder)
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+
+
+def _is_fixed(folder: Path) -> bool:
+    """Whether no other folder can take its place: a mount point, or in a folder of others."""
+    real = Path(os.path.realpath(folder))
+    return os.path.ismount(real) or not os.access(real.parent, os.W_OK | os.X_OK)
 
 
 def _link(source: str, target: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -161,6 +162,19 @@ def test_add_files(make_bundle: MakeBundle, tmp_path: Path) -> None:
 def test_names_that_lead_out(name: str) -> None:
     with pytest.raises(BadInput, match="cannot name a file"):
         check_name(name)
+
+
+def test_files_are_added_to_a_folder_that_must_stay(
+    make_bundle: MakeBundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle, extra = make_bundle(), tmp_path / "engine"
+    extra.write_bytes(b"engine")
+    inode = bundle.path.stat().st_ino
+    monkeypatch.setattr(os.path, "ismount", lambda path: Path(path) == bundle.path)
+    added = add_files(bundle, {"engines/a": extra}, updates={"note": "added"})
+    assert added.path.stat().st_ino == inode
+    assert Bundle(bundle.path).file("engines/a").read_bytes() == b"engine"
+    assert Bundle(bundle.path).manifest["note"] == "added"
 
 
 def test_a_manifest_cannot_point_outside(make_bundle: MakeBundle) -> None:
