@@ -56,7 +56,8 @@ def compile_model(job: Job, cache: Cache, progress: Progress) -> Compiled:
     """
     if job.out.exists() and not job.overwrite:
         raise BadInput(
-            f"Output folder {job.out} already exists.", "Choose another -o, or pass --force."
+            f"Output folder {job.out} already exists.",
+            "Choose another folder, or replace it with `overwrite=True`.",
         )
     started = time.monotonic()
     calibration = calibration_set(job, cache, progress)

@@ -29,7 +29,7 @@ def ensure_none(nodes: Iterable[ir.Node], promise: str) -> None:
 
 def require_lowered(model: ir.Model) -> None:
     """Raise PreconditionError where a fake quantiser is left."""
-    require_none(fake_quantizers(model), "run the passes of `lowering` first")
+    require_none(fake_quantizers(model), "run the passes of lowering first")
 
 
 def fake_quantizers(model: ir.Model) -> list[ir.Node]:

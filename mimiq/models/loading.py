@@ -14,15 +14,15 @@ from torch import nn
 
 from mimiq.errors import BadInput, UnsupportedModel
 from mimiq.models import checkpoint
-from mimiq.models.beit import BeitFamily
-from mimiq.models.eva import EvaFamily
+from mimiq.models.families.beit import BeitFamily
+from mimiq.models.families.eva import EvaFamily
+from mimiq.models.families.swin import SwinFamily, SwinV2Family
+from mimiq.models.families.vit import ViTFamily
 from mimiq.models.family import Family
 from mimiq.models.names import EMBEDDED, TORCHVISION, architecture_of, unknown
 from mimiq.models.refused import unknown_family
 from mimiq.models.sources import folders, timm, torchvision
 from mimiq.models.sources.original import Original, Request
-from mimiq.models.swin import SwinFamily, SwinV2Family
-from mimiq.models.vit import ViTFamily
 from mimiq.runtime.preprocessing import Preprocessing
 from mimiq.runtime.session import Output
 

@@ -11,7 +11,7 @@ from torch import nn
 from mimiq.calibrate.ranges import activation_quantizers, two_sided_grids, two_step_grids
 from mimiq.config.precision import from_bits, int8
 from mimiq.models import ExplicitAttention
-from mimiq.models.vit import ViTFamily
+from mimiq.models.families.vit import ViTFamily
 from mimiq.quantize.fake_quant import Grid, Quantizer, fake_quantize, quant_layers
 from mimiq.quantize.insert import swap_layers
 

@@ -20,7 +20,7 @@ from mimiq.config.precision import (
     weight_only,
 )
 from mimiq.models import ExplicitAttention, quantizable_layers
-from mimiq.models.vit import ViTFamily
+from mimiq.models.families.vit import ViTFamily
 from mimiq.quantize.fake_quant import (
     Grid,
     QuantConv2d,

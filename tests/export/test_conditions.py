@@ -44,8 +44,8 @@ def _as_exported(*, gemm: bool) -> ir.Model:
         (FoldWeightTransposes(), True, "Gemm fc: run GemmToMatMul first"),
         (LowerWeights(), False, "Transpose turned: run FoldWeightTransposes first"),
         (LowerActivations(), False, "FakeQuantize wq: run LowerWeights first"),
-        (ToHalf(), False, "FakeQuantize a: run the passes of `lowering` first"),
-        (UnsignedActivations(), False, "FakeQuantize a: run the passes of `lowering` first"),
+        (ToHalf(), False, "FakeQuantize a: run the passes of lowering first"),
+        (UnsignedActivations(), False, "FakeQuantize a: run the passes of lowering first"),
     ],
 )
 def test_what_the_exporter_wrote_is_lowered_in_order(

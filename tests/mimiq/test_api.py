@@ -136,7 +136,7 @@ def test_a_module_of_transformers() -> None:
     ("module", "error", "problem"),
     [
         (lambda: nn.Linear(3, 5), BadInput, "how images come to this Linear"),
-        (lambda: timm.create_model("resnet18"), UnsupportedModel, "is a ResNet"),
+        (lambda: timm.create_model("resnet18"), UnsupportedModel, "ResNet"),
     ],
 )
 def test_modules_that_are_refused(module: Any, error: type[Exception], problem: str) -> None:

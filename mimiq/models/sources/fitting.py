@@ -16,8 +16,8 @@ import torch
 from torch import nn
 
 from mimiq.errors import BadInput
-from mimiq.models.beit import BeitFamily
 from mimiq.models.checkpoint import Tensors
+from mimiq.models.families.beit import BeitFamily
 from mimiq.models.prefixes import Found
 from mimiq.models.sources import explain, positions
 from mimiq.models.sources.heads import with_head

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from mimiq.models import prenorm, rewriting, stems
 from mimiq.models.attention import ExplicitAttention, UnitNorm
+from mimiq.models.families import prenorm, rewriting, stems
 from mimiq.models.family import Family, Migration, Step, Stream, Write
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from mimiq.config.precision import Roles
-from mimiq.models import rewriting
+from mimiq.models.families import rewriting
 
 
 def is_hybrid(network: nn.Module) -> bool:

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from mimiq.models import rewriting
 from mimiq.models.attention import ExplicitAttention
+from mimiq.models.families import rewriting
 
 
 class JoinedBlock(nn.Module):

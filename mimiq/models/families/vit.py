@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from mimiq.config.precision import Roles
-from mimiq.models import parallel, prenorm, rewriting, stems
 from mimiq.models.attention import ExplicitAttention
+from mimiq.models.families import parallel, prenorm, rewriting, stems
 from mimiq.models.family import Family, Migration, Step, Stream
 
 

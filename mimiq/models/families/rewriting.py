@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from mimiq.errors import UnsupportedModel
-from mimiq.models import prenorm
+from mimiq.models.families import prenorm
 
 _HINT = "Choose a network without it: `mimiq models` lists those that are known to compile."
 

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from mimiq.models import prenorm, rewriting, stems
 from mimiq.models.attention import ExplicitAttention
+from mimiq.models.families import prenorm, rewriting, stems
 from mimiq.models.family import Family, Migration, Step, Stream
 
 

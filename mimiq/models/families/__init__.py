@@ -1,0 +1,1 @@
+"""The families of networks, a file each, and what several of them share."""
