@@ -2,8 +2,7 @@
 
 A set is synthesised once; smaller ones are its first images, since a batch depends on the seed and
 its index alone. Each mixture fits the same network without distillation, and is judged on folders
-of images that nothing is fitted to. The cost of a mixture is the time of its images and of the fit,
-in units of the first mixture's.
+of images that nothing is fitted to.
 
     python benchmarks/image_counts.py --model deit_t --weights deit_tiny_patch16_224.safetensors \\
         --set calibration-set --judge photographs --judge wallpapers

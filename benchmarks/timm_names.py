@@ -66,7 +66,7 @@ def main() -> None:
         "timm": timm.__version__,
         "seconds": round(time.monotonic() - started, 1),
         "names": len(names),
-        "compile": sum(each.family is not None for each in names),
+        "compile": _compiling(names),
         "networks": [asdict(each) for each in names],
     }
     table = render(found, names)

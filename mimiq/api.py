@@ -17,12 +17,13 @@ from mimiq.config.precision import Precision, from_bits, largest_block, parse_bi
 from mimiq.config.recipes import changed, default_recipe, recipe_for
 from mimiq.devices import pick_device
 from mimiq.errors import BadInput
-from mimiq.models import LoadedModel, load_model, quantizable_layers
+from mimiq.inputs import check_budget, check_count, dataset_of, linear_inputs
+from mimiq.models import LoadedModel, load_model
 from mimiq.models.memory import load_module
 from mimiq.models.names import check_name
 from mimiq.progress import SILENT, CallbackProgress, Progress
 from mimiq.runtime.bundle import Bundle
-from mimiq.runtime.evaluation.datasets import LabelledImages, open_dataset, unlabelled
+from mimiq.runtime.evaluation.datasets import LabelledImages
 from mimiq.runtime.preprocessing import Preprocessing
 from mimiq.spec import EngineSpec, Job, default_out
 
@@ -103,20 +104,24 @@ def compile(
     wanted = precision_for(network, precision)
     chosen = recipe or default_recipe(network.name, pick_device(device).type)
     dataset, name = _evaluation(evaluation, network)
+    source = _calibration(calibration)
+    check_count(source, images)
     size = parse_size(size_budget) if size_budget is not None else None
+    budget = None if max_drop is None and size is None else Budget(max_drop, size)
+    check_budget(budget, network)
     job = Job(
         model=network,
         precision=wanted,
         recipe=changed(recipe_for(chosen, wanted), images, steps),
         out=Path(out) if out is not None else default_out(network.name, wanted.label),
-        calibration=_calibration(calibration),
+        calibration=source,
         seed=seed,
         device=device,
         evaluation=dataset,
         evaluation_name=name,
         batches=tuple(batches),
         overwrite=overwrite,
-        budget=None if max_drop is None and size is None else Budget(max_drop, size),
+        budget=budget,
         engine=None if target == "ort" else EngineSpec(target),
     )
     folder = default_cache_dir() if cache is None else Path(cache)
@@ -132,9 +137,7 @@ def precision_for(model: LoadedModel, precision: str | Precision) -> Precision:
     if isinstance(precision, Precision):
         return precision
     if match := WEIGHT_ONLY.fullmatch(precision):
-        layers = quantizable_layers(model.module).values()
-        inputs = [layer.weight.shape[1] for layer in layers if layer.weight.ndim == 2]
-        return weight_only(int(match[1]), largest_block(inputs))
+        return weight_only(int(match[1]), largest_block(linear_inputs(model).values()))
     try:
         return from_bits(*parse_bits(NAMED.get(precision, precision)))
     except BadInput as error:
@@ -181,12 +184,7 @@ def _evaluation(
 ) -> tuple[LabelledImages | None, str | None]:
     if not isinstance(source, str | Path):
         return source, None if source is None else "images in memory"
-    folder, channels = Path(source), model.preprocessing.channels
-    if model.output == "embedding":
-        from mimiq.calibrate.sources import image_files
-
-        return unlabelled(image_files(folder, channels)), str(folder)
-    return open_dataset(folder, max(model.num_classes, 2), channels=channels), str(folder)
+    return dataset_of(Path(source), model), str(source)
 
 
 def _calibration(source: str | Path) -> str | Path:

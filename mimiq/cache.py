@@ -62,7 +62,9 @@ def stage_key(stage: CachedStage[Any]) -> dict[str, Any]:
 
 
 def _identity(value: Any) -> Any:
-    """What stands for a value in a key: ``cache_key``, ``to_json()``, or itself."""
+    """What stands for a value in a key: a stage's own, ``cache_key``, ``to_json()``, or itself."""
+    if hasattr(value, "revision"):
+        return {value.name: stage_key(value)}
     if hasattr(value, "cache_key"):
         return value.cache_key
     if hasattr(value, "to_json"):

@@ -42,27 +42,15 @@ def remove_leftovers(path: Path) -> None:
     A folder that one of them had moved out of the way, without putting another in its place, gets
     its name back.
     """
-    with suppress(OSError):
-        for found in sorted(path.parent.iterdir()):
-            match = _NAME.fullmatch(found.name)
-            if match is None or not _is_dead(match["host"], int(match["pid"])):
-                continue
-            if match["of"] != path.name:
-                continue
-            if found.suffix == ".old" and not os.path.lexists(path):
-                os.rename(found, path)
-            elif found.is_dir() and not found.is_symlink():
-                shutil.rmtree(found, ignore_errors=True)
-            else:
-                found.unlink(missing_ok=True)
+    for found, name in _temporaries(path.parent):
+        if name == path.name:
+            _remove_of_dead(found, path)
 
 
 def remove_all_leftovers(folder: Path) -> None:
     """:func:`remove_leftovers` of whatever was being written in ``folder``."""
-    with suppress(OSError):
-        names = {match["of"] for f in folder.iterdir() if (match := _NAME.fullmatch(f.name))}
-        for name in names:
-            remove_leftovers(folder / name)
+    for found, name in _temporaries(folder):
+        _remove_of_dead(found, folder / name)
 
 
 def exchange(new: Path, old: Path) -> None:
@@ -113,18 +101,39 @@ def _host() -> str:
     return hashlib.sha256(platform.node().encode()).hexdigest()[:6]
 
 
-def _is_dead(host: str, pid: int) -> bool:
-    """Whether a process is known to have ended: of another host nothing is known."""
-    if host != _host() or pid == os.getpid():
-        return False
-    if sys.platform == "win32":
-        return False  # there os.kill(pid, 0) would end the process
+def _temporaries(folder: Path) -> list[tuple[Path, str]]:
+    """What is being written in a folder, or was, with the name that it was to have."""
     try:
-        os.kill(pid, 0)
+        matches = ((found, _NAME.fullmatch(found.name)) for found in sorted(folder.iterdir()))
+        return [(found, match["of"]) for found, match in matches if match is not None]
+    except OSError:
+        return []
+
+
+def _remove_of_dead(found: Path, path: Path) -> None:
+    if not _is_of_dead(found.name):
+        return
+    with suppress(OSError):
+        if found.suffix == ".old" and not os.path.lexists(path):
+            os.rename(found, path)
+        elif found.is_dir() and not found.is_symlink():
+            shutil.rmtree(found, ignore_errors=True)
+        else:
+            found.unlink(missing_ok=True)
+
+
+def _is_of_dead(name: str) -> bool:
+    """Whether who wrote under this name is known to have ended: of other hosts nothing is known."""
+    match = _NAME.fullmatch(name)
+    # On Windows os.kill(pid, 0) would end the process.
+    if match is None or match["host"] != _host() or sys.platform == "win32":
+        return False
+    try:
+        os.kill(int(match["pid"]), 0)
     except ProcessLookupError:
         return True
     except OSError:
-        return False
+        pass
     return False
 
 

@@ -13,7 +13,7 @@ FOLDERS = {"calibrate": "calibrate", "export": "export", "runtime": "runtime"}
 FLOORS = [
     {"cli"},
     {"api"},
-    {"compiler"},
+    {"compiler", "inputs"},
     {"stages"},
     {"synthesis", "distill"},
     {"export", "spec"},

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 from mimiq.errors import BadInput, EnvironmentLacks, pip_install
+from mimiq.models.names import check_name
 
 COMPILE_LIBRARIES = ("torch", "timm", "onnx", "onnx_ir", "onnxscript", "safetensors")
 
@@ -24,6 +25,17 @@ def require_compile_extra() -> None:
             f"Compiling needs libraries that are not installed: {', '.join(missing)}.",
             f"Install them with: {pip_install('compile')}",
         )
+
+
+def require_model(name: str) -> None:
+    """Refuse what cannot be compiled, here or at all.
+
+    Raises:
+        EnvironmentLacks: as :func:`require_compile_extra`.
+        BadInput: as :func:`mimiq.models.names.check_name`.
+    """
+    require_compile_extra()
+    check_name(name)
 
 
 def require_new(out: Path, force: bool, kind: str) -> None:

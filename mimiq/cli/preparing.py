@@ -28,13 +28,13 @@ def prepared(
     progress: Progress,
 ) -> Job:
     """The job, its inputs and output checked; ``kind`` as of :func:`preflight.require_new`."""
+    from mimiq.spec import default_out
+
     if output.out is not None:
         preflight.require_new(output.out, output.force, kind)
     values.calibration_of(tuning.calibration)
     model = values.load(choice, progress)
     wanted = values.precision_of(precision, model, images.recipe)
-    from mimiq.spec import default_out
-
     out = output.out or default_out(choice.model, wanted.label, suffix)
     preflight.require_new(out, output.force, kind)
     return values.job_of(model, wanted, images, tuning, out)

@@ -28,6 +28,7 @@ from mimiq.config.precision import (
     weight_only,
 )
 from mimiq.errors import BadInput
+from mimiq.inputs import check_count, linear_inputs
 from mimiq.progress import SILENT, Progress
 
 if TYPE_CHECKING:
@@ -35,8 +36,6 @@ if TYPE_CHECKING:
     from mimiq.config.recipes import Recipe
     from mimiq.config.synthesis import SynthesisRecipe
     from mimiq.models import LoadedModel
-    from mimiq.runtime.bundle import Bundle
-    from mimiq.runtime.evaluation.datasets import ImageFiles
     from mimiq.spec import Job
 
 
@@ -79,7 +78,7 @@ def precision_of(
     weight_bits, activation_bits = _widths(choice)
     uniform = choice.uniform or recipe == "paper"
     if choice.weight_only or choice.block_size is not None:
-        inputs = _linear_inputs(model)
+        inputs = linear_inputs(model)
         if choice.block_size is not None:
             _check_block(choice.block_size, inputs)
         block = choice.block_size or largest_block(inputs.values())
@@ -99,20 +98,6 @@ def budget_of(choice: BudgetChoice) -> Budget | None:
 
     size = parse_size(choice.size_budget) if choice.size_budget is not None else None
     return Budget(choice.max_drop, size)
-
-
-def check_budget(budget: Budget | None, model: LoadedModel) -> None:
-    """Refuse a limit that this network has no measure for.
-
-    Raises:
-        BadInput: points of top-1, and the network has no classifier.
-    """
-    if budget is not None and budget.max_drop is not None and model.output == "embedding":
-        raise BadInput(
-            f"--max-drop is in points of top-1, and {model.name} answers with an embedding.",
-            "Leave it out: the cosine with full precision is measured, and --size-budget raises "
-            "the layers that pay most.",
-        )
 
 
 def load(choice: ModelChoice, progress: Progress = SILENT) -> LoadedModel:
@@ -235,31 +220,6 @@ def calibration_of(source: str) -> str | Path:
     return Path(source)
 
 
-def dataset_of(folder: Path, answered: LoadedModel | Bundle, limit: int | None) -> ImageFiles:
-    """Images to measure a network on, whose every file looks like an image.
-
-    Args:
-        folder: labelled images; of a network without a classifier any, in the folder or below it.
-        answered: the network, or its bundle. One output tells the classes 0 and 1 apart.
-        limit: at most so many, evenly spread.
-
-    Raises:
-        BadInput: as :func:`mimiq.runtime.open_dataset`, or naming a file that is no image.
-    """
-    from mimiq.calibrate.sources import image_files
-    from mimiq.runtime.evaluation.datasets import open_dataset, unlabelled
-    from mimiq.runtime.image_files import check_file
-
-    channels = answered.preprocessing.channels
-    if answered.output == "embedding":
-        dataset = unlabelled(image_files(folder, channels), limit)
-    else:
-        dataset = open_dataset(folder, max(answered.num_classes, 2), limit, channels=channels)
-    for path, _ in dataset:
-        check_file(path, channels)
-    return dataset
-
-
 def job_of(
     model: LoadedModel,
     precision: Precision,
@@ -268,16 +228,10 @@ def job_of(
     out: Path,
 ) -> Job:
     """A compilation without measurements; what those need is put in by the caller."""
-    from mimiq.calibrate import CalibrationSet
     from mimiq.spec import Job
 
     calibration = calibration_of(tuning.calibration)
-    given = isinstance(calibration, Path) and images.images is not None
-    if given and CalibrationSet.is_set(calibration):
-        raise BadInput(
-            f"{calibration} is a finished calibration set, and is taken whole.",
-            "Leave out --images, or give a folder of images.",
-        )
+    check_count(calibration, images.images)
     return Job(
         model=model,
         precision=precision,
@@ -296,13 +250,6 @@ def _widths(choice: PrecisionChoice) -> tuple[int, int | None]:
     if choice.int4:
         return 4, None if choice.weight_only else 8
     return 8, 8
-
-
-def _linear_inputs(model: LoadedModel) -> dict[str, int]:
-    from mimiq.models import quantizable_layers
-
-    layers = quantizable_layers(model.module)
-    return {name: layer.weight.shape[1] for name, layer in layers.items() if layer.weight.ndim == 2}
 
 
 def _check_block(size: int, inputs: Mapping[str, int]) -> None:

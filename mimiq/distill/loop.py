@@ -29,6 +29,7 @@ from mimiq.models.answers import same_answer
 from mimiq.quantize import kernels as fake_quant_kernels
 from mimiq.quantize.fake_quant import Quantizer
 from mimiq.quantize.insert import QuantizedModel
+from mimiq.runtime.report.report import Tuning
 
 # DeiT-T on a CPU: compiled quantisers save half a microsecond a pixel, and take 10 to 25 seconds.
 _WORTH_COMPILING = 64_000_000  # pixels seen in training
@@ -85,32 +86,6 @@ class DistillationRecipe:
         return images[:-held_out], images[-held_out:]
 
 
-@dataclass(frozen=True)
-class DistillationResult:
-    """What distillation did.
-
-    Attributes:
-        steps: optimiser steps taken.
-        initial_loss, best_loss: on the held-out images, before and at the state that was kept.
-        best_step: when that state was reached; 0 means that training never helped.
-        agreement: share of held-out images on which student and teacher name the same class; the
-            mean cosine of their embeddings, where there are no classes.
-        seconds: wall time, resumed parts included.
-        history: ``(step, held-out loss)``.
-    """
-
-    steps: int
-    initial_loss: float
-    best_loss: float
-    best_step: int
-    agreement: float
-    seconds: float
-    history: list[tuple[int, float]]
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-
 def distill(
     quantized: QuantizedModel,
     images: torch.Tensor,
@@ -119,7 +94,7 @@ def distill(
     seed: int = 0,
     checkpoint: Path | None = None,
     progress: Callable[[int, float, float], None] = lambda *_: None,
-) -> DistillationResult:
+) -> Tuning:
     """Tune ``quantized.module`` in place, and leave it at its best state on the held-out images.
 
     Args:
@@ -142,14 +117,14 @@ def distill(
     agreement = run.agreement()
     if checkpoint is not None:
         checkpoint.unlink(missing_ok=True)
-    return DistillationResult(
+    return Tuning(
         steps=run.step,
         initial_loss=run.history[0][1],
         best_loss=run.best_loss,
         best_step=run.best_step,
         agreement=agreement,
         seconds=run.seconds_before + time.monotonic() - started,
-        history=run.history,
+        history=tuple(run.history),
     )
 
 
@@ -235,7 +210,7 @@ class Distillation:
 
     @torch.no_grad()
     def agreement(self) -> float:
-        """How alike the answers to held-out images are, see :class:`DistillationResult`."""
+        """How alike the answers to held-out images are, see :class:`Tuning`."""
         same = [
             same_answer(self.student(batch), target.answers, self.model.output)
             for batch, target in zip(self.held_out, self.held_out_targets, strict=True)

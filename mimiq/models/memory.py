@@ -1,4 +1,4 @@
-"""A network that is in memory already: timm's, torchvision's or transformers' module as it is."""
+"""A network that is in memory already: timm's or transformers' module as it is."""
 
 from __future__ import annotations
 
@@ -48,10 +48,7 @@ def load_module(
         BadInput: no preprocessing is known, labels do not fit, or it holds no finite weights.
         UnsupportedModel: no family here describes it.
     """
-    for _ in range(8):  # wrappers in wrappers
-        inner = next((getattr(module, key) for key in _WRAPPED if hasattr(module, key)), None)
-        if not isinstance(inner, nn.Module):
-            break
+    while isinstance(inner := _wrapped_in(module), nn.Module):
         module = inner
     if hasattr(module, "save_pretrained") and hasattr(module, "config"):
         original = _transformers(module)
@@ -64,6 +61,10 @@ def load_module(
     return finished(
         original, name or original.architecture, None if labels is None else tuple(labels)
     )
+
+
+def _wrapped_in(module: nn.Module) -> object:
+    return next((getattr(module, name) for name in _WRAPPED if hasattr(module, name)), None)
 
 
 def _timm(module: nn.Module, preprocessing: Preprocessing | None) -> Original:
@@ -83,7 +84,7 @@ def _timm(module: nn.Module, preprocessing: Preprocessing | None) -> Original:
         str(config.get("architecture") or type(module).__name__),
         preprocessing or timm.preprocessing_of(copied, image_size=size),
         output="embedding" if classes == 0 else "logits",
-        structure=_structure(module),
+        structure=_structure(copied),
     )
 
 
@@ -113,15 +114,14 @@ def _structure(module: nn.Module) -> str:
             for key, value in vars(part).items()
             if not key.startswith("_") and isinstance(value, bool | int | float | str | None)
         }
-        parts[name] = plain | {"class": type(part).__name__, "training": False}
+        parts[name] = plain | {"class": type(part).__name__}
     return json.dumps(parts, sort_keys=True)
 
 
 def _transformers(module: Any) -> Original:
     """Through the files that transformers itself writes, so that one reader reads both."""
-    kind = getattr(module.config, "model_type", "")
     with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch) / f"{kind or 'model'}"
+        folder = Path(scratch) / "model"
         try:
             module.save_pretrained(folder, safe_serialization=True)
         except (OSError, RuntimeError, ValueError) as error:

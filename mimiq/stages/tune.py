@@ -7,19 +7,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-import torch
-
 from mimiq.cache import ASIDE, Cache
 from mimiq.calibrate import CalibrationSet
-from mimiq.config.precision import Precision
 from mimiq.devices import pick_device
 from mimiq.distill.loop import DistillationRecipe, distill
 from mimiq.models import LoadedModel
 from mimiq.progress import Progress
-from mimiq.quantize.insert import QuantizedModel, RangeRecipe, quantize
+from mimiq.quantize.insert import QuantizedModel, quantize
 from mimiq.quantize.store import load_quantized, save_quantized
 from mimiq.spec import Job
-from mimiq.stages.images import TuningImages, procedural_count
+from mimiq.stages.images import TuningImages
+from mimiq.stages.on_images import OnImages
 
 _REPORT = "tuning.json"
 
@@ -41,66 +39,18 @@ class Tuned:
 
 
 @dataclass(frozen=True)
-class _Network:
-    """A stage whose result is a quantised network."""
-
-    revision: ClassVar[int] = 1
-
-    model: LoadedModel
-
-    def load(self, folder: Path) -> Tuned:
-        report = json.loads((folder / _REPORT).read_text())
-        return Tuned(load_quantized(self.model, folder), report, folder.name)
-
-    def _save(self, network: QuantizedModel, report: dict[str, Any], folder: Path) -> None:
-        network.module.cpu()
-        save_quantized(network, folder)
-        (folder / _REPORT).write_text(json.dumps(report, indent=1))
-
-
-@dataclass(frozen=True)
-class FitNetwork(_Network):
-    """Quantises a network: ranges, and weights fitted layer by layer.
-
-    Attributes:
-        procedural: random scenes beside the set.
-        images: the split of ``calibration``.
-    """
+class FitNetwork(OnImages):
+    """Quantises a network: ranges, and weights fitted layer by layer."""
 
     name: ClassVar[str] = "fitted"
-
-    precision: Precision
-    calibration: CalibrationSet
-    ranges: RangeRecipe
-    held_out: float
-    procedural: int
-    seed: int
-    device: str = field(metadata=ASIDE)
-    images: TuningImages = field(metadata=ASIDE)
-
-    @staticmethod
-    def of(job: Job, calibration: CalibrationSet, images: TuningImages) -> FitNetwork:
-        """That of a job."""
-        return FitNetwork(
-            model=job.model,
-            precision=job.precision,
-            calibration=calibration,
-            ranges=job.recipe.ranges,
-            held_out=job.recipe.distillation.held_out,
-            procedural=procedural_count(job, calibration),
-            seed=job.seed,
-            device=job.device,
-            images=images,
-        )
+    revision: ClassVar[int] = 1
 
     def make(self, folder: Path, progress: Progress) -> None:
-        fitted = self.images.fitted.numpy()
-        normalized = torch.from_numpy(self.model.preprocessing.normalize(fitted))
         with progress.stage("quantize") as stage:
             network = quantize(
                 self.model,
                 self.precision,
-                normalized.to(pick_device(self.device)),
+                self._normalized(self.images.fitted.numpy()),
                 self.ranges,
                 lambda text: stage.update(text=text),
             )
@@ -110,39 +60,47 @@ class FitNetwork(_Network):
             "errors": dict(network.errors),
             "fits": [vars(fit) for fit in network.fits],
         }
-        self._save(network, report, folder)
+        _save(network, report, folder)
+
+    def load(self, folder: Path) -> Tuned:
+        return _load(self.model, folder)
 
 
 @dataclass(frozen=True)
-class TuneNetwork(_Network):
-    """Distils a fitted network; an interrupted run goes on from its last checkpoint."""
+class TuneNetwork:
+    """Distils a fitted network; an interrupted run goes on from its last checkpoint.
+
+    Attributes:
+        fit: of the network to begin with, which is looked for when it is needed.
+    """
 
     name: ClassVar[str] = "tuned"
+    revision: ClassVar[int] = 1
 
-    fitted: str
+    fit: FitNetwork
     distillation: DistillationRecipe
-    seed: int
-    device: str = field(metadata=ASIDE)
-    start: Tuned = field(metadata=ASIDE)
-    images: TuningImages = field(metadata=ASIDE)
+    cache: Cache = field(metadata=ASIDE)
 
     def make(self, folder: Path, progress: Progress) -> None:
-        recipe, network = self.distillation, self.start.network
-        network.module.to(pick_device(self.device))
+        fitted, recipe = self.cache.run(self.fit, progress), self.distillation
+        fitted.network.module.to(pick_device(self.fit.device))
         with progress.stage("distill", recipe.steps or None) as stage:
             if not recipe.steps:
                 stage.update(text="left out: 0 steps")
             result = distill(
-                network,
-                self.images.all,
+                fitted.network,
+                self.fit.images.all,
                 recipe,
-                seed=self.seed,
+                seed=self.fit.seed,
                 checkpoint=folder / "checkpoint.pt",
                 progress=lambda step, loss, held_out: stage.update(
                     step, f"loss {loss:.4f}, held-out {held_out:.4f}"
                 ),
             )
-        self._save(network, {"result": result.to_json(), **self.start.report}, folder)
+        _save(fitted.network, {"result": result.to_json(), **fitted.report}, folder)
+
+    def load(self, folder: Path) -> Tuned:
+        return _load(self.fit.model, folder)
 
 
 def tuned_network(
@@ -153,16 +111,16 @@ def tuned_network(
     Args:
         images: the split of ``calibration``.
     """
-    fitted = cache.run(FitNetwork.of(job, calibration, images), progress)
-    return cache.run(
-        TuneNetwork(
-            model=job.model,
-            fitted=fitted.cache_key,
-            distillation=job.recipe.distillation,
-            seed=job.seed,
-            device=job.device,
-            start=fitted,
-            images=images,
-        ),
-        progress,
-    )
+    fit = FitNetwork.of(job, calibration, images)
+    return cache.run(TuneNetwork(fit, job.recipe.distillation, cache), progress)
+
+
+def _save(network: QuantizedModel, report: dict[str, Any], folder: Path) -> None:
+    network.module.cpu()
+    save_quantized(network, folder)
+    (folder / _REPORT).write_text(json.dumps(report, indent=1))
+
+
+def _load(model: LoadedModel, folder: Path) -> Tuned:
+    report = json.loads((folder / _REPORT).read_text())
+    return Tuned(load_quantized(model, folder), report, folder.name)

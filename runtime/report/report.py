@@ -37,11 +37,17 @@ class Size:
 
 @dataclass(frozen=True)
 class Tuning:
-    """What distillation did, as :class:`mimiq.distill.DistillationResult` tells it.
+    """What distillation did.
 
     Attributes:
+        steps: optimiser steps taken.
+        initial_loss, best_loss: on the held-out images, before and at the state that was kept.
+        best_step: when that state was reached; 0 means that training never helped.
         history: ``(step, loss on held-out calibration images)``.
-        agreement, seconds: None in a report that does not say.
+        agreement: share of held-out images on which student and teacher name the same class; the
+            mean cosine of their embeddings, where there are no classes.
+        seconds: wall time, resumed parts included. Like the agreement None in a report that does
+            not say.
     """
 
     steps: int

@@ -15,6 +15,7 @@ from torch import nn
 
 import mimiq
 from mimiq.api import precision_for
+from mimiq.calibrate import gaussian_noise
 from mimiq.cli import compile_main
 from mimiq.errors import BadInput, UnsupportedModel
 from mimiq.models.loading import LoadedModel
@@ -169,3 +170,12 @@ def test_precisions_by_name(small_vit: LoadedModel) -> None:
     assert labels[:3] == ["w8a8", "w4a8", "w4a4"]
     assert labels[3].startswith("w4a16-b")
     assert labels[4] == "w4a16"
+
+
+def test_python_refuses_what_the_command_refuses(tmp_path: Path) -> None:
+    embedding = mimiq.load_module(small(num_classes=0), preprocessing=small_preprocessing())
+    with pytest.raises(BadInput, match="answers with an embedding"):
+        mimiq.compile(embedding, max_drop=1)
+    gaussian_noise(small_preprocessing(), 4, 0, tmp_path / "set")
+    with pytest.raises(BadInput, match="is a finished calibration set, and is taken whole"):
+        mimiq.compile(embedding, calibration=tmp_path / "set", images=2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import threading
 from collections.abc import Callable
@@ -182,6 +183,34 @@ def test_what_a_key_is_made_of() -> None:
     assert stage_key(Double(3, [])) == {"revision": 1, "number": 3}
     with pytest.raises(TypeError, match="object has nothing that stands for it"):
         stage_key(Double(object(), []))  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class After:
+    """A stage whose field is another stage."""
+
+    name: ClassVar[str] = "after"
+    revision: ClassVar[int] = 1
+
+    first: Double
+    cache: Cache = field(metadata=ASIDE)
+
+    def make(self, folder: Path, progress: Progress) -> None:
+        (folder / "result").write_text(str(self.cache.run(self.first, progress) + 1))
+
+    def load(self, folder: Path) -> int:
+        return int((folder / "result").read_text())
+
+
+def test_a_stage_that_comes_after_another_needs_it_once(tmp_path: Path) -> None:
+    cache, made = Cache(tmp_path), list[int]()
+    assert [cache.run(After(Double(n, made), cache), SILENT) for n in (1, 2, 1)] == [3, 5, 3]
+    assert made == [1, 2]
+    shutil.rmtree(next(tmp_path.glob("double-*")))
+    assert [cache.run(After(Double(n, made), cache), SILENT) for n in (1, 2)] == [3, 5]
+    assert made == [1, 2]  # what is finished asks for nothing before it
+    assert cache.run(After(DoubleAnew(1, made), cache), SILENT) == 3
+    assert made == [1, 2, 1]
 
 
 def test_the_reference_is_of_one_image_size(small_vit: LoadedModel) -> None:

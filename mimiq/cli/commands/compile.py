@@ -13,7 +13,7 @@ from mimiq.cli.engines import engine_json, engine_spec, require_fp8
 from mimiq.cli.failures import Command
 from mimiq.cli.output import next_commands, print_json, show, shown, working
 from mimiq.errors import BadInput
-from mimiq.models.names import check_name
+from mimiq.inputs import check_budget, dataset_of
 
 if TYPE_CHECKING:
     from mimiq.export.tensorrt.engines import BundleEngine
@@ -54,8 +54,7 @@ def compile_command(
     digits, a small network that comes with mimiq. An interrupted run goes on where it stopped when
     the same command is given again.
     """
-    preflight.require_compile_extra()
-    check_name(choice.model)
+    preflight.require_model(choice.model)
     values.check_precision(precision)
     if output.out is not None:
         preflight.require_new(output.out, output.force, MANIFEST)
@@ -80,7 +79,7 @@ def compile_command(
         with progress.stage("load") as stage:
             stage.update(text=choice.model)
             job = _measured(_job(choice, precision, images, tuning, output, progress), measurement)
-            values.check_budget(limits, job.model)
+            check_budget(limits, job.model)
         cache = Cache(cache_dir or default_cache_dir(), progress.note)
         job = replace(job, budget=limits, engine=engine_spec(engine))
         made = compile_model(job, cache, progress)
@@ -113,7 +112,7 @@ def _measured(job: Job, measurement: choices.MeasureChoice) -> Job:
     folder = measurement.evaluation
     if folder is None:
         return job
-    dataset = values.dataset_of(folder, job.model, measurement.eval_limit)
+    dataset = dataset_of(folder, job.model, measurement.eval_limit)
     return replace(job, evaluation=dataset, evaluation_name=str(folder))
 
 

@@ -12,7 +12,6 @@ from mimiq.cli.failures import Command
 from mimiq.cli.output import next_commands, print_json, show, table, working
 from mimiq.cli.preparing import ORIGIN, TUNED, prepared, tuned
 from mimiq.files import make_folder_whole
-from mimiq.models.names import check_name
 
 
 @click.command(cls=Command, short_help="Quantise a model and tune it.")
@@ -33,8 +32,7 @@ def distill(
     say: choices.Say,
 ) -> None:
     """Quantise MODEL and tune it on its calibration images; mimiq export takes the result."""
-    preflight.require_compile_extra()
-    check_name(choice.model)
+    preflight.require_model(choice.model)
     values.check_precision(precision)
     from mimiq.cli.terminal_progress import shown_progress
     from mimiq.quantize.store import save_quantized

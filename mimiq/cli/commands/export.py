@@ -17,7 +17,6 @@ from mimiq.cli.parameters import PATH
 from mimiq.cli.preparing import ORIGIN, prepared, tuned
 from mimiq.errors import BadInput
 from mimiq.files import copy_whole
-from mimiq.models.names import check_name
 
 if TYPE_CHECKING:
     from mimiq.export.rules.findings import Finding
@@ -66,8 +65,7 @@ def export(
     say: choices.Say,
 ) -> None:
     """Write MODEL as a Q/DQ ONNX graph, and check it against a target's rules."""
-    preflight.require_compile_extra()
-    check_name(choice.model)
+    preflight.require_model(choice.model)
     values.check_precision(precision)
     from mimiq.cli.terminal_progress import shown_progress
     from mimiq.export import export_onnx, require, summarize, to_fp16

@@ -12,7 +12,6 @@ from mimiq.cli import choices, options, preflight, values
 from mimiq.cli.failures import Command
 from mimiq.cli.output import next_commands, print_json, show, size, table, working
 from mimiq.errors import BadInput
-from mimiq.models.names import check_name
 
 if TYPE_CHECKING:
     from mimiq.progress import Progress
@@ -59,8 +58,7 @@ def sensitivity(
     tuning, less what it causes when it is raised to 8 bits, or from there to floating point. A
     bundle is measured at its own precision, on images made as its own were.
     """
-    preflight.require_compile_extra()
-    check_name(choice.model)
+    preflight.require_model(choice.model)
     values.check_precision(precision)
     if calibration is not None:
         values.calibration_of(calibration)

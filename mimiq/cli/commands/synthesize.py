@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from mimiq.models import LoadedModel
     from mimiq.progress import Progress
 
-from mimiq.models.names import check_name
-
 
 @click.command(cls=Command, short_help="Make a calibration set.")
 @options.model_options
@@ -45,8 +43,7 @@ def synthesize(
 
     Every finished batch is kept: the same command goes on with an interrupted set.
     """
-    preflight.require_compile_extra()
-    check_name(choice.model)
+    preflight.require_model(choice.model)
     from mimiq.cli.terminal_progress import shown_progress
     from mimiq.runtime.image_files import described
 

@@ -10,10 +10,10 @@ from torch import nn
 
 from mimiq.models.attention import ExplicitAttention
 from mimiq.models.families import prenorm, rewriting, stems
-from mimiq.models.family import Family, Migration, Step, Stream
+from mimiq.models.family import Stream
 
 
-class BeitFamily(Family):
+class BeitFamily(prenorm.PrenormFamily):
     """timm's ``Beit`` (BEiT, BEiT v2, Data2Vec) and ``VisionTransformerRelPos``."""
 
     name = "beit"
@@ -57,38 +57,24 @@ class BeitFamily(Family):
         frozen: nn.Module = rewritten.requires_grad_(False)
         return frozen
 
-    def steps(self, module: nn.Module) -> list[Step]:
-        network: Any = module
+    def embed(self, network: Any, images: torch.Tensor) -> torch.Tensor:
+        x: torch.Tensor = network.patch_embed(images)
+        if network.cls_token is not None:
+            x = torch.cat([network.cls_token.expand(len(x), -1, -1), x], dim=1)
+        position = getattr(network, "pos_embed", None)
+        return x if position is None else x + position
 
-        def embed(images: torch.Tensor) -> torch.Tensor:
-            x: torch.Tensor = network.patch_embed(images)
-            if network.cls_token is not None:
-                x = torch.cat([network.cls_token.expand(len(x), -1, -1), x], dim=1)
-            position = getattr(network, "pos_embed", None)
-            return x if position is None else x + position
+    def is_post_norm(self, block: nn.Module) -> bool:
+        from timm.models.vision_transformer_relpos import ResPostRelPosBlock
 
-        return [
-            Step("embed", embed),
-            *prenorm.steps(network.blocks, _is_post_norm),
-            Step("head", prenorm.head(network)),
-        ]
-
-    def migrations(self, module: nn.Module) -> list[Migration]:
-        network: Any = module
-        return prenorm.all_migrations(network.blocks, _is_post_norm)
+        return isinstance(block, ResPostRelPosBlock)
 
     def streams(self, module: nn.Module) -> list[Stream]:
         network: Any = module
         tokens = [getattr(network, name, None) for name in ("cls_token", "pos_embed")]
         return prenorm.pooled_streams(
-            network, tokens, [network.patch_embed.norm], [network.head], _is_post_norm
+            network, tokens, [network.patch_embed.norm], [network.head], self.is_post_norm
         )
-
-
-def _is_post_norm(block: nn.Module) -> bool:
-    from timm.models.vision_transformer_relpos import ResPostRelPosBlock
-
-    return isinstance(block, ResPostRelPosBlock)
 
 
 @torch.no_grad()

@@ -10,10 +10,10 @@ from torch import nn
 
 from mimiq.models.attention import ExplicitAttention, RotaryEmbedding
 from mimiq.models.families import prenorm, rewriting, stems
-from mimiq.models.family import Family, Migration, Step, Stream
+from mimiq.models.family import Stream
 
 
-class EvaFamily(Family):
+class EvaFamily(prenorm.PrenormFamily):
     """timm's ``Eva``: EVA, EVA02, DINOv3, the Perception Encoder and ViTs with RoPE."""
 
     name = "eva"
@@ -45,23 +45,15 @@ class EvaFamily(Family):
         frozen: nn.Module = rewritten.requires_grad_(False)
         return frozen
 
-    def steps(self, module: nn.Module) -> list[Step]:
-        network: Any = module
+    def embed(self, network: Any, images: torch.Tensor) -> torch.Tensor:
+        tokens, _ = network._pos_embed(network.patch_embed(images))
+        out: torch.Tensor = network.norm_pre(tokens)
+        return out
 
-        def embed(images: torch.Tensor) -> torch.Tensor:
-            tokens, _ = network._pos_embed(network.patch_embed(images))
-            out: torch.Tensor = network.norm_pre(tokens)
-            return out
+    def is_post_norm(self, block: nn.Module) -> bool:
+        from timm.models.eva import EvaBlockPostNorm
 
-        return [
-            Step("embed", embed),
-            *prenorm.steps(network.blocks, _is_post_norm),
-            Step("head", prenorm.head(network)),
-        ]
-
-    def migrations(self, module: nn.Module) -> list[Migration]:
-        network: Any = module
-        return prenorm.all_migrations(network.blocks, _is_post_norm)
+        return isinstance(block, EvaBlockPostNorm)
 
     def streams(self, module: nn.Module) -> list[Stream]:
         network: Any = module
@@ -69,13 +61,7 @@ class EvaFamily(Family):
             return []
         tokens = [getattr(network, name, None) for name in ("cls_token", "reg_token", "pos_embed")]
         between = [network.patch_embed.norm, network.norm_pre]
-        return prenorm.pooled_streams(network, tokens, between, [network.head], _is_post_norm)
-
-
-def _is_post_norm(block: nn.Module) -> bool:
-    from timm.models.eva import EvaBlockPostNorm
-
-    return isinstance(block, EvaBlockPostNorm)
+        return prenorm.pooled_streams(network, tokens, between, [network.head], self.is_post_norm)
 
 
 @torch.no_grad()

@@ -6,16 +6,47 @@ Their parts carry timm's names: ``norm1``, ``attn`` (an :class:`ExplicitAttentio
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 
 from mimiq.models.attention import ExplicitAttention
-from mimiq.models.family import Migration, Step, Stream, Write
+from mimiq.models.family import Family, Migration, Step, Stream, Write
 
 _SCALES = ("ls1", "ls2")
+
+
+class PrenormFamily(Family):
+    """A family of one chain of such blocks, behind an embedding and before timm's head."""
+
+    @abstractmethod
+    def embed(self, network: Any, images: torch.Tensor) -> torch.Tensor:
+        """Tokens (B, T, C) of images (B, channels, H, W)."""
+
+    @abstractmethod
+    def is_post_norm(self, block: nn.Module) -> bool:
+        """Whether a block's norms stand behind attention and MLP instead of before them."""
+
+    def steps(self, module: nn.Module) -> list[Step]:
+        network: Any = module
+        blocks = [
+            # To the stream of a post-norm block no Linear writes as it is.
+            Step("block", block, block, {} if self.is_post_norm(block) else writes(block))
+            for block in network.blocks
+        ]
+        return [Step("embed", partial(self.embed, network)), *blocks, Step("head", head(network))]
+
+    def migrations(self, module: nn.Module) -> list[Migration]:
+        network: Any = module
+        return [
+            place
+            for block in network.blocks
+            for place in migrations(block, post_norm=self.is_post_norm(block))
+        ]
 
 
 def migrations(block: nn.Module, *, post_norm: bool = False) -> list[Migration]:
@@ -54,21 +85,6 @@ def writes(block: nn.Module) -> dict[str, Write]:
     if not scaled[1]:
         found["mlp.fc2"] = Write("")
     return found
-
-
-def steps(blocks: Iterable[nn.Module], is_post_norm: Callable[[nn.Module], bool]) -> list[Step]:
-    """A step a block; of a post-norm block no Linear writes to the stream as it is."""
-    return [
-        Step("block", block, block, {} if is_post_norm(block) else writes(block))
-        for block in blocks
-    ]
-
-
-def all_migrations(
-    blocks: Iterable[nn.Module], is_post_norm: Callable[[nn.Module], bool]
-) -> list[Migration]:
-    """Those of every block."""
-    return [place for block in blocks for place in migrations(block, post_norm=is_post_norm(block))]
 
 
 def head(network: Any) -> Callable[[torch.Tensor], torch.Tensor]:

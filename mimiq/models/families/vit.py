@@ -11,10 +11,10 @@ from torch import nn
 from mimiq.config.precision import Roles
 from mimiq.models.attention import ExplicitAttention
 from mimiq.models.families import parallel, prenorm, rewriting, stems
-from mimiq.models.family import Family, Migration, Step, Stream
+from mimiq.models.family import Stream
 
 
-class ViTFamily(Family):
+class ViTFamily(prenorm.PrenormFamily):
     """timm's ViT and DeiT: blocks with fused-qkv attention and an MLP, gated or not.
 
     Its hybrids too, whose convolutional stem stays in floating point, and ViTamin.
@@ -63,23 +63,15 @@ class ViTFamily(Family):
     def roles(self, module: nn.Module) -> Roles:
         return stems.roles(module, super().roles(module))
 
-    def steps(self, module: nn.Module) -> list[Step]:
-        network: Any = module
+    def embed(self, network: Any, images: torch.Tensor) -> torch.Tensor:
+        x = network._pos_embed(network.patch_embed(images))
+        out: torch.Tensor = network.norm_pre(network.patch_drop(x))
+        return out
 
-        def embed(images: torch.Tensor) -> torch.Tensor:
-            x = network._pos_embed(network.patch_embed(images))
-            out: torch.Tensor = network.norm_pre(network.patch_drop(x))
-            return out
+    def is_post_norm(self, block: nn.Module) -> bool:
+        from timm.models.vision_transformer import ResPostBlock
 
-        return [
-            Step("embed", embed),
-            *prenorm.steps(network.blocks, _is_post_norm),
-            Step("head", prenorm.head(network)),
-        ]
-
-    def migrations(self, module: nn.Module) -> list[Migration]:
-        network: Any = module
-        return prenorm.all_migrations(network.blocks, _is_post_norm)
+        return isinstance(block, ResPostBlock)
 
     def streams(self, module: nn.Module) -> list[Stream]:
         network: Any = module
@@ -93,11 +85,5 @@ class ViTFamily(Family):
             tokens,
             [getattr(network.patch_embed, "norm", nn.Identity()), network.norm_pre],
             [head for head in heads if head is not None],
-            _is_post_norm,
+            self.is_post_norm,
         )
-
-
-def _is_post_norm(block: nn.Module) -> bool:
-    from timm.models.vision_transformer import ResPostBlock
-
-    return isinstance(block, ResPostBlock)
