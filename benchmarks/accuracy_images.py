@@ -15,7 +15,8 @@ from mimiq.cache import ASIDE, Cache
 from mimiq.models import LoadedModel
 from mimiq.progress import Progress
 from mimiq.runtime.evaluation.accuracy import Comparison, compare
-from mimiq.runtime.evaluation.datasets import Batch, ImageFiles, InMemoryImages, open_dataset
+from mimiq.runtime.evaluation.datasets import Batch, ImageFiles, InMemoryImages
+from mimiq.runtime.evaluation.labelled_folders import open_dataset
 from mimiq.runtime.host import installed_version
 from mimiq.runtime.onnxruntime.session import OnnxRuntimeSession
 from mimiq.runtime.preprocessing import FloatArray, Preprocessing

@@ -36,7 +36,8 @@ from mimiq.export import export_onnx
 from mimiq.models import load_model
 from mimiq.runtime.bundle import CPU_MODEL, MODEL, Bundle
 from mimiq.runtime.evaluation.accuracy import Comparison, compare
-from mimiq.runtime.evaluation.datasets import LabelledImages, open_dataset
+from mimiq.runtime.evaluation.datasets import LabelledImages
+from mimiq.runtime.evaluation.labelled_folders import open_dataset
 from mimiq.runtime.host import describe_hardware, describe_software
 from mimiq.runtime.latency.measure import Engine, LatencyRow, measure
 from mimiq.runtime.onnxruntime.graph import integer_kernels

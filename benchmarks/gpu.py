@@ -39,7 +39,7 @@ from mimiq.export.tensorrt.proof import Proof, judge
 from mimiq.export.tensorrt.verdict import verdict
 from mimiq.files import write_whole
 from mimiq.runtime.evaluation.accuracy import compare
-from mimiq.runtime.evaluation.datasets import open_dataset
+from mimiq.runtime.evaluation.labelled_folders import open_dataset
 from mimiq.runtime.gpus import gpu_state
 from mimiq.runtime.host import cuda_driver_present, describe_hardware, describe_software
 from mimiq.runtime.latency.measure import LatencyRow, Runner, interleave

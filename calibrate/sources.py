@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +10,7 @@ import numpy as np
 from mimiq.calibrate.dataset import CalibrationSet, CalibrationSetWriter
 from mimiq.calibrate.manifest import make_manifest
 from mimiq.errors import BadInput
+from mimiq.runtime.evaluation.walking import images_below
 from mimiq.runtime.image_files import described, suffixes_for, wanted_files
 from mimiq.runtime.preprocessing import Preprocessing
 
@@ -144,27 +144,12 @@ def image_files(folder: Path, channels: int = 3) -> list[Path]:
             f"There is no image folder {folder}.",
             "Give a folder of images or of a calibration set, or synthetic, psaq or noise.",
         )
-    # ImageNet trees are often made of links; a link that points upwards must not loop.
-    found, visited, suffixes = [], {folder.resolve()}, suffixes_for(channels)
-    for parent, subfolders, names in os.walk(folder, followlinks=True):
-        here = Path(parent)
-        fresh = []
-        for name in sorted(subfolders):
-            real = (here / name).resolve()
-            if real not in visited and not name.startswith("."):
-                visited.add(real)
-                fresh.append(name)
-        subfolders[:] = fresh
-        found += [
-            here / name
-            for name in names
-            if Path(name).suffix.lower() in suffixes and not name.startswith(".")
-        ]
+    found, _ = images_below(folder, suffixes_for(channels))
     if not found:
         raise BadInput(
             f"{folder} holds no image, nor do the folders below it.", wanted_files(channels)
         )
-    return sorted(found)
+    return found
 
 
 def _hash_files(files: list[Path]) -> str:

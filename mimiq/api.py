@@ -104,6 +104,8 @@ def compile(
     wanted = precision_for(network, precision)
     chosen = recipe or default_recipe(network.name, pick_device(device).type)
     dataset, name = _evaluation(evaluation, network)
+    for note in getattr(dataset, "notes", ()):
+        told.note(note)
     source = _calibration(calibration)
     check_count(source, images)
     size = parse_size(size_budget) if size_budget is not None else None

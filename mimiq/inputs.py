@@ -65,14 +65,16 @@ def dataset_of(
         BadInput: as :func:`mimiq.runtime.open_dataset`, or naming a file that is no image.
     """
     from mimiq.calibrate.sources import image_files
-    from mimiq.runtime.evaluation.datasets import open_dataset, unlabelled
+    from mimiq.runtime.evaluation.datasets import unlabelled
+    from mimiq.runtime.evaluation.labelled_folders import open_dataset
     from mimiq.runtime.image_files import check_file
 
     channels = answered.preprocessing.channels
     if answered.output == "embedding":
         dataset = unlabelled(image_files(folder, channels), limit)
     else:
-        dataset = open_dataset(folder, max(answered.num_classes, 2), limit, channels=channels)
+        classes = max(answered.num_classes, 2)
+        dataset = open_dataset(folder, classes, limit, labels=answered.labels, channels=channels)
     for path, _ in dataset:
         check_file(path, channels)
     return dataset

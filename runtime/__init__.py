@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mimiq.runtime.bundle import Bundle, add_files, write_bundle
     from mimiq.runtime.evaluation.accuracy import Accuracy, Comparison, compare, evaluate
-    from mimiq.runtime.evaluation.datasets import InMemoryImages, LabelledImages, open_dataset
+    from mimiq.runtime.evaluation.datasets import InMemoryImages, LabelledImages
+    from mimiq.runtime.evaluation.labelled_folders import open_dataset
     from mimiq.runtime.host import describe_hardware, describe_software
     from mimiq.runtime.latency.measure import Engine, LatencyRow, measure
     from mimiq.runtime.onnxruntime.session import OnnxRuntimeSession
@@ -48,7 +49,7 @@ _WHERE = {
     "evaluate": "evaluation.accuracy",
     "measure": "latency.measure",
     "open_bundle": "opening",
-    "open_dataset": "evaluation.datasets",
+    "open_dataset": "evaluation.labelled_folders",
     "render": "report.terminal",
     "write_bundle": "bundle",
 }

@@ -28,7 +28,7 @@ from mimiq.config.precision import (
     weight_only,
 )
 from mimiq.errors import BadInput
-from mimiq.inputs import check_count, linear_inputs
+from mimiq.inputs import check_count, dataset_of, linear_inputs
 from mimiq.progress import SILENT, Progress
 
 if TYPE_CHECKING:
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from mimiq.config.recipes import Recipe
     from mimiq.config.synthesis import SynthesisRecipe
     from mimiq.models import LoadedModel
+    from mimiq.runtime.bundle import Bundle
+    from mimiq.runtime.evaluation.datasets import ImageFiles
     from mimiq.spec import Job
 
 
@@ -218,6 +220,16 @@ def calibration_of(source: str) -> str | Path:
     wanted = f"a folder, or one of {', '.join(CALIBRATIONS)},"
     require_folder(Path(source), "--calibration", wanted)
     return Path(source)
+
+
+def images_of(folder: Path, answered: LoadedModel | Bundle, limit: int | None) -> ImageFiles:
+    """Images to measure on, as :func:`mimiq.inputs.dataset_of`; its notes are printed."""
+    from mimiq.cli.failures import print_message
+
+    dataset = dataset_of(folder, answered, limit)
+    for note in dataset.notes:
+        print_message(note, "yellow", "note: ")
+    return dataset
 
 
 def job_of(

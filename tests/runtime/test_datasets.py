@@ -13,11 +13,8 @@ from runtime_models import SIZE
 
 from mimiq.calibrate.sources import from_folder
 from mimiq.errors import BadInput
-from mimiq.runtime.evaluation.datasets import (
-    ImageFiles,
-    InMemoryImages,
-    open_dataset,
-)
+from mimiq.runtime.evaluation.datasets import ImageFiles, InMemoryImages
+from mimiq.runtime.evaluation.labelled_folders import open_dataset
 from mimiq.runtime.image_files import IMAGE_SUFFIXES
 from mimiq.runtime.preprocessing import Preprocessing
 
@@ -112,6 +109,107 @@ def test_too_few_folders_say_what_to_do(tmp_path: Path) -> None:
     assert "2 class folders" in caught.value.problem
     assert "1000 classes" in caught.value.problem
     assert "val.txt" in caught.value.next_step
+
+
+LABELS = ("zebra", "Sea_Lion", "ant")
+
+
+def classes_of(root: Path, classes: int, labels: tuple[str, ...] | None = None) -> dict[str, int]:
+    found = open_dataset(root, classes, labels=labels)
+    return {path.parent.name: label for path, label in found}
+
+
+def test_folders_named_as_labels_have_their_classes(tmp_path: Path) -> None:
+    tree(tmp_path, ["ant", "sea lion", "zebra"])
+    assert classes_of(tmp_path, 3, LABELS) == {"ant": 2, "sea lion": 1, "zebra": 0}
+    assert open_dataset(tmp_path, 3, labels=LABELS).notes == ()
+
+
+def test_labels_that_are_numbers_come_before_indices(tmp_path: Path) -> None:
+    tree(tmp_path, ["1", "2", "3"])
+    assert classes_of(tmp_path, 3, ("3", "1", "2")) == {"1": 1, "2": 2, "3": 0}
+
+
+def test_a_part_of_the_labelled_folders_is_measured_and_said(tmp_path: Path) -> None:
+    tree(tmp_path, ["ant", "zebra"])
+    found = open_dataset(tmp_path, 3, labels=LABELS)
+    assert set(found.labels) == {0, 2}
+    assert "2 folders for 3 classes" in " ".join(found.notes)
+
+
+@pytest.mark.parametrize("folders", [["ant", "zebra", "others"], ["0", "1", "others"]])
+def test_a_stray_folder_shifts_no_class(tmp_path: Path, folders: list[str]) -> None:
+    with pytest.raises(BadInput, match="others is no class"):
+        open_dataset(tree(tmp_path, folders), 3, labels=LABELS)
+
+
+def test_two_labels_of_one_name_name_no_class(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="crane is no class"):
+        open_dataset(tree(tmp_path, ["ant", "crane"]), 3, labels=("ant", "crane", "crane"))
+
+
+def test_natural_order_is_timms_and_said(tmp_path: Path) -> None:
+    from timm.data.readers.reader_image_folder import find_images_and_targets
+
+    names = [f"class{number}" for number in range(5, 15)] + ["Class4", "class4b"]
+    tree(tmp_path, names, each=1)
+    _, theirs = find_images_and_targets(str(tmp_path))
+    assert classes_of(tmp_path, 12) == theirs
+    assert "Class4 as class 0 to class14" in " ".join(open_dataset(tmp_path, 12).notes)
+
+
+def test_wordnet_folders_need_no_doubt(tmp_path: Path) -> None:
+    tree(tmp_path, ["n01440764", "n01443537", "n01484850"])
+    assert open_dataset(tmp_path, 3, labels=LABELS).notes == ()
+
+
+def test_numbers_from_one_are_doubted(tmp_path: Path) -> None:
+    tree(tmp_path, [str(number) for number in range(1, 10)], each=1)
+    digits = tuple("0123456789")
+    for labels in (None, digits):
+        assert "no folder 0" in " ".join(open_dataset(tmp_path, 10, labels=labels).notes)
+    save(tmp_path / "0" / "0.png", 0)
+    assert open_dataset(tmp_path, 10, labels=digits).notes == ()
+
+
+def test_what_systems_leave_behind_is_no_image(tmp_path: Path) -> None:
+    tree(tmp_path, ["a", "b"], each=1)
+    for path in (
+        "__MACOSX/a/._0.png",
+        ".Trashes/0.png",
+        "a/._0.png",
+        "a/.ipynb_checkpoints/0-checkpoint.png",
+        "b/@eaDir/0.png",
+    ):
+        save(tmp_path / path, 0)
+    assert [path.relative_to(tmp_path).as_posix() for path, _ in open_dataset(tmp_path, 2)] == [
+        "a/0.png",
+        "b/0.png",
+    ]
+
+
+def test_images_that_are_not_read_are_named(tmp_path: Path) -> None:
+    tree(tmp_path, ["0", "1"], each=1)
+    for name in ("0/x.HEIC", "1/x.avif", "1/y.avif", "1/notes.txt"):
+        (tmp_path / name).write_bytes(b"")
+    (note,) = open_dataset(tmp_path, 2).notes
+    assert "2 .avif, 1 .heic" in note
+
+
+def test_listing_of_a_windows_editor(tmp_path: Path) -> None:
+    root = listing(tmp_path, "")
+    (root / "val.txt").write_bytes(b"\xef\xbb\xbf0.png 4\r\n1.png 5\r\n")
+    assert open_dataset(root, 10).labels == (4, 5)
+
+
+def test_a_long_line_is_quick_and_its_message_short(tmp_path: Path) -> None:
+    for line in (" " * 50_000 + "x", "x" + " " * 50_000 + "y", "0.png " + "9" * 5000, "y" * 5000):
+        root = listing(tmp_path, line)
+        with pytest.raises(BadInput) as caught:
+            open_dataset(root, 10)
+        assert len(caught.value.problem) < 500
+    with pytest.raises(BadInput, match="neither beside it"):
+        open_dataset(listing(tmp_path, "y" * 5000 + " 1"), 10)
 
 
 @pytest.mark.parametrize(

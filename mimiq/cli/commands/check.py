@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mimiq.cli import choices, options, preflight
+from mimiq.cli import choices, options, preflight, values
 from mimiq.cli.failures import Command
 from mimiq.cli.output import print_json, show, table, working
 from mimiq.cli.parameters import BATCHES, PATH
 from mimiq.errors import BadInput
-from mimiq.inputs import dataset_of
 from mimiq.models.names import EMBEDDED
 
 if TYPE_CHECKING:
@@ -177,7 +176,7 @@ def _dataset(
 ) -> tuple[LabelledImages | None, str]:
     if folder is not None:
         preflight.require_folder(folder, "--eval", "a folder of images")
-        return dataset_of(folder, bundle, limit), str(folder)
+        return values.images_of(folder, bundle, limit), str(folder)
     if bundle.manifest.architecture != EMBEDDED:
         return None, ""
     from mimiq.models.digits import digits_heldout

@@ -13,7 +13,7 @@ from mimiq.cli.engines import engine_json, engine_spec, require_fp8
 from mimiq.cli.failures import Command
 from mimiq.cli.output import next_commands, print_json, show, shown, working
 from mimiq.errors import BadInput
-from mimiq.inputs import check_budget, dataset_of
+from mimiq.inputs import check_budget
 
 if TYPE_CHECKING:
     from mimiq.export.tensorrt.engines import BundleEngine
@@ -112,7 +112,7 @@ def _measured(job: Job, measurement: choices.MeasureChoice) -> Job:
     folder = measurement.evaluation
     if folder is None:
         return job
-    dataset = dataset_of(folder, job.model, measurement.eval_limit)
+    dataset = values.images_of(folder, job.model, measurement.eval_limit)
     return replace(job, evaluation=dataset, evaluation_name=str(folder))
 
 

@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mimiq.cli import choices, options, preflight
+from mimiq.cli import choices, options, preflight, values
 from mimiq.cli.failures import Command
 from mimiq.cli.output import print_json, show, table, working
 from mimiq.cli.parameters import PATH
 from mimiq.errors import BadInput, CheckFailed, MimiqError
-from mimiq.inputs import dataset_of
 from mimiq.models.names import EMBEDDED
 
 if TYPE_CHECKING:
@@ -225,7 +224,7 @@ def _opened(bundle: Bundle, backend: str) -> Session:
 def _dataset(bundle: Bundle, folder: Path | None, limit: int | None) -> tuple[LabelledImages, str]:
     if folder is not None:
         preflight.require_folder(folder, "IMAGES", "a folder of labelled images")
-        return dataset_of(folder, bundle, limit), str(folder)
+        return values.images_of(folder, bundle, limit), str(folder)
     if bundle.manifest.architecture != EMBEDDED:
         raise BadInput(
             f"No images to evaluate {bundle.path} on.",

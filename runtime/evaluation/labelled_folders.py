@@ -1,0 +1,226 @@
+"""Labelled images in folders: a ``val.txt``, or a folder a class; which is which, and any doubt."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from mimiq.errors import BadInput
+from mimiq.runtime.evaluation.datasets import ImageFiles, spread
+from mimiq.runtime.evaluation.walking import images_below, is_foreign, left_out_note
+from mimiq.runtime.image_files import suffixes_for, wanted_files
+
+LISTING = "val.txt"
+_INDEX = re.compile(r"[+-]?[0-9]+")
+_NUMBER = re.compile(r"[0-9]{1,9}")
+_WORDNET = re.compile(r"n[0-9]{8}")  # ImageNet's folders, whose order is that of its classes
+_SHOWN = 100  # characters of a line
+
+
+def open_dataset(
+    path: str | Path,
+    num_classes: int,
+    limit: int | None = None,
+    *,
+    labels: Sequence[str] | None = None,
+    channels: int = 3,
+) -> ImageFiles:
+    """Find labelled images: a folder with a ``val.txt``, or an ImageNet-style tree.
+
+    A ``val.txt`` holds lines of ``file index``; the files lie beside it or in ``images/``. In a
+    tree, each class is a folder of images. Its index is that of the label of its name, where all
+    are labels; its number, where all are numbers; else its place in natural order (``class2``
+    before ``class10``), as timm has it, for which every class must have its folder. What is in
+    doubt, or left out, stands in ``notes``.
+
+    Args:
+        path: the folder.
+        num_classes: of the model; every index must be below it.
+        limit: at most so many images, evenly spread over the whole.
+        labels: the model's class names in order, where they are known.
+        channels: of the model; images of other than 1 or 3 are ``.npy`` files.
+
+    Raises:
+        BadInput: no folder, no images, a malformed line, an index out of range, a missing file or
+            a folder that is no class; the message names the place.
+    """
+    root = Path(path)
+    if not root.is_dir():
+        raise BadInput(f"There is no folder of images at {root}.", "Check the path.")
+    if limit is not None and limit < 1:
+        raise BadInput(f"A limit of {limit} images leaves none.", "Ask for 1 or more.")
+    listing = root / LISTING
+    if listing.exists():
+        found = _read_listing(listing, num_classes)
+    else:
+        found = _walk(root, num_classes, labels, channels)
+    return spread(found, limit)
+
+
+def _read_listing(listing: Path, num_classes: int) -> ImageFiles:
+    try:
+        # Windows' editors put a byte-order mark before UTF-8.
+        lines = listing.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(f"{listing} cannot be read: {error}.", "Write it as UTF-8 text.") from error
+    paths: list[Path] = []
+    labels: list[int] = []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        place = f"{listing}, line {number}"
+        name, index = _entry(line, place)
+        if index is None or not 0 <= index < num_classes:
+            raise BadInput(
+                f"{place}: class {_short(line.split()[-1])} is out of range for a model with "
+                f"{num_classes} classes.",
+                f"Classes count from 0 to {num_classes - 1}; check that the listing is this "
+                "model's.",
+            )
+        paths.append(_beside(listing.parent, name, place))
+        labels.append(index)
+    if not paths:
+        raise BadInput(f"{listing} lists no images.", "Write one 'file index' a line.")
+    return ImageFiles(tuple(paths), tuple(labels), num_classes)
+
+
+def _entry(line: str, place: str) -> tuple[str, int | None]:
+    """The file's name, which may hold blanks, and its class; None for one beyond all classes."""
+    parts = line.strip().rsplit(None, 1)
+    if len(parts) < 2 or not _INDEX.fullmatch(parts[1]):
+        raise BadInput(
+            f"{place}: {_short(line.strip())!r} is not of the form 'file index'.",
+            "Write for example: ILSVRC2012_val_00000001.JPEG 65",
+        )
+    digits = parts[1].lstrip("+").lstrip("0") or "0"
+    return parts[0], int(digits) if len(digits) < 10 else None
+
+
+def _beside(folder: Path, name: str, place: str) -> Path:
+    for candidate in (folder / name, folder / "images" / name):
+        try:
+            if candidate.is_file():
+                return candidate
+        except (OSError, ValueError):  # a name that is too long, or holds a zero byte
+            continue
+    raise BadInput(
+        f"{place}: {_short(name)} is neither beside it nor in images/.",
+        "Copy the image there, or remove the line.",
+    )
+
+
+def _walk(root: Path, num_classes: int, known: Sequence[str] | None, channels: int) -> ImageFiles:
+    folders = sorted(
+        (entry for entry in root.iterdir() if entry.is_dir() and not is_foreign(entry.name)),
+        key=lambda entry: entry.name,
+    )
+    if not folders:
+        raise BadInput(
+            f"{root} has neither class folders nor a {LISTING}.",
+            f"Give a folder of class folders, or add a {LISTING} with one 'file index' a line.",
+        )
+    paths: list[Path] = []
+    labels: list[int] = []
+    left_out: Counter[str] = Counter()
+    indices, doubt = _class_indices(root, [folder.name for folder in folders], num_classes, known)
+    for folder, label in sorted(zip(folders, indices, strict=True), key=lambda pair: pair[1]):
+        files, others = images_below(folder, suffixes_for(channels))
+        paths += files
+        labels += [label] * len(files)
+        left_out += others
+    if not paths:
+        raise BadInput(f"The class folders in {root} hold no images.", wanted_files(channels))
+    notes = tuple(note for note in (doubt, left_out_note(left_out)) if note is not None)
+    return ImageFiles(tuple(paths), tuple(labels), num_classes, notes)
+
+
+def _class_indices(
+    root: Path, names: list[str], num_classes: int, known: Sequence[str] | None
+) -> tuple[list[int], str | None]:
+    """The class of each folder, and what is in doubt about it, in a sentence."""
+    exact, folded = _by_label(known or (), str), _by_label(known or (), _folded)
+    if all(name in exact for name in names):
+        return [exact[name] for name in names], _absent(root, names, num_classes)
+    if all(map(_NUMBER.fullmatch, names)):
+        return _numbered(root, names, num_classes), _absent(root, names, num_classes)
+    if _all_or_none(root, names, lambda name: _folded(name) in folded, "one of its labels"):
+        return [folded[_folded(name)] for name in names], _absent(root, names, num_classes)
+    _all_or_none(root, names, lambda name: bool(_NUMBER.fullmatch(name)), "a number")
+    if len(names) != num_classes:
+        raise BadInput(
+            f"{root} has {len(names)} class folders, but the model has {num_classes} classes: "
+            "which folder is which class cannot be told.",
+            f"Add a {LISTING} with one 'file index' a line, or name the folders by class index.",
+        )
+    ordered = sorted(names, key=_natural)
+    place = {name: index for index, name in enumerate(ordered)}
+    doubt = None
+    if ordered != names or (known is not None and not all(map(_WORDNET.fullmatch, names))):
+        doubt = (
+            f"The folders of {root} are taken in their natural order, {ordered[0]} as class 0 to "
+            f"{ordered[-1]} as class {num_classes - 1}, for their names are neither labels of the "
+            f"model nor numbers. If that is wrong, name them by class index or add a {LISTING}."
+        )
+    return [place[name] for name in names], doubt
+
+
+def _all_or_none(root: Path, names: list[str], fits: Callable[[str], bool], what: str) -> bool:
+    """Whether all folders fit.
+
+    Raises:
+        BadInput: half of them or more do, and others do not: their order would mean nothing.
+    """
+    strays = [name for name in names if not fits(name)]
+    if strays and 2 * len(strays) <= len(names):
+        more = f" and {len(strays) - 1} more" if len(strays) > 1 else ""
+        raise BadInput(
+            f"{root / strays[0]}{more} is no class of the model: its name is not {what}, as those "
+            "of the other folders are.",
+            f"Rename it, move it out of {root}, or add a {LISTING} with one 'file index' a line.",
+        )
+    return not strays
+
+
+def _by_label(known: Sequence[str], fold: Callable[[str], str]) -> dict[str, int]:
+    # Two labels of one name, as ImageNet's two cranes, name no class.
+    count = Counter(map(fold, known))
+    return {fold(label): i for i, label in enumerate(known) if count[fold(label)] == 1}
+
+
+def _numbered(root: Path, names: list[str], num_classes: int) -> list[int]:
+    indices = [int(name) for name in names]
+    for name, index in zip(names, indices, strict=True):
+        if index >= num_classes:
+            raise BadInput(
+                f"{root / name}: class {name} is out of range for a model with {num_classes} "
+                "classes.",
+                f"Folders named by numbers count from 0 to {num_classes - 1}.",
+            )
+    return indices
+
+
+def _absent(root: Path, names: list[str], num_classes: int) -> str | None:
+    """That some classes have no folder, and what that may mean."""
+    if len(names) >= num_classes:
+        return None
+    count = f"{len(names)} folders" if len(names) > 1 else "1 folder"
+    note = f"{root} has {count} for {num_classes} classes; the others are not measured."
+    if all(_NUMBER.fullmatch(name) and int(name) > 0 for name in names):
+        note += " There is no folder 0: if yours count from 1, every image has a wrong class."
+    return note
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """A key by which numbers within names count as numbers, whatever the case of the letters."""
+    parts = re.split(r"([0-9]+)", name.lower())
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts] + [(-2, name)]
+
+
+def _folded(name: str) -> str:
+    return " ".join(name.replace("_", " ").casefold().split())
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}… ({len(text)} characters)"
