@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -67,7 +68,7 @@ def dataset_of(
     from mimiq.calibrate.sources import image_files
     from mimiq.runtime.evaluation.datasets import unlabelled
     from mimiq.runtime.evaluation.labelled_folders import open_dataset
-    from mimiq.runtime.image_files import check_file
+    from mimiq.runtime.image_files import DEEP, check_file
 
     channels = answered.preprocessing.channels
     if answered.output == "embedding":
@@ -75,6 +76,5 @@ def dataset_of(
     else:
         classes = max(answered.num_classes, 2)
         dataset = open_dataset(folder, classes, limit, labels=answered.labels, channels=channels)
-    for path, _ in dataset:
-        check_file(path, channels)
-    return dataset
+    deep = [check_file(path, channels) for path, _ in dataset]
+    return replace(dataset, notes=(*dataset.notes, DEEP)) if any(deep) else dataset

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,16 @@ IMAGE_SUFFIXES = frozenset(
     (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 )
 ARRAY_SUFFIX = ".npy"
+
+DEEP = (
+    "Greyscale images of more than 8 bits are read at their range: 16 bits by their upper 8, "
+    "floating point from [0, 1] or [0, 255]. timm cuts them off at 255; if the network was trained "
+    "on such images, convert them as they were then."
+)
+
+# What those suffixes hold, and nothing else: Pillow would call Ghostscript for PostScript that is
+# named .png.
+_FORMATS = ("BMP", "DIB", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 
 _MODES = {1: "L", 3: "RGB"}  # Pillow's, by the number of channels
 
@@ -55,7 +66,7 @@ def read_image(path: str | Path) -> Image.Image:
         BadInput: when the file is absent, unreadable or not an image.
     """
     try:
-        with Image.open(path) as image:
+        with _opened(path) as image:
             image.load()
             return image
     except UnidentifiedImageError as error:
@@ -78,19 +89,30 @@ def read_array(path: str | Path, channels: int) -> ByteArray:
     return np.array(_mapped(path, channels))
 
 
-def check_file(path: Path, channels: int) -> None:
+def _opened(path: str | Path) -> Image.Image:
+    # A named pipe would keep the reader waiting for ever.
+    if Path(path).exists() and not Path(path).is_file():
+        raise BadInput(f"{path} is no file.", "Remove it, or leave it out.")
+    return Image.open(path, formats=_FORMATS)
+
+
+def check_file(path: Path, channels: int) -> bool:
     """Read the first bytes, so that a bad file is found before an hour's work.
+
+    Returns:
+        Whether it is greyscale of more than 8 bits, see :func:`converted`.
 
     Raises:
         BadInput: naming the file.
     """
     if path.suffix.lower() == ARRAY_SUFFIX:
         _mapped(path, channels)
-        return
+        return False
     if channels not in _MODES:
         raise _too_few(str(path), channels)
     try:
-        Image.open(path).close()
+        with _opened(path) as image:
+            return _is_deep(image)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise BadInput(
             f"{path} is not a readable image: {getattr(error, 'strerror', None) or error}",
@@ -101,18 +123,41 @@ def check_file(path: Path, channels: int) -> None:
 def converted(image: Image.Image, channels: int) -> Image.Image:
     """The image with the network's number of channels: RGB, or greyscale by its luminance.
 
+    Greyscale of more than 8 bits is read at its range, with a warning, where Pillow (and timm with
+    it) would cut it off at 255: 16 bits by their upper 8, floating point from [0, 1] or [0, 255].
+
     Raises:
-        BadInput: no image has so many, or greyscale of more than 8 bits would be cut off.
+        BadInput: no image has so many, or the values fit no such range.
     """
     if channels not in _MODES:
         raise _too_few("An image file", channels)
-    if channels == 1 and image.mode.startswith(("I", "F")):
+    if _is_deep(image):
+        warnings.warn(DEEP, stacklevel=2)
+        image = _in_8_bits(image)
+    return image.convert(_MODES[channels])
+
+
+def _is_deep(image: Image.Image) -> bool:
+    return image.mode.startswith(("I", "F"))
+
+
+def _in_8_bits(image: Image.Image) -> Image.Image:
+    values = np.asarray(image)
+    # An empty image has no range; Pillow opens none.
+    low, high = float(values.min()), float(values.max())
+    if image.mode == "F":
+        scale = 255.0 if high <= 1 else 1.0
+    else:
+        # The file's form tells: 32-bit integers hold 16 bits in PNG and PGM, 8 in some TIFFs.
+        scale = 1.0 if image.mode == "I" and high <= 255 else 1 / 256
+    if not (low >= 0 and high * scale < 256):
         raise BadInput(
-            f"A greyscale image has more than 8 bits a pixel (mode {image.mode}), and would be cut "
-            "off at 255.",
+            f"A greyscale image (mode {image.mode}) has values from {low:g} to {high:g}, and no "
+            "range of pixels is like that.",
             "Convert the images to 8 bits as those were that the network was trained on.",
         )
-    return image.convert(_MODES[channels])
+    scaled = values.astype(np.float64) * scale
+    return Image.fromarray((np.rint(scaled) if image.mode == "F" else scaled).astype(np.uint8))
 
 
 def _too_few(what: str, channels: int) -> BadInput:

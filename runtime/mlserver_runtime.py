@@ -144,14 +144,30 @@ def _decoded(tensor: Any) -> npt.NDArray[Any]:
     shape = tuple(tensor.shape)
     if not shape or min(shape) < 0:
         raise InferenceError(f"The input {tensor.name!r} has no shape: {list(shape)}.")
+    datatype = getattr(tensor.datatype, "value", tensor.datatype)
+    if _cuts_fractions(tensor, datatype):
+        raise InferenceError(
+            f"The data of the input {tensor.name!r} are floats, and it takes {datatype}: pixels in "
+            "[0, 255], not normalised."
+        )
     try:
         return np.asarray(NumpyCodec.decode_input(tensor))
     except Exception as error:  # numpy's, struct's and the codec's own, by the kind of damage
-        datatype = getattr(tensor.datatype, "value", tensor.datatype)
         raise InferenceError(
             f"The data of the input {tensor.name!r} are not {datatype} of shape "
             f"{list(shape)}: {error}"
         ) from error
+
+
+def _cuts_fractions(tensor: Any, datatype: str) -> bool:
+    """Whether JSON brought floats for integers, which the codec would cut off: [0, 1] to black."""
+    data = getattr(tensor.data, "root", tensor.data)
+    if not isinstance(data, list) or "INT" not in datatype:
+        return False
+    try:
+        return np.asarray(data).dtype.kind == "f"
+    except ValueError:  # ragged: the codec says so
+        return False
 
 
 def _encoded(name: str, array: npt.NDArray[Any]) -> ResponseOutput:

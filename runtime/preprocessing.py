@@ -219,7 +219,17 @@ class Preprocessing:
         return bordered
 
     def normalize(self, pixels: ByteArray) -> FloatArray:
-        """uint8 (B, H, W, C) in [0, 255] to float32 (B, C, H, W), normalised."""
+        """uint8 (B, H, W, C) in [0, 255] to float32 (B, C, H, W), normalised.
+
+        Raises:
+            BadInput: another dtype, number of axes or number of channels.
+        """
+        if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[3] != self.channels:
+            raise BadInput(
+                f"The pixels are {pixels.dtype} {pixels.shape}; uint8 (B, height, width, "
+                f"{self.channels}) in [0, 255] is needed.",
+                "Scale them to [0, 255] and convert them with .astype(numpy.uint8).",
+            )
         # A pixel has 256 values: a table a channel gives the same floats as the arithmetic on the
         # whole batch, four times as fast.
         values = np.arange(256, dtype=np.float32) / np.float32(255)
@@ -240,10 +250,30 @@ class Preprocessing:
         pixels = np.rint((images * std + mean) * np.float32(255)).clip(0, 255)
         return np.ascontiguousarray(pixels.astype(np.uint8).transpose(0, 2, 3, 1))
 
-    def load(self, paths: Sequence[str | Path]) -> FloatArray:
-        """Image files to float32 (B, channels, height, width).
+    def load(
+        self, images: str | Path | Image.Image | Sequence[str | Path | Image.Image]
+    ) -> FloatArray:
+        """Images to float32 (B, channels, height, width).
+
+        Args:
+            images: files, or images that Pillow has opened; a single one is a batch of one.
 
         Raises:
-            BadInput: naming the first file that cannot be read as an image.
+            BadInput: naming the first file that cannot be read as an image, or what is neither.
         """
-        return self.normalize(np.stack([self.read(path) for path in paths]))
+        if isinstance(images, str | Path | Image.Image):
+            images = [images]
+        pixels = [self._pixels(image) for image in images]
+        if not pixels:
+            return np.zeros((0, *self.input_shape), np.float32)
+        return self.normalize(np.stack(pixels))
+
+    def _pixels(self, image: object) -> ByteArray:
+        if isinstance(image, Image.Image):
+            return self.crop(image)
+        if isinstance(image, str | Path):
+            return self.read(image)
+        raise BadInput(
+            f"A {type(image).__name__} is neither a path nor an image that Pillow has opened.",
+            "Give arrays of pixels to a session as uint8 (B, height, width, channels).",
+        )

@@ -44,7 +44,7 @@ class Session(Protocol):
             float32 (B, width): the logits, or of a network without a classifier the embeddings.
 
         Raises:
-            BadInput: another dtype or shape, or the session is closed.
+            BadInput: another dtype or shape, NaN or infinity, or the session is closed.
         """
 
     def close(self) -> None:
@@ -84,11 +84,13 @@ def as_input(
         float32 (B, C, H, W), C-contiguous; the same memory where nothing had to be done.
 
     Raises:
-        BadInput: naming what was expected and what was given.
+        BadInput: naming what was expected and what was given, or the first image that holds NaN
+            or infinity.
     """
     channels, height, width = input_shape
     if isinstance(images, np.ndarray) and images.ndim == 4:
         if images.dtype == np.float32 and images.shape[1:] == input_shape:
+            check_finite(images, "The images")
             return np.ascontiguousarray(images)
         pixels = images.dtype == np.uint8 and images.shape[1:] == (height, width, channels)
         if pixels and preprocessing is not None:
@@ -105,6 +107,29 @@ def as_input(
         f"The images are {given}; this model takes {wanted}.",
         "Load files with bundle.preprocessing.load(paths), or convert the array.",
     )
+
+
+def check_finite(images: FloatArray, what: str) -> None:
+    """Refuse values that an INT8 network would answer with a confident class.
+
+    Args:
+        images: (B, …).
+        what: they are, as the message's first words.
+
+    Raises:
+        BadInput: naming the first image that holds NaN or infinity.
+    """
+    # A sum is a quarter of the price of a look at every value, and finite unless one is not, or
+    # they are huge.
+    with np.errstate(over="ignore", invalid="ignore"):
+        if np.isfinite(images.sum()):
+            return
+    finite = np.isfinite(images).reshape(len(images), -1).all(axis=1)
+    if not finite.all():
+        raise BadInput(
+            f"{what} hold NaN or infinity, first at index {int(finite.argmin())} of the batch.",
+            "Look for a division by zero or a missing value in what prepares them.",
+        )
 
 
 def classify(

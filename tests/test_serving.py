@@ -187,21 +187,57 @@ def test_malformed_requests_are_told_what_is_wrong(
     assert "takes" in caught.value.problem
 
 
-def test_bytes_that_do_not_fill_the_shape(server: Server) -> None:
+def _posted(server: Server, model: str, tensor: dict[str, Any]) -> tuple[int, dict[str, Any]]:
     import http.client
 
     connection = http.client.HTTPConnection(server.http, timeout=30)
-    tensor = {"name": "images", "datatype": "FP32", "shape": [1, 3, 32, 32], "data": [0.0, 1.0]}
     connection.request(
         "POST",
-        "/v2/models/digits/infer",
+        f"/v2/models/{model}/infer",
         json.dumps({"inputs": [tensor]}),
         {"Content-Type": "application/json"},
     )
     answer = connection.getresponse()
-    body = json.loads(answer.read())
+    body: dict[str, Any] = json.loads(answer.read())
     connection.close()
-    assert answer.status == 400
+    return answer.status, body
+
+
+@pytest.mark.parametrize("value", [None, 1e39])
+def test_json_without_a_finite_number(server: Server, value: float | None) -> None:
+    data: list[float | None] = [0.0] * (3 * 32 * 32)
+    data[7] = value
+    tensor = {"name": "images", "datatype": "FP32", "shape": [1, 3, 32, 32], "data": data}
+    status, body = _posted(server, "digits", tensor)
+    assert status == 400
+    assert "NaN or infinity" in body["error"]
+
+
+def test_nan_over_grpc(server: Server) -> None:
+    from mimiq.runtime.serving.v2_client import RequestRefused, V2Client
+
+    images = np.full((1, 3, 32, 32), np.nan, np.float32)
+    with (
+        V2Client(server.url("grpc"), "grpc") as client,
+        pytest.raises(RequestRefused, match="NaN or infinity"),
+    ):
+        client.infer("digits", {"images": images}, ["logits"])
+
+
+def test_floats_are_not_cut_off_to_pixels(server: Server) -> None:
+    data = [0.5] * (32 * 32 * 3)
+    tensor = {"name": "pixels", "datatype": "UINT8", "shape": [1, 32, 32, 3], "data": data}
+    status, body = _posted(server, "pixels", tensor)
+    assert status == 400
+    assert "are floats, and it takes UINT8" in body["error"]
+    status, _ = _posted(server, "pixels", {**tensor, "data": [128] * len(data)})
+    assert status == 200
+
+
+def test_bytes_that_do_not_fill_the_shape(server: Server) -> None:
+    tensor = {"name": "images", "datatype": "FP32", "shape": [1, 3, 32, 32], "data": [0.0, 1.0]}
+    status, body = _posted(server, "digits", tensor)
+    assert status == 400
     assert "are not FP32 of shape [1, 3, 32, 32]" in body["error"]
 
 

@@ -24,6 +24,7 @@ from mimiq.errors import BadInput, UnsupportedTarget
 from mimiq.files import writing
 from mimiq.runtime.manifest import check_name, file_entry, read_json
 from mimiq.runtime.onnxruntime.graph import first_line, open_graph, runs_on_cpu
+from mimiq.runtime.session import check_finite
 
 RECORD = "mimiq.json"
 FORMAT = "mimiq-packed/1"
@@ -244,7 +245,8 @@ def check_feeds(record: PackedRecord, feeds: Mapping[str, npt.NDArray[Any]]) -> 
     """Refuse what the model cannot take, saying what it does take.
 
     Raises:
-        BadInput: a missing or unknown input, another type or shape, or a batch out of range.
+        BadInput: a missing or unknown input, another type or shape, NaN or infinity, or a batch
+            out of range.
     """
     wanted = f"This model takes {', '.join(tensor.text for tensor in record.inputs)}."
     known = {tensor.name for tensor in record.inputs}
@@ -263,3 +265,5 @@ def check_feeds(record: PackedRecord, feeds: Mapping[str, npt.NDArray[Any]]) -> 
             raise BadInput(
                 f"The batch is {len(array)}.", f"This model takes 1 to {record.max_batch} images."
             )
+        if array.dtype.kind == "f":
+            check_finite(array, f"The values of the input {tensor.name!r}")

@@ -103,6 +103,21 @@ def test_wrong_input_names_both_sides(make_bundle: MakeBundle, wrong: Any) -> No
         assert given in str(caught.value)
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_values_that_are_not_finite_are_refused(make_model: MakeModel, value: float) -> None:
+    with OnnxRuntimeSession(make_model()) as session:
+        given = images(4)
+        given[2, 1, 0, 0] = value
+        with pytest.raises(BadInput, match=r"NaN or infinity, first at index 2"):
+            session.run(given)
+
+
+def test_huge_values_whose_sum_is_not_finite_are_taken(make_model: MakeModel) -> None:
+    with OnnxRuntimeSession(make_model()) as session:
+        given = np.full((2, 3, SIZE, SIZE), 3e38, np.float32)
+        assert session.run(given).shape == (2, CLASSES)
+
+
 def test_pixels_without_preprocessing_are_refused(make_model: MakeModel) -> None:
     with (
         OnnxRuntimeSession(make_model()) as session,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -145,11 +146,89 @@ def test_a_network_of_one_channel_sees_the_luminance(mode: str) -> None:
     np.testing.assert_allclose(normalized[0], wanted, atol=1e-6)
 
 
-def test_greyscale_of_more_than_8_bits_is_refused(tmp_path: Path) -> None:
-    Image.fromarray(np.full((8, 8), 40_000, np.uint16)).save(tmp_path / "deep.png")
-    preprocessing = Preprocessing(8, mean=(0.5,), std=(0.5,))
-    with pytest.raises(BadInput, match=r"deep\.png: .* more than 8 bits"):
-        preprocessing.read(tmp_path / "deep.png")
+def ramp(kind: str) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """Values of a deep greyscale image, and the bytes that they stand for."""
+    steps = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    values: np.ndarray[Any, Any] = {
+        "16 bits": steps.astype(np.uint16) * 256 + 255,
+        "16 bits in 32": steps.astype(np.int32) * 256,
+        "8 bits in 32": steps.astype(np.int32),
+        "[0, 1]": steps.astype(np.float32) / 255,
+        "[0, 255]": steps.astype(np.float32),
+    }[kind]
+    return values, steps
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("kind", ["16 bits", "16 bits in 32", "8 bits in 32", "[0, 1]", "[0, 255]"])
+def test_deep_greyscale_is_read_at_its_range(kind: str, channels: int, tmp_path: Path) -> None:
+    values, steps = ramp(kind)
+    Image.fromarray(values).save(tmp_path / "deep.tif")
+    Image.fromarray(steps).save(tmp_path / "plain.png")
+    preprocessing = Preprocessing(16, 1.0, mean=(0.5,) * channels, std=(0.5,) * channels)
+    with pytest.warns(UserWarning, match="at their range"):
+        deep = preprocessing.read(tmp_path / "deep.tif")
+    np.testing.assert_array_equal(deep, preprocessing.read(tmp_path / "plain.png"))
+
+
+def test_16_bits_of_grey_and_of_rgb_are_alike(tmp_path: Path) -> None:
+    values, _ = ramp("16 bits")
+    Image.fromarray(values).save(tmp_path / "grey.png")
+    # Binary PPM of 16 bits is the one such RGB that is written in a line; Pillow reads it as bytes.
+    rgb = np.repeat(values[..., None], 3, axis=2).astype(">u2").tobytes()
+    (tmp_path / "rgb.ppm").write_bytes(b"P6 16 16 65535\n" + rgb)
+    preprocessing = Preprocessing(16, 1.0)
+    with pytest.warns(UserWarning, match="at their range"):
+        grey = preprocessing.read(tmp_path / "grey.png")
+    np.testing.assert_allclose(grey, preprocessing.read(tmp_path / "rgb.ppm"), atol=1)
+
+
+@pytest.mark.filterwarnings("ignore:Greyscale")
+@pytest.mark.parametrize("value", [-1.0, 300.0, np.nan, np.inf])
+def test_greyscale_of_no_known_range_is_refused(value: float, tmp_path: Path) -> None:
+    Image.fromarray(np.full((8, 8), value, np.float32)).save(tmp_path / "deep.tif")
+    with pytest.raises(BadInput, match=r"deep\.tif: .* no range of pixels"):
+        Preprocessing(8).read(tmp_path / "deep.tif")
+
+
+def test_postscript_under_another_name_is_not_run(tmp_path: Path) -> None:
+    text = "%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n"
+    (tmp_path / "x.png").write_text(text)
+    with pytest.raises(BadInput, match="is not an image"):
+        read_image(tmp_path / "x.png")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_a_named_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "x.png")
+    with pytest.raises(BadInput, match="is no file"):
+        read_image(tmp_path / "x.png")
+
+
+def test_load_takes_one_image_many_or_none(tmp_path: Path) -> None:
+    preprocessing = Preprocessing(16)
+    image = random_image(20, 30, "RGB", 0)
+    image.save(tmp_path / "x.png")
+    expected = preprocessing.load([tmp_path / "x.png"])
+    for one in (str(tmp_path / "x.png"), tmp_path / "x.png", image, [image]):
+        np.testing.assert_array_equal(preprocessing.load(one), expected)
+    assert preprocessing.load([]).shape == (0, 3, 16, 16)
+    with pytest.raises(BadInput, match="A ndarray is neither"):
+        preprocessing.load([np.zeros((16, 16, 3), np.uint8)])  # type: ignore[list-item]
+
+
+@pytest.mark.parametrize(
+    "pixels",
+    [
+        np.zeros((1, 8, 8, 3), np.uint16),
+        np.zeros((1, 8, 8, 3), np.float32),
+        np.zeros((8, 8, 3), np.uint8),
+        np.zeros((1, 8, 8, 4), np.uint8),
+    ],
+)
+def test_normalize_takes_bytes_alone(pixels: Any) -> None:
+    with pytest.raises(BadInput, match=rf"The pixels are {pixels.dtype}"):
+        Preprocessing(8).normalize(pixels)
 
 
 @pytest.mark.parametrize("channels", [2, 4, 5])
