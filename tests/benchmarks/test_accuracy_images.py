@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 from accuracy_images import Reference, content_hash, pooled, spread
+from PIL import Image
 
 from mimiq.cache import Cache
 from mimiq.models import load_model

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 from accuracy_networks import parse_networks
 from accuracy_results import merged, opened, write
 from accuracy_tables import paired_mean, table

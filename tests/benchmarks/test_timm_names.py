@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
 
 pytest.importorskip("timm", reason="the extra 'compile' is not installed")
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 from timm_names import Name, render, scan
 
 NAMES = [

@@ -9,10 +9,18 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 import torch
-from export_networks import DEIT_T, METADATA, PRECISIONS, Exported, simulate, vit
+from export_networks import (
+    DEIT_T,
+    METADATA,
+    PRECISIONS,
+    Exported,
+    distance,
+    run_file,
+    simulate,
+    vit,
+)
 from torch import nn
 
 from mimiq.config.precision import int4, int8
@@ -24,21 +32,6 @@ from mimiq.quantize.fake_quant import Grid, Quantizer, QuantLinear
 Export = Callable[[str], Exported]
 
 
-def run(path: Path, images: torch.Tensor, level: str = "ORT_ENABLE_ALL") -> torch.Tensor:
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, level)
-    options.log_severity_level = 3
-    options.intra_op_num_threads = 1
-    # Otherwise weight-only layers round their inputs to 8 bits as they run.
-    options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    return torch.from_numpy(session.run(["logits"], {"images": images.numpy()})[0])
-
-
-def distance(a: torch.Tensor, b: torch.Tensor) -> float:
-    return float((a - b).abs().mean())
-
-
 @pytest.mark.parametrize("level", ["ORT_DISABLE_ALL", "ORT_ENABLE_ALL"])
 @pytest.mark.parametrize("label", PRECISIONS)
 def test_graph_computes_what_the_simulation_computes(
@@ -47,7 +40,7 @@ def test_graph_computes_what_the_simulation_computes(
     network = exported(label)
     with torch.no_grad():
         expected = network.module(network.images)
-    actual = run(network.path, network.images, level)
+    actual = run_file(network.path, network.images, level)
     # Sums in another order tip single roundings to the next step, never more.
     assert (actual - expected).abs().max() < 0.05 * expected.abs().max()
     assert distance(actual, expected) < 2e-3
@@ -62,7 +55,7 @@ def test_embedded_network_predicts_the_same(
     path = export_onnx(module, 32, tmp_path / "digits.onnx")
     with torch.no_grad():
         expected = module(images)
-    actual = run(path, images)
+    actual = run_file(path, images)
     assert torch.equal(actual.argmax(1), expected.argmax(1))
     assert distance(actual, expected) < 1e-2
 
@@ -70,8 +63,8 @@ def test_embedded_network_predicts_the_same(
 @pytest.mark.parametrize("label", ["w8a8", "w4a16-b32"])
 def test_any_batch_runs(exported: Export, label: str) -> None:
     network = exported(label)
-    whole = run(network.path, network.images[:8])
-    parts = [run(network.path, part) for part in (network.images[:1], network.images[1:8])]
+    whole = run_file(network.path, network.images[:8])
+    parts = [run_file(network.path, part) for part in (network.images[:1], network.images[1:8])]
     assert (torch.cat(parts) - whole).abs().max() < 0.05 * whole.abs().max()
 
 
@@ -216,7 +209,7 @@ def test_activation_grids_of_every_width_agree(tmp_path: Path) -> None:
     path = export_onnx(bank, 8, tmp_path / "bank.onnx")
     torch.manual_seed(0)
     images = torch.randn(4, 3, 8, 8) * 3
-    expected, actual = bank(images), run(path, images, "ORT_DISABLE_ALL")
+    expected, actual = bank(images), run_file(path, images, "ORT_DISABLE_ALL")
     # GELU's last bits differ between libraries, so single values may round the other way.
     assert ((actual - expected).abs() > 1e-6).float().mean() < 1e-3
 
@@ -238,7 +231,7 @@ def test_deit_tiny_exports_and_agrees(label: str, tmp_path: Path) -> None:
         disturbed = module(images + 1e-6 * torch.randn_like(images))
     # Twelve blocks of roundings amplify any difference: the graph may be as far from the simulation
     # as the simulation is from itself on images that differ by a millionth.
-    assert distance(run(path, images), expected) < 2 * distance(disturbed, expected) + 1e-4
+    assert distance(run_file(path, images), expected) < 2 * distance(disturbed, expected) + 1e-4
 
 
 def test_sizes_other_than_the_embedded_networks(tmp_path: Path) -> None:
@@ -247,4 +240,4 @@ def test_sizes_other_than_the_embedded_networks(tmp_path: Path) -> None:
     path = export_onnx(module, 32, tmp_path / "vit.onnx")
     with torch.no_grad():
         expected = module(images)
-    assert (run(path, images) - expected).abs().max() < 0.05 * expected.abs().max()
+    assert (run_file(path, images) - expected).abs().max() < 0.05 * expected.abs().max()

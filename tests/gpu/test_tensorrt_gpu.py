@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,8 +11,6 @@ import numpy as np
 import onnx_ir as ir
 import onnxruntime
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "export"))
 from tensorrt_bundles import make_bundle
 from tensorrt_graphs import Spec, transformer
 

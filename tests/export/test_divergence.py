@@ -15,10 +15,8 @@ import pytest
 pytest.importorskip("timm", reason="the extra 'compile' is not installed")
 
 import onnx_ir as ir
-from tensorrt_fake import FakeCuda, FakeEngine, fake_library
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "export"))
 from export_networks import PRECISIONS, simulate, vit
+from tensorrt_fake import FakeCuda, FakeEngine, fake_library
 
 from mimiq.config.precision import int8
 from mimiq.errors import EnvironmentLacks

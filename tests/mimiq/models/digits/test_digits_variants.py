@@ -17,7 +17,7 @@ from mimiq.models.digits import digits_heldout, train
 from mimiq.models.digits.variants import CONFIG, VARIANT_WEIGHTS, VARIANTS
 from mimiq.quantize.insert import quantize
 
-NETWORKS = Path(__file__).parents[2] / "benchmarks" / "networks"
+NETWORKS = Path(__file__).parents[4] / "benchmarks" / "networks"
 ONE_MEGABYTE = 1_000_000
 
 

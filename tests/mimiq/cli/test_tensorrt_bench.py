@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,10 +14,8 @@ import pytest
 pytest.importorskip("onnx", reason="the extra 'compile' is not installed")
 
 from click.testing import CliRunner, Result
-from test_tensorrt_session import open_fake
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "export"))
 from tensorrt_bundles import make_bundle
+from tensorrt_fake import open_fake
 
 from mimiq.cli import main
 from mimiq.cli.commands import bench as benching

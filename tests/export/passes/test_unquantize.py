@@ -8,10 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from export_networks import PRECISIONS, Exported
+from export_networks import PRECISIONS, Exported, distance, run_file
 from tensorrt_bundles import make_bundle
 from tensorrt_graphs import Spec
-from test_torch_onnx import distance, run
 
 from mimiq.export import summarize
 from mimiq.export.forms import to_float
@@ -29,10 +28,10 @@ def test_only_the_weights_rounding_is_left(exported: Export, label: str, tmp_pat
     summary = summarize(plain)
     assert set(summary["layers"]) == {"Conv float × float", "MatMul float × float"}
     assert not {"QuantizeLinear", "DequantizeLinear", "Clip"} & set(summary["operators"])
-    again, simulated = run(plain, network.images), network.module(network.images)
+    again, simulated = run_file(plain, network.images), network.module(network.images)
     if "a16" in label:  # no activation was rounded
         assert distance(again, simulated) < 1e-4 * float(simulated.abs().max())
-    exact = run(exported("fp32").path, network.images)
+    exact = run_file(exported("fp32").path, network.images)
     assert distance(again, exact) < distance(simulated, exact) + 1e-3
 
 

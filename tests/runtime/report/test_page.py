@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from reports import COMPARISON, report
 from runtime_models import MakeBundle, manifest_entries, write_linear_classifier
-from test_report import COMPARISON, report
 
 from mimiq.errors import BadInput
 from mimiq.runtime.bundle import Bundle, add_files, write_bundle

@@ -11,13 +11,11 @@ import onnx_ir as ir
 import pytest
 import torch
 from click.testing import CliRunner
-from export_networks import PRECISIONS, Exported, plant, simulate, vit
+from export_networks import PRECISIONS, Exported, distance, plant, run_file, simulate, vit
 from graphs import graph, run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import helper
-from test_torch_onnx import distance
-from test_torch_onnx import run as run_file
 
 from mimiq.cli import main
 from mimiq.export import check, export_onnx, summarize, to_cpu, to_fp16

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from test_tensorrt_session import open_fake
+from tensorrt_fake import open_fake
 
 from mimiq.errors import BadInput
 from mimiq.runtime.tensorrt.timing import device_runner

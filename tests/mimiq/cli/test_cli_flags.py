@@ -16,7 +16,7 @@ from mimiq.cli.failures import Command
 from mimiq.cli.flags import with_flags
 from mimiq.errors import BadInput
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 # Still to follow; nothing may join them.
 _NAMING_FLAGS = ("stages",)
 

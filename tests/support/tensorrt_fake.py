@@ -13,6 +13,7 @@ from __future__ import annotations
 import ctypes
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -20,11 +21,15 @@ import numpy as np
 import numpy.typing as npt
 
 from mimiq.errors import EnvironmentLacks
+from mimiq.runtime.preprocessing import Preprocessing
 from mimiq.runtime.tensorrt.cuda import PinnedArray
+from mimiq.runtime.tensorrt.library import RTX
+from mimiq.runtime.tensorrt.session import TensorRTSession
 
 SIZE, CLASSES = 4, 6
 SHAPE = (3, SIZE, SIZE)
 SCRATCH = 1 << 10
+MAX = 8  # images in the fake engine's largest batch
 
 FloatArray = npt.NDArray[np.float32]
 Work = Callable[[], None]
@@ -339,3 +344,23 @@ def fake_library(engine: FakeEngine) -> Any:
         DynamicShapesKernelSpecializationStrategy=SimpleNamespace(EAGER="EAGER"),
         LayerInformationFormat=SimpleNamespace(JSON="JSON"),
     )
+
+
+def open_fake(
+    folder: Path,
+    batches: tuple[int, int, int] = (1, 2, MAX),
+    content: bytes = b"plan",
+    **options: Any,
+) -> tuple[TensorRTSession, FakeEngine, FakeCuda]:
+    """A session on an engine in ``folder``; ``engine`` sets attributes of the fake one."""
+    plan = folder / "engine.plan"
+    plan.write_bytes(content)
+    cuda: Any = options.pop("cuda", None) or FakeCuda()
+    engine = FakeEngine(cuda, batches)
+    for name, value in options.pop("engine", {}).items():
+        setattr(engine, name, value)
+    library = fake_library(engine)
+    session = TensorRTSession(
+        plan, library, RTX, Preprocessing(image_size=SIZE), cuda=cuda, **options
+    )
+    return session, engine, cuda

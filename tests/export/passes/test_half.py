@@ -12,10 +12,9 @@ import onnx
 import onnx_ir as ir
 import pytest
 import torch
-from export_networks import PRECISIONS, Exported
+from export_networks import PRECISIONS, Exported, distance, run_file
 from graphs import graph
 from onnx import helper
-from test_torch_onnx import distance, run
 
 from mimiq.errors import UnsupportedModel
 from mimiq.export import check, require, summarize, to_fp16
@@ -58,7 +57,7 @@ def test_half_form_computes_nearly_the_same(exported: Export, label: str, tmp_pa
     # Half rounds at 2^-11 = 5e-4. Roundings to few steps amplify that, in the graph as in the
     # simulation fed with images that differ by as much.
     limit = 1.5 * distance(disturbed, expected) + 1e-3 * float(expected.abs().max())
-    assert distance(run(path, images), expected) < limit
+    assert distance(run_file(path, images), expected) < limit
 
 
 def test_quantised_linears_are_float_islands(exported: Export) -> None:

@@ -15,7 +15,7 @@ from PIL import Image
 from mimiq.cli import compile_main, main
 from mimiq.models.digits import digits_heldout
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import onnxruntime
 import torch
 from torch import nn
 
@@ -182,3 +183,18 @@ def activation_quantizer(
     elif bits == 4:
         grid = Grid(-6, 5, 2, 2, 2)
     return Quantizer(torch.tensor(largest / grid.top), grid)
+
+
+def run_file(path: Path, images: torch.Tensor, level: str = "ORT_ENABLE_ALL") -> torch.Tensor:
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, level)
+    options.log_severity_level = 3
+    options.intra_op_num_threads = 1
+    # Otherwise weight-only layers round their inputs to 8 bits as they run.
+    options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return torch.from_numpy(session.run(["logits"], {"images": images.numpy()})[0])
+
+
+def distance(a: torch.Tensor, b: torch.Tensor) -> float:
+    return float((a - b).abs().mean())

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tensorrt_fake import (
     CLASSES,
+    MAX,
     SHAPE,
     SIZE,
     FakeCuda,
@@ -21,6 +22,7 @@ from tensorrt_fake import (
     FloatArray,
     expected,
     fake_library,
+    open_fake,
 )
 
 from mimiq.errors import BadInput, EnvironmentLacks
@@ -29,27 +31,7 @@ from mimiq.runtime.session import Session
 from mimiq.runtime.tensorrt.library import RTX
 from mimiq.runtime.tensorrt.session import TensorRTSession
 
-MAX = 8
 Open = Callable[..., tuple[TensorRTSession, FakeEngine, FakeCuda]]
-
-
-def open_fake(
-    folder: Path,
-    batches: tuple[int, int, int] = (1, 2, MAX),
-    content: bytes = b"plan",
-    **options: Any,
-) -> tuple[TensorRTSession, FakeEngine, FakeCuda]:
-    plan = folder / "engine.plan"
-    plan.write_bytes(content)
-    cuda: Any = options.pop("cuda", None) or FakeCuda()
-    engine = FakeEngine(cuda, batches)
-    for name, value in options.pop("engine", {}).items():
-        setattr(engine, name, value)
-    library = fake_library(engine)
-    session = TensorRTSession(
-        plan, library, RTX, Preprocessing(image_size=SIZE), cuda=cuda, **options
-    )
-    return session, engine, cuda
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ if importlib.util.find_spec("tensorrt_rtx") is None:
     pytest.skip("the extra 'rtx' is not installed", allow_module_level=True)
 
 import torch
-from export_networks import simulate
+from export_networks import DEIT_T, simulate
 
 from mimiq.config.precision import from_bits, int4, int8, weight_only
 from mimiq.export.forms import to_fp16
@@ -34,7 +34,6 @@ from mimiq.runtime.tensorrt.library import RTX
 
 pytestmark = pytest.mark.slow
 
-DEIT_T = Path(__file__).parents[3] / "shared/weights/deit_tiny_patch16_224.safetensors"
 QUICK = RangeRecipe(observer="minmax", migrate=False, refit=False, rounding="nearest")
 PRECISIONS = {
     "int8": int8(),
