@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 
 import torch
@@ -38,7 +39,8 @@ def fast_dtype(device: torch.device) -> torch.dtype | None:
     """The format to autocast to where the hardware has units for it; None: stay in fp32.
 
     bfloat16 alone: fp16 would need loss scaling. On a CPU without bfloat16 products it is emulated
-    and slower than fp32.
+    and slower than fp32, as it is where oneDNN was told to take the CPU for less than it is
+    (``ONEDNN_MAX_CPU_ISA``).
     """
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else None
@@ -55,6 +57,10 @@ def describe_device(device: torch.device) -> str:
 
 
 def _cpu_multiplies_bfloat16() -> bool:
+    allowed = os.environ.get("ONEDNN_MAX_CPU_ISA", "DEFAULT").upper()
+    # AVX512_CORE_FP16 and AVX10 include bfloat16, AVX2_VNNI_2 converts alone.
+    if not any(name in allowed for name in ("DEFAULT", "ALL", "BF16", "FP16", "AMX", "AVX10")):
+        return False
     if hasattr(torch.cpu, "get_capabilities"):
         has = torch.cpu.get_capabilities()
         return bool(has.get("avx512_bf16") or has.get("amx_bf16"))

@@ -82,7 +82,8 @@ def walk(
             quantized = [step.run(batch) for batch in quantized]
             original = [counterpart.run(batch) for batch in original]
             continue
-        block = _Block(_Memory(step.part), _Memory(counterpart.part), quantized, original)
+        changing, same = _Memory(step.part), _Memory(counterpart.part, changes=False)
+        block = _Block(changing, same, quantized, original)
         with block.memories():
             for name, layer in list(step.part.named_modules()):
                 if isinstance(layer, QuantLinear):
@@ -152,12 +153,13 @@ class _Found:
 class _Memory:
     """A block whose parts remember what they gave for each batch.
 
-    What is behind the Linear at hand depends on it and is not remembered. What a part remembers
-    takes the place of what the parts inside it do.
+    Where the Linear at hand ``changes``, what is behind it depends on it and is not remembered.
+    What a part remembers takes the place of what the parts inside it do.
     """
 
-    def __init__(self, block: nn.Module) -> None:
+    def __init__(self, block: nn.Module, *, changes: bool = True) -> None:
         self.block = block
+        self.changes = changes
         self._outputs: dict[tuple[int, nn.Module], torch.Tensor] = {}
         self._batch = 0
         self._settled = True
@@ -200,7 +202,7 @@ class _Memory:
 
         def arrived(_module: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
             inputs.append(args[0])
-            self._settled = False
+            self._settled = not self.changes
 
         def stop(_module: nn.Module, args: tuple[Any, ...], *output: torch.Tensor) -> None:
             raise _Reached(output[0] if output else args[0])

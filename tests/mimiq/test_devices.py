@@ -49,6 +49,16 @@ def test_bf16_on_a_cpu_that_multiplies_it(monkeypatch, flags, wanted) -> None:
     assert fast_dtype(CPU) == wanted
 
 
+@pytest.mark.parametrize(
+    ("allowed", "wanted"),
+    [("AVX2", None), ("AVX512_CORE_VNNI", None), ("avx512_core_bf16", torch.bfloat16)],
+)
+def test_no_bf16_where_onednn_is_told_of_a_lesser_cpu(monkeypatch, allowed, wanted) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True}, raising=False)
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", allowed)
+    assert fast_dtype(CPU) == wanted
+
+
 def test_bf16_by_the_kernels_list_where_torch_does_not_say(monkeypatch) -> None:
     monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
     monkeypatch.setattr(devices, "instruction_sets", lambda: ["avx2", "amx_bf16"])
