@@ -21,7 +21,7 @@ from mimiq.models.families.vit import ViTFamily
 from mimiq.models.family import Family
 from mimiq.models.names import EMBEDDED, TORCHVISION, architecture_of, unknown
 from mimiq.models.refused import unknown_family
-from mimiq.models.sources import folders, timm, torchvision
+from mimiq.models.sources import folders, timm, torchvision, windows
 from mimiq.models.sources.original import Original, Request
 from mimiq.runtime.preprocessing import Preprocessing
 from mimiq.runtime.session import Output
@@ -297,8 +297,15 @@ def _original(request: Request) -> Original:
 def _from_torchvision(request: Request, name: str) -> Original:
     if request.weights is None and not request.untrained:
         request = replace(request, weights=torchvision.download(name))
+    swin = name.startswith("swin")
+    if swin:
+        kwargs = {"always_partition": True, **request.model_kwargs}
+        request = replace(request, model_kwargs=kwargs)
     original = timm.load(request, TORCHVISION[name], weights=request.weights)
-    preprocessing = torchvision.preprocessing(original.preprocessing)
+    if swin:
+        windows.keep_windows(original.module)
+        windows.check_padding(original.module, request.name)
+    preprocessing = torchvision.preprocessing(original.preprocessing, name)
     return replace(original, preprocessing=preprocessing)
 
 

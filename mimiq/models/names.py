@@ -31,6 +31,12 @@ TORCHVISION = {
     "vit_l_16": "vit_large_patch16_224",
     "vit_l_32": "vit_large_patch32_224",
     "vit_h_14": "vit_huge_patch14_224",
+    "swin_t": "swin_tiny_patch4_window7_224",
+    "swin_s": "swin_small_patch4_window7_224",
+    "swin_b": "swin_base_patch4_window7_224",
+    "swin_v2_t": "swinv2_tiny_window8_256",
+    "swin_v2_s": "swinv2_small_window8_256",
+    "swin_v2_b": "swinv2_base_window8_256",
 }
 """torchvision's names, and timm's architecture of the same shape."""
 

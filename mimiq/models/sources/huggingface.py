@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,25 +13,50 @@ from torch import nn
 from mimiq.errors import BadInput, UnsupportedModel
 from mimiq.models import checkpoint
 from mimiq.models.checkpoint import Tensors
-from mimiq.models.prefixes import Found
-from mimiq.models.sources import explain, image_processor, layouts, positions
+from mimiq.models.sources import explain, image_processor, layouts, positions, windows
 from mimiq.models.sources.original import Original, Request
+from mimiq.models.sources.transformers_config import (
+    BEIT_TYPES,
+    CLIP_TYPES,
+    DINO_TYPES,
+    DINOV3_TYPES,
+    SWIN_TYPES,
+    TYPES,
+    Build,
+    described,
+)
 from mimiq.runtime.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 
 PROCESSORS = ("preprocessor_config.json", "processor_config.json")
 
-_ACTIVATIONS = {
-    "gelu": "gelu",
-    "gelu_new": "gelu_tanh",
-    "gelu_pytorch_tanh": "gelu_tanh",
-    "quick_gelu": "quick_gelu",
-    "relu": "relu",
+# Types that people take for a vision transformer of these families; each ends the sentence.
+_WHY = {
+    "siglip2": "which takes images of any shape as patches with a mask (NaFlex)",
+    "siglip2_vision_model": "which takes images of any shape as patches with a mask (NaFlex)",
+    "convnext": "which is convolutional, and has no attention",
+    "convnextv2": "which is convolutional, and has no attention",
+    "dinov3_convnext": "which is convolutional, and has no attention",
+    "resnet": "which is convolutional, and has no attention",
+    "levit": "which is built of batch norms and attention that skips tokens",
+    "mobilevit": "which mixes attention with convolutional stages",
+    "mobilevitv2": "which mixes attention with convolutional stages",
+    "cvt": "which mixes attention with convolutional stages",
+    "efficientformer": "which mixes attention with convolutional stages",
+    "poolformer": "which mixes tokens by pooling, and has no attention",
+    "segformer": "which pools keys and values between its tokens",
+    "pvt": "which pools keys and values between its tokens",
+    "pvt_v2": "which pools keys and values between its tokens",
+    "hiera": "which pools queries, keys or values between its tokens",
+    "vit_hybrid": "whose ResNet of transformers' own has no description here",
+    "aimv2_vision_model": "whose attention for pooling has no description here",
+    "aimv2": "whose attention for pooling has no description here",
+    "blip": "which is a language model's vision part",
+    "detr": "which finds objects, and does not answer with one vector",
+    "yolos": "which finds objects, and does not answer with one vector",
+    "owlvit": "which finds objects, and does not answer with one vector",
+    "sam": "which finds regions, and does not answer with one vector",
 }
-_VIT_TYPES = ("vit", "deit", "vit_mae", "vit_msn", "ijepa")
-_DINO_TYPES = ("dinov2", "dinov2_with_registers")
-_CLIP_TYPES = ("clip", "clip_vision_model")
-_SIGLIP_TYPES = ("siglip", "siglip_vision_model")
-TYPES = (*_VIT_TYPES, *_DINO_TYPES, *_CLIP_TYPES, *_SIGLIP_TYPES)
+
 _OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
 _OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
 
@@ -52,8 +76,9 @@ def load(request: Request, folder: Path, config: Mapping[str, Any], weights: Pat
     """
     kind = str(config.get("model_type"))
     if kind not in TYPES:
+        why = _WHY.get(kind, "which mimiq does not know")
         raise UnsupportedModel(
-            f"{folder} holds a network of type {kind!r}, which mimiq does not know.",
+            f"{folder} holds a network of type {kind!r}, {why}.",
             f"Known are: {', '.join(TYPES)}.",
         )
     if request.model_kwargs:
@@ -67,7 +92,7 @@ def load(request: Request, folder: Path, config: Mapping[str, Any], weights: Pat
     _check_classifier(config, state, weights)
     processed, processor_note = _preprocessing(folder, kind, vision)
     size = request.image_size or _network_size(kind, vision, processed)
-    kwargs, build = _described(kind, config, vision, state)
+    kwargs, build = described(kind, vision, state)
     notes = [*found.notes, *([processor_note] if processor_note else [])]
     notes += _resize(state, vision, size, kind, kwargs)
     if (processed.height, processed.width) != size and request.image_size is None:
@@ -76,6 +101,8 @@ def load(request: Request, folder: Path, config: Mapping[str, Any], weights: Pat
             f"network takes {size[0]}×{size[1]}: images are resized to that."
         )
     module = _built(build, kwargs | {"img_size": size})
+    if kind in SWIN_TYPES:
+        windows.check_padding(module, str(folder))
     error = explain.misfit(state, module.state_dict(), weights, str(folder))
     if error is not None:
         raise error
@@ -104,106 +131,6 @@ def load(request: Request, folder: Path, config: Mapping[str, Any], weights: Pat
     )
 
 
-def _described(
-    kind: str, config: Mapping[str, Any], vision: Mapping[str, Any], state: Tensors
-) -> tuple[dict[str, Any], Callable[..., nn.Module]]:
-    """The arguments of timm's ViT, and the class; ``state`` is brought to its form."""
-    from timm.models.vision_transformer import VisionTransformer
-
-    from mimiq.models.sources.heads import ClassAndPatches, TanhPooled
-
-    width = int(vision["hidden_size"])
-    activation = str(vision.get("hidden_act", "gelu"))
-    if activation not in _ACTIVATIONS:
-        raise UnsupportedModel(
-            f"The network's activation is {activation!r}, which mimiq does not know.",
-            f"Known are: {', '.join(_ACTIVATIONS)}.",
-        )
-    eps = vision.get("layer_norm_eps", 1e-12)
-    kwargs: dict[str, Any] = {
-        "patch_size": int(vision.get("patch_size", 16)),
-        "in_chans": int(vision.get("num_channels", 3)),
-        "embed_dim": width,
-        "depth": int(vision["num_hidden_layers"]),
-        "num_heads": int(vision["num_attention_heads"]),
-        "mlp_ratio": int(vision.get("intermediate_size", 4 * width)) / width,
-        "qkv_bias": "blocks.0.attn.qkv.bias" in state,
-        "norm_layer": partial(nn.LayerNorm, eps=eps),
-        "eps": eps,
-        "act_layer": _ACTIVATIONS[activation],
-    }
-    build: Callable[..., nn.Module] = VisionTransformer
-    pooler = {key: state.pop(key) for key in ("pooler.weight", "pooler.bias") if key in state}
-    state.pop("mask_token", None)
-    if kind in _DINO_TYPES:
-        kwargs["mlp_ratio"] = float(vision.get("mlp_ratio", 4))
-        kwargs["init_values"] = 1.0
-        if vision.get("use_swiglu_ffn"):
-            raise UnsupportedModel(
-                "The network has SwiGLU layers, as DINOv2's giant has.",
-                "Choose a smaller network of the same family.",
-            )
-        if "head.weight" in state:
-            build = ClassAndPatches
-            head = state.pop("head.weight")
-            state["head.weight"], state["head_patches.weight"] = head[:, :width], head[:, width:]
-            state["head_patches.bias"] = torch.zeros(len(head))
-    elif kind in _CLIP_TYPES:
-        kwargs |= {"pre_norm": True, "class_token": True}
-        if "head.bias" in state:
-            # The classifier sees the mean of patches as they leave the last block.
-            kwargs |= {"global_pool": "avg", "final_norm": False, "fc_norm": False}
-            state.pop("norm.weight", None)
-            state.pop("norm.bias", None)
-        elif "head.weight" in state:
-            state["head.bias"] = torch.zeros(len(state["head.weight"]))
-    elif kind in _SIGLIP_TYPES:
-        kwargs |= {"class_token": False, "global_pool": "map"}
-        if "head.weight" in state or not vision.get("vision_use_head", True):
-            kwargs |= {"global_pool": "avg", "fc_norm": False}
-            for key in [key for key in state if key.startswith("attn_pool.")]:
-                del state[key]
-    elif kind == "ijepa":
-        kwargs |= {"class_token": False, "global_pool": "avg", "fc_norm": False}
-    elif pooler and "head.weight" not in state and kind in ("vit", "deit"):
-        build = TanhPooled
-        state |= {key.replace("pooler", "head"): value for key, value in pooler.items()}
-    if "dist_token" in state:
-        build = _with_distillation(state, kwargs, build)
-    if "register_tokens" in state:
-        _with_registers(state, kwargs, state.pop("register_tokens"), 1)
-    kwargs["num_classes"] = len(state["head.weight"]) if "head.weight" in state else 0
-    return kwargs, build
-
-
-def _with_distillation(
-    state: Tensors, kwargs: dict[str, Any], build: Callable[..., nn.Module]
-) -> Callable[..., nn.Module]:
-    """DeiT's second token: with its own classifier, or as a register that no classifier sees."""
-    from timm.models.deit import VisionTransformerDistilled
-
-    if "head_dist.weight" in state:
-        return VisionTransformerDistilled
-    _with_registers(state, kwargs, state.pop("dist_token"), 2)
-    return build
-
-
-def _with_registers(
-    state: Tensors, kwargs: dict[str, Any], registers: torch.Tensor, positions: int
-) -> None:
-    """Tokens behind the class token; what positions they have is added to them here.
-
-    Args:
-        registers: (1, R, C).
-        positions: entries of the position embedding before the patches': 1, or 1 + R.
-    """
-    position = state["pos_embed"]
-    state["cls_token"] = state["cls_token"] + position[:, :1]
-    state["reg_token"] = registers + position[:, 1:positions] if positions > 1 else registers
-    state["pos_embed"] = position[:, positions:]
-    kwargs |= {"reg_tokens": registers.shape[1], "no_embed_class": True}
-
-
 def _resize(
     state: Tensors,
     vision: Mapping[str, Any],
@@ -211,25 +138,30 @@ def _resize(
     kind: str,
     kwargs: Mapping[str, Any],
 ) -> list[str]:
-    """Bring the position embedding to the size; what was done, for the user."""
+    """Bring positions to the size; what was done, for the user."""
     patch = int(kwargs["patch_size"])
     own = _pair(vision.get("image_size", 224))
     trained, grid = ((side[0] // patch, side[1] // patch) for side in (own, size))
-    position = state["pos_embed"]
-    prefix = position.shape[1] - trained[0] * trained[1]
-    if trained == grid or prefix < 0:
+    if kind in BEIT_TYPES and (trained != grid or trained[0] != trained[1]):
+        for name in [name for name in state if name.endswith("relative_position_bias_table")]:
+            state[name] = positions.resized_biases(state[name], trained, grid)
+    position = state.get("pos_embed")
+    prefix = 0 if position is None else position.shape[1] - trained[0] * trained[1]
+    if trained == grid or prefix < 0 or kind in (*SWIN_TYPES, *DINOV3_TYPES):
         return []
-    # As transformers itself, which is how the network was meant: without antialiasing but for one.
-    state["pos_embed"] = positions.resized(
-        position, trained, grid, prefix, antialias=kind == "dinov2_with_registers"
-    )
+    if position is not None:
+        # As transformers itself, which is how the network was meant: without antialiasing but for
+        # one.
+        state["pos_embed"] = positions.resized(
+            position, trained, grid, prefix, antialias=kind == "dinov2_with_registers"
+        )
     return [
         f"The position embedding was resized from {trained[0]}×{trained[1]} patches to "
         f"{grid[0]}×{grid[1]}."
     ]
 
 
-def _built(build: Callable[..., nn.Module], kwargs: Mapping[str, Any]) -> nn.Module:
+def _built(build: Build, kwargs: Mapping[str, Any]) -> nn.Module:
     given = {key: value for key, value in kwargs.items() if key != "eps"}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -239,7 +171,7 @@ def _built(build: Callable[..., nn.Module], kwargs: Mapping[str, Any]) -> nn.Mod
 def _check_classifier(config: Mapping[str, Any], state: Tensors, path: Path) -> None:
     names = [str(name) for name in config.get("architectures") or ()]
     wanted = any("ForImageClassification" in name for name in names)
-    if wanted and "head.weight" not in state:
+    if wanted and not _has_head(state):
         raise BadInput(
             f"{path} has no classifier, and its config.json says {names[0]}.",
             "Give the weights of the whole network, or remove 'architectures' from config.json "
@@ -249,12 +181,16 @@ def _check_classifier(config: Mapping[str, Any], state: Tensors, path: Path) -> 
 
 def _is_embedding(config: Mapping[str, Any], state: Tensors) -> bool:
     """A pooler or a projection gives an embedding, and only a classifier gives classes."""
-    if "head.weight" not in state:
+    if not _has_head(state):
         return True
-    if config.get("model_type") in _CLIP_TYPES:
+    if config.get("model_type") in CLIP_TYPES:
         return not bool(state["head.bias"].any()) and "norm.weight" in state
     names = [str(name) for name in config.get("architectures") or ()]
     return bool(names) and not any("Classification" in name for name in names)
+
+
+def _has_head(state: Tensors) -> bool:
+    return bool({"head.weight", "head.fc.weight"} & state.keys())
 
 
 def _preprocessing(
@@ -268,9 +204,9 @@ def _preprocessing(
             config = config.get("image_processor") or config
             return image_processor.preprocessing(config, default, path), None
     mean, std = (0.5,) * 3, (0.5,) * 3
-    if kind in _CLIP_TYPES:
+    if kind in CLIP_TYPES:
         mean, std = _OPENAI_MEAN, _OPENAI_STD
-    elif kind in (*_DINO_TYPES, "deit", "vit_mae", "vit_msn"):
+    elif kind in (*DINO_TYPES, *DINOV3_TYPES, *SWIN_TYPES, "deit", "vit_mae", "vit_msn"):
         mean, std = IMAGENET_MEAN, IMAGENET_STD
     assumed = Preprocessing(default, 1.0, "bicubic", mean, std, "squash")
     return assumed, (
@@ -283,7 +219,7 @@ def _network_size(
     kind: str, vision: Mapping[str, Any], processed: Preprocessing
 ) -> tuple[int, int]:
     # transformers' DINOv2 takes what its processor gives; others insist on their own size.
-    if kind in _DINO_TYPES:
+    if kind in (*DINO_TYPES, *DINOV3_TYPES):
         return processed.height, processed.width
     return _pair(vision.get("image_size", 224))
 
@@ -314,6 +250,3 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise BadInput(f"{path} holds no JSON object.", "Copy the folder again.")
     return data
-
-
-__all__ = ["TYPES", "Found", "load", "read_json"]

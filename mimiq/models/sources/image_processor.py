@@ -37,7 +37,7 @@ def preprocessing(config: Mapping[str, Any], default: tuple[int, int], path: Pat
     height, width, size, mode = _sizes(config, default, kind, path)
     return Preprocessing(
         image_size=(height, width),
-        crop_pct=_share(height if mode == "squash" else min(height, width), size),
+        crop_pct=crop_share(height if mode == "squash" else min(height, width), size),
         interpolation=_filter(config.get("resample", 2), path),
         mean=mean,
         std=std,
@@ -102,7 +102,7 @@ def _sizes(
     return (*wanted, height, "squash")
 
 
-def _share(side: int, resized: int) -> float:
+def crop_share(side: int, resized: int) -> float:
     """The share of which ``floor(side / share)`` is the resized side, to the pixel."""
     share = min(1.0, side / resized)
     if math.floor(side / share) < resized:

@@ -32,14 +32,16 @@ class Layout:
 LAYOUTS = (
     Layout("timm", "patch_embed.proj.weight", lambda found: found),
     Layout(
-        "Hugging Face ViT",
+        "Hugging Face's vision transformers",
         "embeddings.patch_embeddings.projection.weight",
         transformers_keys.vit,
     ),
+    Layout("Hugging Face DINOv3", "embeddings.patch_embeddings.weight", transformers_keys.dinov3),
     Layout(
         "Hugging Face CLIP or SigLIP", "embeddings.patch_embedding.weight", transformers_keys.clip
     ),
     Layout("torchvision", "conv_proj.weight", torchvision.to_timm),
+    Layout("torchvision", "features.1.0.attn.qkv.weight", torchvision.swin_to_timm),
     Layout("OpenAI CLIP", "class_embedding", clip.to_timm),
     Layout("JAX", "embedding/kernel", jax.to_timm),
 )

@@ -114,3 +114,18 @@ def resized(
         antialias=antialias,
     )
     return result
+
+
+def resized_biases(table: torch.Tensor, trained: Grid, grid: Grid) -> torch.Tensor:
+    """A table of relative position biases for another grid, as transformers' BEiT has it.
+
+    Args:
+        table: (distances, heads), those of a class token last.
+        trained, grid: rows and columns of patches.
+    """
+    old, new = ([2 * side - 1 for side in sides] for sides in (trained, grid))
+    count = old[0] * old[1]
+    # transformers takes rows for columns, and its networks were trained so.
+    image = table[:count].T.reshape(1, -1, old[1], old[0]).float()
+    resized = functional.interpolate(image, size=new, mode="bilinear")
+    return torch.cat([resized.flatten(2)[0].T, table[count:].float()])

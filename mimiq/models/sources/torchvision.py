@@ -1,7 +1,8 @@
-"""torchvision's ``vit_*``: its names for parameters, and how it prepares images."""
+"""torchvision's ``vit_*`` and ``swin_*``: its names for parameters, and how it prepares images."""
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 from mimiq.errors import BadInput
 from mimiq.models.checkpoint import Tensors
 from mimiq.models.prefixes import Found
+from mimiq.models.sources.image_processor import crop_share
 from mimiq.models.sources.renaming import renamed
 from mimiq.runtime.preprocessing import Preprocessing
 
@@ -29,6 +31,47 @@ _NAMES = (
     (r"encoder\.layers\.encoder_layer_(\d+)\.mlp\.(?:0|linear_1)\.", r"blocks.\1.mlp.fc1."),
     (r"encoder\.layers\.encoder_layer_(\d+)\.mlp\.(?:3|linear_2)\.", r"blocks.\1.mlp.fc2."),
 )
+# The input's side and the resized side of torchvision's own weights.
+_RESIZED = {
+    "swin_t": (224, 232),
+    "swin_s": (224, 246),
+    "swin_b": (224, 238),
+    "swin_v2_t": (256, 260),
+    "swin_v2_s": (256, 260),
+    "swin_v2_b": (256, 272),
+}
+# Computed from the window's size, and in files all the same.
+_COMPUTED = ("relative_position_index", "relative_coords_table")
+_BLOCK = r"features\.(\d+)\.(\d+)\."
+_SWIN_NAMES = (
+    (r"features\.0\.0\.", "patch_embed.proj."),
+    (r"features\.0\.2\.", "patch_embed.norm."),
+    (_BLOCK + r"attn\.cpb_mlp\.", r"features.\1.blocks.\2.attn.cpb_mlp."),
+    (_BLOCK + r"mlp\.0\.", r"features.\1.blocks.\2.mlp.fc1."),
+    (_BLOCK + r"mlp\.3\.", r"features.\1.blocks.\2.mlp.fc2."),
+    (_BLOCK, r"features.\1.blocks.\2."),
+    (r"features\.(\d+)\.(reduction|norm)\.", r"features.\1.downsample.\2."),
+    (r"head\.(?:0\.)?(weight|bias)$", r"head.fc.\1"),
+)
+
+
+def swin_to_timm(found: Found) -> Found:
+    """Swin and Swin v2 in timm's names: ``features`` are a stem, then stages and merges in turn."""
+    state: Tensors = {}
+    for name, tensor in found.state.items():
+        name = renamed(name, _SWIN_NAMES)
+        position = re.match(r"features\.(\d+)\.", name)
+        if position:
+            name = f"layers.{int(position[1]) // 2}.{name[position.end() :]}"
+        if name.endswith(_COMPUTED):
+            continue
+        state[name] = tensor
+    # Swin v2 has no bias for keys: torchvision sets those in its file to zero when it runs.
+    for name in [name for name in state if name.endswith("attn.logit_scale")]:
+        where = name.removesuffix("logit_scale")
+        query, _, value = state.pop(f"{where}qkv.bias").chunk(3)
+        state |= {f"{where}q_bias": query, f"{where}v_bias": value}
+    return replace(found, state=state)
 
 
 def to_timm(found: Found) -> Found:
@@ -44,15 +87,20 @@ def to_timm(found: Found) -> Found:
     return replace(found, state=state)
 
 
-def preprocessing(base: Preprocessing) -> Preprocessing:
-    """As torchvision's own weights of this size: at 224 pixels those of ``IMAGENET1K_V1``, with a
-    resized side of 256; above, those of ``IMAGENET1K_SWAG_E2E_V1``, without a margin.
+def preprocessing(base: Preprocessing, name: str) -> Preprocessing:
+    """As torchvision's own weights of this size: of a ViT at 224 pixels ``IMAGENET1K_V1``, with a
+    resized side of 256; above, ``IMAGENET1K_SWAG_E2E_V1``, without a margin.
 
     Args:
         base: with the input's size and channels.
+        name: torchvision's, of the network.
     """
     if base.channels != 3:
         return base
+    if name in _RESIZED:
+        own, resized = _RESIZED[name]
+        share = crop_share(own, resized) if base.image_size == own else 1.0
+        return Preprocessing(base.image_size, share, "bicubic")
     if base.image_size == 224:
         return Preprocessing(224, 224 / 256, "bilinear")
     return Preprocessing(base.image_size, 1.0, "bicubic")
