@@ -6,8 +6,9 @@ import logging
 from pathlib import Path
 
 from mimiq.errors import BadInput
-from mimiq.models.sources import huggingface, timm
+from mimiq.models.sources import timm
 from mimiq.models.sources.original import Original, Request
+from mimiq.models.sources.transformers import network
 
 CONFIG = "config.json"
 _WEIGHTS = (
@@ -50,7 +51,7 @@ def load(request: Request, folder: Path, file: Path | None = None) -> Original:
             f"{folder} is a trained network, and `untrained` asks for random weights.",
             "Leave `untrained` out, or give the name of an architecture.",
         )
-    config = huggingface.read_json(folder / CONFIG)
+    config = network.read_json(folder / CONFIG)
     weights = request.weights or file or weights_in(folder)
     if "architecture" in config:
         return timm.load(
@@ -60,7 +61,7 @@ def load(request: Request, folder: Path, file: Path | None = None) -> Original:
             overlay=_pretrained(config),
             model_args=config.get("model_args") or {},
         )
-    return huggingface.load(request, folder, config, weights)
+    return network.load(request, folder, config, weights)
 
 
 def weights_in(folder: Path) -> Path:

@@ -11,7 +11,8 @@ import torch
 
 from mimiq.models.checkpoint import Tensors, read_tensors
 from mimiq.models.prefixes import Found, find_network, unwrapped
-from mimiq.models.sources import clip, explain, jax, torchvision, transformers_keys
+from mimiq.models.sources import clip, explain, jax, torchvision
+from mimiq.models.sources.transformers import keys as transformers_keys
 
 
 @dataclass(frozen=True)

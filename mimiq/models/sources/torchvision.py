@@ -12,8 +12,8 @@ import torch
 from mimiq.errors import BadInput
 from mimiq.models.checkpoint import Tensors
 from mimiq.models.prefixes import Found
-from mimiq.models.sources.image_processor import crop_share
 from mimiq.models.sources.renaming import renamed
+from mimiq.models.sources.transformers.image_processor import crop_share
 from mimiq.runtime.preprocessing import Preprocessing
 
 _NAMES = (

@@ -64,7 +64,7 @@ def said(model: LoadedModel) -> str:
     return "\n".join(model.notes)
 
 
-# 1 is in test_timm_preprocessing.py; 16 in test_huggingface.py; 17 in test_torchvision.py.
+# 1 is in test_timm_preprocessing.py; 16 in transformers; 17 in test_torchvision.py.
 
 
 def test_2_no_random_classifier_on_a_pretrained_body() -> None:

@@ -250,8 +250,8 @@ PROCESSORS = [
 def test_pixels_are_those_of_the_image_processor(
     name: str, settings: dict[str, Any], tmp_path: Path
 ) -> None:
-    from mimiq.models.sources.huggingface import read_json
-    from mimiq.models.sources.image_processor import preprocessing
+    from mimiq.models.sources.transformers.image_processor import preprocessing
+    from mimiq.models.sources.transformers.network import read_json
 
     # Pillow's, where transformers has one of that form too: as its results were for years.
     kind = getattr(transformers, f"{name}Pil", None) or getattr(transformers, name)

@@ -13,9 +13,10 @@ from torch import nn
 from mimiq.errors import BadInput, UnsupportedModel
 from mimiq.models import checkpoint
 from mimiq.models.checkpoint import Tensors
-from mimiq.models.sources import explain, image_processor, layouts, positions, windows
+from mimiq.models.sources import explain, layouts, positions, windows
 from mimiq.models.sources.original import Original, Request
-from mimiq.models.sources.transformers_config import (
+from mimiq.models.sources.transformers import image_processor
+from mimiq.models.sources.transformers.config import (
     BEIT_TYPES,
     CLIP_TYPES,
     DINO_TYPES,
