@@ -120,11 +120,18 @@ class Cache:
             progress.note(f"{stage.name}: reusing {path.name}")
         return stage.load(path)
 
+    def has(self, stage: CachedStage[Any]) -> bool:
+        """Whether the stage's result is there whole."""
+        return _is_whole(self._place(stage.name, stage_key(stage)))
+
+    def _place(self, stage: str, inputs: Mapping[str, Any]) -> Path:
+        return self.root / f"{stage}-{content_key(inputs)}"
+
     def _entry(
         self, stage: str, inputs: Mapping[str, Any], make: Callable[[Path], object]
     ) -> tuple[Path, bool]:
         """The folder of a result, made now if it is not there whole; and whether it was there."""
-        final = self.root / f"{stage}-{content_key(inputs)}"
+        final = self._place(stage, inputs)
         if _is_whole(final):
             return final, True
         with self._alone(stage, final.name):

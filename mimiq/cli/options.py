@@ -289,6 +289,13 @@ cache_option = option(
     help="Where finished stages are kept.  [default: $MIMIQ_CACHE, or the user's cache folder]",
 )
 
+dry_run_option = option(
+    "Output",
+    "--dry-run",
+    is_flag=True,
+    help="Say what would be done and about how long it takes on this host, and do none of it.",
+)
+
 out_options = _group(
     "output",
     OutChoice,

@@ -101,31 +101,36 @@ class SynthesizeImages(_Set):
         )
 
 
-def calibration_set(job: Job, cache: Cache, progress: Progress) -> CalibrationSet:
-    """The images to calibrate and tune on: synthesised, generated or imported; cached."""
-    source, preprocessing = job.calibration, job.model.preprocessing
-    recipe = job.recipe.synthesis
+ImageStage = ImportImages | NoiseImages | SynthesizeImages
+
+
+def image_stage(job: Job) -> ImageStage | None:
+    """The stage that makes a job's images; None where a finished set was given."""
+    source, preprocessing, recipe = job.calibration, job.model.preprocessing, job.recipe.synthesis
     match source:
         case "synthetic" | "psaq":
-            made = SynthesizeImages(str(source), job.model, recipe, job.seed, job.device)
-            return cache.run(made, progress)
+            return SynthesizeImages(str(source), job.model, recipe, job.seed, job.device)
         case "noise":
-            return cache.run(NoiseImages(preprocessing, recipe.images, job.seed), progress)
+            return NoiseImages(preprocessing, recipe.images, job.seed)
     folder = Path(source)
     if CalibrationSet.is_set(folder):
-        given = open_or_import(folder, preprocessing, folder)
+        return None
+    listing = _listing(folder, preprocessing.channels)
+    return ImportImages(folder.resolve(), preprocessing, recipe.images, job.seed, listing)
+
+
+def calibration_set(job: Job, cache: Cache, progress: Progress) -> CalibrationSet:
+    """The images to calibrate and tune on: synthesised, generated or imported; cached."""
+    stage = image_stage(job)
+    if stage is None:
+        folder = Path(job.calibration)
+        given = open_or_import(folder, job.model.preprocessing, folder)
         given.verify()  # its hash enters the keys of all that is made of it
         return given
-    wanted = ImportImages(
-        folder.resolve(),
-        preprocessing,
-        recipe.images,
-        job.seed,
-        _listing(folder, preprocessing.channels),
-    )
-    found = cache.run(wanted, progress)
-    if len(found) < recipe.images:
-        progress.note(f"calibration images: {len(found)} in {folder}, of {recipe.images} wanted")
+    found = cache.run(stage, progress)
+    wanted = job.recipe.synthesis.images
+    if isinstance(stage, ImportImages) and len(found) < wanted:
+        progress.note(f"calibration images: {len(found)} in {job.calibration}, of {wanted} wanted")
     return found
 
 

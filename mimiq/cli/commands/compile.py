@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mimiq.cli import choices, options, preflight, values
+from mimiq.cli.dry_run import show_plan
 from mimiq.cli.engines import engine_json, engine_spec, require_fp8
 from mimiq.cli.failures import Command
 from mimiq.cli.output import next_commands, print_json, show, shown, working
@@ -16,10 +17,12 @@ from mimiq.errors import BadInput
 from mimiq.inputs import check_budget
 
 if TYPE_CHECKING:
+    from mimiq.cache import Cache
     from mimiq.export.tensorrt.engines import BundleEngine
     from mimiq.progress import Progress
     from mimiq.runtime.bundle import Bundle
     from mimiq.spec import Job
+    from mimiq.stages.estimate import Estimate
 
 MANIFEST = "manifest.json"  # by which a bundle is known
 
@@ -34,6 +37,7 @@ MANIFEST = "manifest.json"  # by which a bundle is known
 @options.engine_options
 @options.out_options
 @options.cache_option
+@options.dry_run_option
 @options.say_options
 def compile_command(
     choice: choices.ModelChoice,
@@ -45,6 +49,7 @@ def compile_command(
     engine: choices.EngineChoice,
     output: choices.OutChoice,
     cache_dir: Path | None,
+    dry_run: bool,
     say: choices.Say,
 ) -> None:
     """Compile MODEL to a checked, quantised bundle, without one real image.
@@ -82,11 +87,24 @@ def compile_command(
             check_budget(limits, job.model)
         cache = Cache(cache_dir or default_cache_dir(), progress.note)
         job = replace(job, budget=limits, engine=engine_spec(engine))
-        made = compile_model(job, cache, progress)
-    if say.json:
+        if dry_run:
+            plan = _plan(job, cache, progress)
+        else:
+            made = compile_model(job, cache, progress)
+    if dry_run:
+        show_plan(job, plan, cache, as_json=say.json)
+    elif say.json:
         print_json(result_json(made.bundle, made.engine))
     else:
         show_result(made.bundle, made.engine)
+
+
+def _plan(job: Job, cache: Cache, progress: Progress) -> Estimate:
+    from mimiq.stages.estimate import estimate
+
+    with progress.stage("speed") as stage:
+        stage.update(text="of this host, measured for a few seconds")
+        return estimate(job, cache)
 
 
 def _job(
