@@ -78,7 +78,7 @@ def step_cost(
     recipe = recipe_for("cpu", precision).distillation
     recipe = replace(recipe, steps=1_000_000, batch_size=batch, held_out=1 / len(pixels))
     quantized = quantize(model, precision, images[:2], QUICK)
-    ours = Distillation(quantized, pixels, recipe, seed=0)
+    ours = Distillation(quantized, *recipe.split(pixels), recipe, seed=0)
     plain = _plain_step(model, images[:batch], recipe.temperature, recipe.structural_weight)
     seconds = take_turns({"plain": plain, "ours": ours.train_step}, rounds, device)
     return {

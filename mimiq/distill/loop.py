@@ -68,16 +68,24 @@ class DistillationRecipe:
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
-    def split(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def split(
+        self, images: torch.Tensor, of_set: int | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """(images to learn from, the last ones, held out).
 
         Whatever is fitted before distillation must not see those held out either: a fit looks
         better on what it was made from than anything that tuning finds afterwards.
 
+        Args:
+            images: those of the set last.
+            of_set: how many are the set's, where others are shown beside it: a quarter of them at
+                most is held out. All of them by default.
+
         Raises:
             BadInput: when there are too few images to hold any out.
         """
-        held_out = max(1, round(len(images) * self.held_out))
+        most = len(images) if of_set is None else of_set // 4
+        held_out = max(1, min(round(len(images) * self.held_out), most))
         if len(images) <= held_out:
             raise BadInput(
                 f"{len(images)} calibration images are too few to tune with and hold some out.",
@@ -91,6 +99,7 @@ def distill(
     images: torch.Tensor,
     recipe: DistillationRecipe,
     *,
+    held_out: torch.Tensor | None = None,
     seed: int = 0,
     checkpoint: Path | None = None,
     progress: Callable[[int, float, float], None] = lambda *_: None,
@@ -99,8 +108,10 @@ def distill(
 
     Args:
         quantized: its module is on the device to work on, in eval mode, and stays in it.
-        images: uint8 (B, H, W, C) on the CPU, the whole calibration set.
+        images: uint8 (B, H, W, C) on the CPU, to learn from.
         recipe: how.
+        held_out: more of them, which choose the state that is kept; without them the recipe's share
+            of ``images`` does, and is not learnt from.
         seed: of views and order; step k draws from (seed, k) alone, so a resumed run goes on alike.
         checkpoint: state is kept here, so that an interrupted run goes on; removed at the end.
         progress: told (steps done, training loss, held-out loss) after each step.
@@ -109,7 +120,9 @@ def distill(
         BadInput: when there are too few images to hold any out.
     """
     started = time.monotonic()
-    run = Distillation(quantized, images, recipe, seed)
+    if held_out is None:
+        images, held_out = recipe.split(images)
+    run = Distillation(quantized, images, held_out, recipe, seed)
     pixels = recipe.steps * recipe.batch_size * images.shape[1] * images.shape[2]
     with fake_quant_kernels.compiled(run.device) if pixels > _WORTH_COMPILING else nullcontext():
         _tune(run, checkpoint, started, progress)
@@ -156,7 +169,12 @@ class Distillation:
     """
 
     def __init__(
-        self, quantized: QuantizedModel, images: torch.Tensor, recipe: DistillationRecipe, seed: int
+        self,
+        quantized: QuantizedModel,
+        images: torch.Tensor,
+        held_out: torch.Tensor,
+        recipe: DistillationRecipe,
+        seed: int,
     ) -> None:
         self.model = quantized.model
         self.student = quantized.module.eval()
@@ -165,7 +183,7 @@ class Distillation:
         self.device = next(self.student.parameters()).device
         self.dtype = fast_dtype(self.device)
         self.teacher = copy.deepcopy(self.model.module).to(self.device)
-        self.train_images, held_out = recipe.split(images)
+        self.train_images = images
         self.held_out = [self._normalize(part) for part in held_out.split(recipe.batch_size)]
         self.held_out_targets = [self._teach(batch, fast=False) for batch in self.held_out]
         self.known = self._teach_all() if recipe.views.fixed and recipe.steps else None

@@ -23,6 +23,7 @@ from mimiq.spec import Job
 from mimiq.synthesis.scenes import scenes
 
 _FRESH = 1_000_003  # added to a seed: scenes that no compilation with a small seed is fitted to
+_LEAST_FRESH = 48  # drawn in no time, where a small set has few images to spare
 
 
 @dataclass(frozen=True)
@@ -144,7 +145,7 @@ class TuningImages:
     Attributes:
         fitted: random scenes, where the set is synthetic, and the set without its last images.
         held_out: the last images of the set; they also choose the state that distillation keeps.
-        scenes: fresh random scenes, as many; none beside images from elsewhere.
+        scenes: fresh random scenes, as many or a few dozen; none beside images from elsewhere.
         kind: of the set: ``synthetic``, ``noise``, ``images``, …
     """
 
@@ -152,11 +153,6 @@ class TuningImages:
     held_out: torch.Tensor
     scenes: torch.Tensor
     kind: str
-
-    @property
-    def all(self) -> torch.Tensor:
-        """Those fitted to and those held out, in the order in which distillation splits them."""
-        return torch.cat([self.fitted, self.held_out])
 
     @property
     def judging(self) -> dict[str, ByteArray]:
@@ -177,8 +173,8 @@ def tuning_images(job: Job, calibration: CalibrationSet) -> TuningImages:
     draw = partial(scenes, size=(height, width), channels=channels)
     if count:
         pixels = np.concatenate([draw(count, seed=job.seed), pixels])
-    fitted, held_out = job.recipe.distillation.split(torch.from_numpy(pixels))
-    fresh = draw(len(held_out) if count else 0, seed=job.seed + _FRESH)
+    fitted, held_out = job.recipe.distillation.split(torch.from_numpy(pixels), len(calibration))
+    fresh = draw(max(len(held_out), _LEAST_FRESH) if count else 0, seed=job.seed + _FRESH)
     return TuningImages(
         fitted, held_out, torch.from_numpy(fresh), "images" if kind == "folder" else kind
     )

@@ -89,8 +89,9 @@ class TuneNetwork:
                 stage.update(text="left out: 0 steps")
             result = distill(
                 fitted.network,
-                self.fit.images.all,
+                self.fit.images.fitted,
                 recipe,
+                held_out=self.fit.images.held_out,
                 seed=self.fit.seed,
                 checkpoint=folder / "checkpoint.pt",
                 progress=lambda step, loss, held_out: stage.update(

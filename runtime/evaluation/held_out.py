@@ -75,8 +75,8 @@ class HeldOut:
 
     @property
     def logit_error(self) -> float:
-        """The mean over the kinds."""
-        return float(np.mean([cost.logit_error for cost in self.kinds.values()]))
+        """The mean over all images."""
+        return _mean(self.kinds, lambda cost: cost.logit_error)
 
     @property
     def probability_difference(self) -> float | None:
@@ -113,9 +113,15 @@ def estimated_points(kinds: Mapping[str, Cost]) -> float:
     network, but hangs on a few answers, and a network is less sure of scenes and of some synthetic
     images than it is of photographs. What a logit error of this size cost other networks is steady.
     """
-    believed = float(np.mean([cost.believed for cost in kinds.values()]))
-    error = float(np.mean([cost.logit_error for cost in kinds.values()]))
+    believed = _mean(kinds, lambda cost: cost.believed)
+    error = _mean(kinds, lambda cost: cost.logit_error)
     return 100 * (believed + min(_POINTS_PER_PERCENT * error, 1.0)) / 2
+
+
+def _mean(kinds: Mapping[str, Cost], of: Callable[[Cost], float]) -> float:
+    """Over all images, whatever their kind."""
+    costs = kinds.values()
+    return sum(cost.count * of(cost) for cost in costs) / sum(cost.count for cost in costs)
 
 
 def held_out_cost(

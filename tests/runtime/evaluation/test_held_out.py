@@ -41,3 +41,10 @@ def test_it_survives_being_written() -> None:
     assert found.count == 16
     low, high = found.agreement_interval
     assert low < found.agreement < high
+
+
+def test_a_kind_counts_by_its_images() -> None:
+    many, few = Cost(count=90, agreeing=90, logit_error=0.0, believed=0.0), Cost(10, 5, 0.2, 0.1)
+    found = HeldOut({"scenes": many, "synthetic": few})
+    assert found.logit_error == pytest.approx(0.02)
+    assert found.points == pytest.approx(100 * (0.01 + 0.2 * 0.02) / 2)
