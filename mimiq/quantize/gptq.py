@@ -11,6 +11,7 @@ from torch import nn
 from mimiq.quantize.fake_quant import Quantizer
 
 _DAMPING = 0.01  # of the mean diagonal of the Hessian, as published
+_COLUMNS = 64  # whose errors reach the later ones together, in one product
 
 
 @torch.no_grad()
@@ -33,16 +34,19 @@ def gptq(weight: torch.Tensor, hessian: torch.Tensor, quantizer: nn.Module) -> t
     order = hessian.diagonal().argsort(descending=True)
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(hessian[order][:, order]))
     upper = torch.linalg.cholesky(inverse, upper=True)
-    scale = _column_scales(quantizer, w)[:, order]
-    w = w[:, order]
-    out = torch.empty_like(w)
+    # Input columns as rows, which are contiguous.
+    scale, w = _column_scales(quantizer, w).T[order], w.T[order].contiguous()
     grid = quantizer.grid
-    for i in range(w.shape[1]):
-        step = scale[:, i]
-        out[:, i] = (w[:, i] / step).round().clamp(grid.qmin, grid.qmax) * step
-        error = (w[:, i] - out[:, i]) / upper[i, i]
-        w[:, i + 1 :] -= error.unsqueeze(1) * upper[i, i + 1 :].unsqueeze(0)
-    return out[:, order.argsort()].to(weight.dtype)
+    for start in range(0, len(w), _COLUMNS):
+        end = min(start + _COLUMNS, len(w))
+        errors = torch.empty_like(w[start:end])
+        for i in range(start, end):
+            rounded = (w[i] / scale[i]).round_().clamp_(grid.qmin, grid.qmax).mul_(scale[i])
+            errors[i - start] = (w[i] - rounded) / upper[i, i]
+            w[i] = rounded
+            w[i + 1 : end].addr_(upper[i, i + 1 : end], errors[i - start], alpha=-1)
+        w[end:].addmm_(upper[start:end, end:].T, errors, alpha=-1)
+    return w[order.argsort()].T.contiguous().to(weight.dtype)
 
 
 def _column_scales(quantizer: Quantizer, weight: torch.Tensor) -> torch.Tensor:
