@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import string
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -26,6 +27,7 @@ _FOREIGN = (
     (b"GGUF", "a GGUF file", "Give the network's original checkpoint."),
     (b"version https://git-lfs", "a Git LFS pointer, not the file", "Fetch it: git lfs pull."),
     (b"<", "a web page, not a checkpoint", "Download the file itself."),
+    (b"\x93NUMPY", "a single NumPy array", "Give the checkpoint of a whole network."),
     (b"\x08", "an ONNX graph or another protocol buffer", "Give the network's checkpoint."),
     (b"\x1f\x8b", "a gzip archive", "Unpack it, and give the file inside."),
     (b"ustar", "a tar archive", "Unpack it, and give the file inside."),
@@ -51,11 +53,15 @@ def read_tensors(path: Path) -> Tensors:
     Raises:
         BadInput: the file is absent, truncated, of another format, or holds no tensors.
     """
+    if path.is_dir():
+        raise _folder(path)
     if not path.is_file():
         found = "is no file" if path.exists() else "does not exist"
         raise BadInput(f"Weights file {path} {found}.", "Check the path given to `weights`.")
     with path.open("rb") as file:
         head = file.read(512)
+    if not head:
+        raise BadInput(f"{path} is empty.", "Download or copy it again.")
     if head[8:9] == b"{" or path.suffix == ".safetensors":
         return _read_safetensors(path)
     if path.suffix == ".json" or head[:1] == b"{":
@@ -74,8 +80,19 @@ def read_tensors(path: Path) -> Tensors:
                 "Load it where it was made and save its weights: "
                 "torch.save(torch.jit.load(...).state_dict(), 'weights.pth').",
             )
+        if any(name.endswith("models/model.json") for name in names):
+            raise BadInput(
+                f"{path} is a program of torch.export, which is code.",
+                "Give the state dict of the network that it was exported from.",
+            )
         if not any(name.endswith("data.pkl") for name in names):
             raise BadInput(f"{path} is a zip archive without a checkpoint.", "Unpack it first.")
+    if path.suffix == ".msgpack":
+        raise BadInput(
+            f"{path} is a Flax file.", "Save the network as safetensors: from_flax=True loads it."
+        )
+    if head.isascii() and not set(head) - set(string.printable.encode()):
+        raise BadInput(f"{path} is a text file, not a checkpoint.", "Check the path.")
     raw = read_pickle(path)
     tensors = dict(_flattened(raw, "", _DEPTH))
     if tensors and all(tensor.is_meta for tensor in tensors.values()):
@@ -126,6 +143,8 @@ def load_into(module: nn.Module, state: Mapping[str, torch.Tensor], path: Path, 
 
 def _check_values(key: str, tensor: torch.Tensor, path: Path) -> None:
     # Float8 counts as floating point, and without its scales it is as wrong as an integer.
+    if tensor.is_complex():
+        raise BadInput(f"{path}: {key} holds complex numbers.", "Use another checkpoint.")
     if tensor.is_quantized or not tensor.is_floating_point() or tensor.element_size() == 1:
         kind = str(tensor.dtype).removeprefix("torch.")
         raise BadInput(
@@ -134,6 +153,22 @@ def _check_values(key: str, tensor: torch.Tensor, path: Path) -> None:
         )
     if not bool(torch.isfinite(tensor).all()):
         raise BadInput(f"{path}: {key} holds NaN or infinity.", "Use another checkpoint.")
+
+
+def _folder(path: Path) -> BadInput:
+    """The error for a folder given as a weights file."""
+    if (path / ".metadata").is_file():
+        return BadInput(
+            f"{path} is a distributed checkpoint of PyTorch's, in pieces.",
+            "Make one file of it: python -m torch.distributed.checkpoint.format_utils "
+            f"dcp_to_torch {path} weights.pth",
+        )
+    suffixes = (".safetensors", ".bin", ".pth", ".pt", ".ckpt")
+    inside = sorted(file.name for file in path.iterdir() if file.suffix in suffixes)
+    return BadInput(
+        f"{path} is a folder, and no weights file.",
+        f"Give the file inside: {', '.join(inside[:3])}." if inside else "Check the path.",
+    )
 
 
 def _read_safetensors(path: Path) -> Tensors:
@@ -146,6 +181,8 @@ def _read_safetensors(path: Path) -> Tensors:
         raise BadInput(
             f"{path} is not a readable safetensors file: {error}", "Download or copy it again."
         ) from error
+    if not tensors:
+        raise BadInput(f"{path} holds no tensors.", "Give the checkpoint of a whole network.")
     return tensors
 
 

@@ -272,11 +272,12 @@ def _original(request: Request) -> Original:
     if architecture in TORCHVISION:
         return _from_torchvision(request, architecture)
     if timm.is_known(architecture):
-        doubtful = request.weights is None and not request.untrained
-        if doubtful and _is_doubtful(architecture):
-            # Refused before anything is downloaded.
+        if not request.untrained and _is_doubtful(architecture):
+            # Refused before anything is downloaded or read.
             module = timm.build(request.name, architecture, {}, meta=True)
-            _family_of(module, architecture).rewrite(module)
+            family = _family_of(module, architecture)
+            if request.weights is None:
+                family.rewrite(module)
         return timm.load(request, architecture, weights=request.weights)
     if path.is_dir():
         return folders.load(request, path)

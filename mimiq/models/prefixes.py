@@ -27,6 +27,35 @@ _WRAPPERS = frozenset(
 _AVERAGED = frozenset({"ema", "averaged", "average", "avg", "swa", "momentum", "target", "shadow"})
 _TEACHER, _STUDENT = "teacher", "student"
 
+# Parts of training beside a network, by the beginnings of their names. What else is unknown stays,
+# and is an error: a layer that the network's answer passes through must not be dropped.
+TRAINING = (
+    "decoder_",
+    "decoder.",
+    "mask_token",
+    "masked_embed",
+    "predictor",
+    "prediction_head",
+    "criterion",
+    "loss",
+    "dino_head",
+    "ibot_head",
+    "lm_head",
+    "mim_head",
+    "projector",
+    "projection_head",
+    "contrastive_head",
+    "queue",
+    "prototypes",
+    "teacher",
+    "student",
+    "momentum",
+    "n_averaged",
+    "metrics",
+    "train_acc",
+    "val_acc",
+)
+
 
 @dataclass(frozen=True)
 class Found:
@@ -38,6 +67,7 @@ class Found:
         prefix: what stood before every name; empty where nothing did.
         notes: what was decided on the way, sentences for the user.
         projection: the head projects into a space of embeddings, and tells no classes apart.
+        epsilon: of the norms, where the library that wrote the file has another than timm.
     """
 
     state: Tensors
@@ -45,13 +75,15 @@ class Found:
     prefix: str = ""
     notes: tuple[str, ...] = ()
     projection: bool = False
+    epsilon: float | None = None
 
 
 def unwrapped(tensors: Mapping[str, torch.Tensor], path: Path) -> Tensors:
     """The tensors without the names of wrappers, at the beginning or in the middle.
 
     Raises:
-        BadInput: the file is one shard of a network that FSDP has cut into pieces.
+        BadInput: the file is one shard of a network that FSDP has cut into pieces, or holds packed
+            integers.
     """
     result: Tensors = {}
     for name, tensor in tensors.items():
@@ -61,6 +93,11 @@ def unwrapped(tensors: Mapping[str, torch.Tensor], path: Path) -> Tensors:
             raise BadInput(
                 f"{path} is cut into flat pieces by FSDP ({name}).",
                 "Save the whole state dict, with FSDP's FULL_STATE_DICT.",
+            )
+        if "_packed_params" in name:
+            raise BadInput(
+                f"{path} holds a network that PyTorch has quantised ({name}).",
+                "Give the checkpoint in floating point that it was made from.",
             )
         result[container + dot + ".".join(parts)] = tensor
     return result

@@ -8,6 +8,7 @@ from mimiq.errors import UnsupportedModel
 
 _CONVOLUTIONS = "mixes attention with convolutional stages"
 _POOLS = "pools queries, keys or values between its tokens"
+_CONVOLUTIONAL = "is convolutional, and has no attention"
 _ROPE_TOWER = "is the vision tower of a language model, with a projector of its own"
 
 # By the class of the network; each ends the sentence "it is of the class Name, which …".
@@ -16,6 +17,7 @@ _WHY = {
     "Cait": "mixes the scores of its heads with each other",
     "CoaT": "attends by factors of keys and values, with convolutional positions",
     "ConVit": "gates positions against content in its attention",
+    "ConvNeXt": _CONVOLUTIONAL,
     "CPUBone": _CONVOLUTIONS,
     "CrossVit": "has two branches that attend to each other",
     "DaVit": "attends across channels as well as in windows",
@@ -24,6 +26,7 @@ _WHY = {
     "EdgeNeXt": "attends across channels",
     "EfficientFormer": _CONVOLUTIONS,
     "EfficientFormerV2": _CONVOLUTIONS,
+    "EfficientNet": _CONVOLUTIONAL,
     "EfficientVit": "attends linearly, without a softmax",
     "EfficientVitLarge": "attends linearly, without a softmax",
     "EfficientVitMsra": "hands the output of each head to the next",
@@ -40,6 +43,7 @@ _WHY = {
     "MaxxVit": _CONVOLUTIONS,
     "MetaFormer": _CONVOLUTIONS,
     "MobileNetV3": _CONVOLUTIONS,
+    "MlpMixer": "mixes tokens by MLPs, and has no attention",
     "MobileNetV5": _CONVOLUTIONS,
     "MobileNetV5Encoder": _CONVOLUTIONS,
     "MultiScaleVit": _POOLS,
@@ -50,6 +54,9 @@ _WHY = {
     "PyramidVisionTransformerV2": _POOLS,
     "Qwen3VitClassifier": _ROPE_TOWER,
     "Qwen3VitEncoder": _ROPE_TOWER,
+    "RegNet": _CONVOLUTIONAL,
+    "ResNet": _CONVOLUTIONAL,
+    "ResNetV2": _CONVOLUTIONAL,
     "SHViT": _CONVOLUTIONS,
     "SwiftFormer": "attends by sums, without a product of queries and keys",
     "SwinTransformerV2Cr": "is another form of Swin v2, with attention of its own",

@@ -15,7 +15,7 @@ Shapes = Mapping[str, torch.Tensor]
 # The first pattern that some name matches says what the file is, and what to do about it.
 _KINDS = (
     (
-        r"lora_(A|B|down|up)|\.lora|hada_w1|adapter_",
+        r"lora_(A|B|down|up)|\.lora|hada_w1|adapter_|\.modules_to_save\.",
         "LoRA or adapter weights without the network they belong to",
         "Merge them into the network (merge_and_unload), and save the whole of it.",
     ),
@@ -25,9 +25,26 @@ _KINDS = (
         "Give the checkpoint that holds the model's weights.",
     ),
     (
-        r"(qweight|qzeros|SCB|quant_state|weight_scale|absmax)",
+        r"qweight|qzeros|SCB|quant_state|weight_scale|absmax|_packed_params|"
+        r"fake_quant|activation_post_process",
         "a network that is already quantised",
         "Give the checkpoint in floating point that it was made from.",
+    ),
+    (
+        r"\.parametrizations\.|_orig$|weight_mask$|head\.weight_[gv]$",
+        "weights that are computed from others (pruning, weight norm or another parametrisation)",
+        "Make them permanent where the network was trained: prune.remove or "
+        "parametrize.remove_parametrizations.",
+    ),
+    (
+        r"to_patch_embedding\.|\.to_qkv\.",
+        "a network of vit-pytorch, whose patches pass a norm before they are projected",
+        "Give a network of timm, transformers or torchvision.",
+    ),
+    (
+        r"\.attn\.w_msa\.",
+        "OpenMMLab's Swin Transformer, which merges tokens in an order of its own",
+        "Give the same network of timm, transformers or torchvision.",
     ),
     (
         r"layers\.\d+\.blocks\.\d+\.",
@@ -85,7 +102,8 @@ def no_network(tensors: Shapes, path: Path, name: str) -> BadInput:
 
 def structure(state: Shapes, expected: Shapes, path: Path, name: str) -> BadInput | None:
     """As :func:`misfit`, of what the parts and the width say, whatever sizes follow the file."""
-    foreign = _foreign([key for key in state if key not in expected], path, name)
+    extra = [key for key in state if key not in expected]
+    foreign = _foreign(extra, path, name, expected)
     if foreign is not None:
         return foreign
     for told in (_by_names(state, expected), _by_width(state, expected)):
@@ -94,8 +112,12 @@ def structure(state: Shapes, expected: Shapes, path: Path, name: str) -> BadInpu
     return None
 
 
-def _foreign(keys: Iterable[str], path: Path, name: str) -> BadInput | None:
+def _foreign(
+    keys: Iterable[str], path: Path, name: str, expected: Iterable[str] = ()
+) -> BadInput | None:
     for pattern, what, next_step in _KINDS:
+        if any(re.search(pattern, key) for key in expected):
+            continue  # of its own kind: in what it differs is told otherwise
         if any(re.search(pattern, key) for key in keys):
             return BadInput(f"{path} does not fit {name}: it seems to hold {what}.", next_step)
     return None
@@ -159,6 +181,16 @@ def _by_names(state: Shapes, expected: Shapes) -> tuple[str, str] | None:
             "Give a network with one Linear as its classifier, or none: without those tensors "
             "it compiles to an embedding.",
         )
+    windowed = "layers.0.blocks.0.attn.qkv.weight"
+    if windowed in state and windowed in expected:
+        second = ".logit_scale"
+        if only(second):
+            return "it is a Swin v2.", "Name that, e.g. swinv2_tiny_window8_256."
+        if any(second in key for key in expected) and not any(second in key for key in state):
+            return (
+                "it is a Swin of the first form.",
+                "Name that, e.g. swin_tiny_patch4_window7_224.",
+            )
     if only("reg_token"):
         count = next(tensor.shape[1] for key, tensor in state.items() if "reg_token" in key)
         return (
@@ -195,6 +227,17 @@ def _by_width(state: Shapes, expected: Shapes) -> tuple[str, str] | None:
             + f" and not {wanted}.",
             "Name the architecture that this checkpoint was trained with.",
         )
+    for stage in range(4):
+        prefix = f"layers.{stage}."
+        found, wanted_blocks = (
+            depth_of(key.removeprefix(prefix) for key in keys if key.startswith(prefix))
+            for keys in (state, expected)
+        )
+        if found and wanted_blocks and found != wanted_blocks:
+            return (
+                f"its stage {stage + 1} has {found} blocks, and {wanted_blocks} are expected.",
+                "Name the right architecture, or give `model_kwargs=depths=[…]`.",
+            )
     depth, blocks = depth_of(state), depth_of(expected)
     if depth and blocks and depth != blocks:
         return (

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
+import io
 import math
 import sys
 import warnings
@@ -35,6 +37,8 @@ def fitted(
             found, notes=(*found.notes, "The file's pre_logits layer is left out, as timm does.")
         )
     state, notes = with_head(renamed(found.state, base), found, path)
+    if state.pop("mask_token", None) is not None:
+        notes += ("Left out of the file: its mask_token.",)
     error = explain.structure(state, base.state_dict(), path, request.name)
     if error is not None:
         raise error
@@ -47,7 +51,7 @@ def fitted(
         notes += ("The file has no classifier: the network answers with an embedding.",)
     classes = sized.get("num_classes", request.num_classes)
     if request.num_classes is not None and classes != request.num_classes:
-        trained = f"num classes {classes}" if classes else "no classifier"
+        trained = f"{classes} classes" if classes else "no classifier"
         raise BadInput(
             f"{path} was trained with {trained}, but `num_classes={request.num_classes}` was "
             "given.",
@@ -218,7 +222,8 @@ def renamed(state: Mapping[str, torch.Tensor], base: Any) -> Tensors:
     arguments = {}
     if "adapt_layer_scale" in inspect.signature(translate).parameters:
         arguments["adapt_layer_scale"] = True
-    translated: Tensors = translate(dict(state), network, **arguments)
+    with contextlib.redirect_stdout(io.StringIO()):  # timm prints what it tried
+        translated: Tensors = translate(dict(state), network, **arguments)
     return translated
 
 

@@ -6,6 +6,7 @@ import logging
 from pathlib import Path
 
 from mimiq.errors import BadInput
+from mimiq.models import checkpoint
 from mimiq.models.sources import timm
 from mimiq.models.sources.original import Original, Request
 from mimiq.models.sources.transformers import network
@@ -40,6 +41,19 @@ def load(request: Request, folder: Path, file: Path | None = None) -> Original:
             f"{folder} is a compiled bundle, not a network.",
             "Give the network that it was compiled from.",
         )
+    if (folder / "adapter_config.json").is_file() and not request.weights:
+        raise BadInput(
+            f"{folder} holds adapters (LoRA or another kind of PEFT) without their network.",
+            "Merge them into the network (merge_and_unload), and save the whole of it.",
+        )
+    runs = sorted(path.parent.name for path in folder.glob(f"*/{CONFIG}"))
+    if runs and not (folder / CONFIG).is_file():
+        raise BadInput(
+            f"{folder} has no {CONFIG}, but folders inside have.",
+            f"Give one of them: {', '.join(str(folder / name) for name in runs[:3])}.",
+        )
+    if (folder / ".metadata").is_file():
+        checkpoint.read_tensors(folder)  # which says what it is
     if not (folder / CONFIG).is_file():
         raise BadInput(
             f"{folder} has no {CONFIG}, so that it is no network's folder.",

@@ -13,12 +13,15 @@ from torch import nn
 
 from mimiq.errors import BadInput
 from mimiq.models.checkpoint import CONTAINER, Tensors
-from mimiq.models.prefixes import Found
+from mimiq.models.prefixes import TRAINING, Found
 
 _CLASSIFIER = re.compile(
-    r"(\d+|head|heads|classifier|fc|linear|cls|cls_head|cls_classifier|classification_head|"
-    r"mlp_head|visual\.head\.proj)((?:\.\w+)*)\.weight$"
+    r"(\d+|\w*head\w*|\w*classifier\w*|fc\d*|linear\w*|cls|visual\.head\.proj)"
+    r"((?:\.\w+)*)\.weight$"
 )
+# Where a network was changed or derived, its classifier may have another attribute's name.
+_RENAMED = re.compile(r"(fc|classifier|cls_head|classification_head|mlp_head)(\.\d+)?\.weight$")
+_EPSILON = 1e-6
 
 
 class ClassAndPatches(VisionTransformer):
@@ -60,7 +63,8 @@ def with_head(
     Raises:
         BadInput: a layer stands behind the network that is not its one Linear.
     """
-    result, width = dict(state), _width(state)
+    result, notes = _own_head(dict(state), found.beside)
+    width = _width(state)
     own = result.get("head.weight", result.get("head.fc.weight"))
     if own is not None and own.ndim == 2 and not {"head.bias", "head.fc.bias"} & result.keys():
         result["head.bias"] = torch.zeros(len(own))
@@ -80,13 +84,14 @@ def with_head(
             result |= {"head.weight": weight, "head.bias": bias}
             rest = [key for key in beside if not key.startswith(name.removesuffix("weight"))]
             return result, (
+                *notes,
                 f"The classifier is {name.removesuffix('.weight')!r}, which stands beside the "
                 "network.",
                 *_left_out(rest),
             )
     behind = width if own is None else int(own.shape[0])
     for name, tensor in layers.items():
-        if tensor.shape[1] == behind or len(layers) > 1:
+        if own is None or tensor.shape[1] == behind or len(layers) > 1:
             raise BadInput(
                 f"{path} has {len(layers)} Linear layer{'s' * (len(layers) > 1)} behind the "
                 f"network ({', '.join(layers)}), and its own classifier is "
@@ -94,7 +99,56 @@ def with_head(
                 "Save a network whose only classifier is one Linear; give the network without "
                 f"{name} to compile what comes before.",
             )
-    return result, _left_out(list(beside))
+    return result, (*notes, *_left_out(list(beside)))
+
+
+def _own_head(
+    state: Tensors, beside: Mapping[str, torch.Tensor]
+) -> tuple[Tensors, tuple[str, ...]]:
+    """The state with the one Linear inside it that is its classifier under timm's name."""
+    named = "head.fc" if "layers.0.blocks.0.norm1.weight" in state else "head"
+    if f"{named}.weight" in state:
+        return state, ()
+    state, folded = _normalised(state)
+    if folded:
+        return state, folded
+    inside = [name for name in state if name.startswith("head.")]
+    if inside and any(name.startswith("predictor") for name in beside):
+        for name in inside:
+            del state[name]
+        return state, ("Left out of the file: the projector of its pretraining, 'head'.",)
+    linears = [
+        name
+        for name, tensor in state.items()
+        if tensor.ndim == 2 and (name in inside or _RENAMED.fullmatch(name))
+    ]
+    if len(linears) != 1:
+        return state, ()
+    where = linears[0].removesuffix(".weight")
+    parts = {f"{where}.{kind}": f"{named}.{kind}" for kind in ("weight", "bias")}
+    if any(name not in parts for name in inside):
+        return state, ()
+    renamed = {parts.get(name, name): tensor for name, tensor in state.items()}
+    return renamed, (f"The classifier is {where!r}.",)
+
+
+def _normalised(state: Tensors) -> tuple[Tensors, tuple[str, ...]]:
+    """The state with the batch norm of a linear probe folded into the classifier behind it."""
+    parts = {name.removeprefix("head.") for name in state if name.startswith("head.")}
+    if parts - {"0.num_batches_tracked"} != {
+        *("0.running_mean", "0.running_var", "1.weight", "1.bias"),
+        *(parts & {"0.weight", "0.bias"}),
+    }:
+        return state, ()
+    scale = (state["head.0.running_var"] + _EPSILON).rsqrt() * state.get("head.0.weight", 1.0)
+    shift = state.get("head.0.bias", 0.0) - state["head.0.running_mean"] * scale
+    weight, bias = state["head.1.weight"], state["head.1.bias"]
+    result = {name: tensor for name, tensor in state.items() if not name.startswith("head.")}
+    result |= {"head.weight": weight * scale, "head.bias": bias + weight @ shift}
+    return result, (
+        f"The batch norm before the classifier is folded into it, with the epsilon {_EPSILON} of "
+        "MAE's linear probe.",
+    )
 
 
 def _check_normalisation(beside: Mapping[str, torch.Tensor], path: Path) -> None:
@@ -112,6 +166,8 @@ def _check_normalisation(beside: Mapping[str, torch.Tensor], path: Path) -> None
 
 def _is_classifier(name: str, prefix: str) -> bool:
     """Whether the name is a Linear's of a classifier, beside the network or beside its parents."""
+    if name.startswith(TRAINING):
+        return False
     parts = prefix.rpartition(CONTAINER)[2].split(".")[:-1]
     parents = [".".join([*parts[:depth], ""]) for depth in range(len(parts))]
     return any(

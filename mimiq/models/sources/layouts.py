@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,8 +11,8 @@ from typing import Any
 import torch
 
 from mimiq.models.checkpoint import Tensors, read_tensors
-from mimiq.models.prefixes import Found, find_network, unwrapped
-from mimiq.models.sources import clip, explain, jax, torchvision
+from mimiq.models.prefixes import TRAINING, Found, find_network, unwrapped
+from mimiq.models.sources import clip, explain, jax, openmmlab, torchvision
 from mimiq.models.sources.transformers import keys as transformers_keys
 
 
@@ -30,8 +31,19 @@ class Layout:
     translate: Callable[[Found], Found]
 
 
+def _as_timm(found: Found) -> Found:
+    """With the blocks counted through, which DINOv2's training keeps in chunks for FSDP."""
+    state = {
+        re.sub(r"^blocks\.\d+\.(?=\d+\.)", "blocks.", name): tensor
+        for name, tensor in found.state.items()
+    }
+    projects = any(name.endswith(_PROJECTION) for name in found.beside)
+    return replace(found, state=state, projection=found.projection or projects)
+
+
+_PROJECTION = "visual.head.proj.weight"  # of open_clip, beside a trunk of timm's
 LAYOUTS = (
-    Layout("timm", "patch_embed.proj.weight", lambda found: found),
+    Layout("timm", "patch_embed.proj.weight", _as_timm),
     Layout(
         "Hugging Face's vision transformers",
         "embeddings.patch_embeddings.projection.weight",
@@ -43,6 +55,7 @@ LAYOUTS = (
     ),
     Layout("torchvision", "conv_proj.weight", torchvision.to_timm),
     Layout("torchvision", "features.1.0.attn.qkv.weight", torchvision.swin_to_timm),
+    Layout("OpenMMLab", "patch_embed.projection.weight", openmmlab.to_timm),
     Layout("OpenAI CLIP", "class_embedding", clip.to_timm),
     Layout("JAX", "embedding/kernel", jax.to_timm),
 )
@@ -75,36 +88,10 @@ def read_network(path: Path, base: Any, ema: bool | None, name: str) -> Found:
     raise explain.no_network(tensors, path, name)
 
 
-# Parts of training beside a network, by the beginnings of their names. What else is unknown stays,
-# and is an error: a layer that the network's answer passes through must not be dropped.
-_TRAINING = (
-    "decoder_",
-    "decoder.",
-    "mask_token",
-    "predictor",
-    "criterion",
-    "loss",
-    "dino_head",
-    "ibot_head",
-    "projector",
-    "projection_head",
-    "contrastive_head",
-    "queue",
-    "prototypes",
-    "teacher",
-    "student",
-    "momentum",
-    "n_averaged",
-    "metrics",
-    "train_acc",
-    "val_acc",
-)
-
-
 def _without_training(found: Found) -> Found:
     """The network alone, and a note of what was left out."""
     # timm tells DINOv2's layout by its mask token, and drops it itself.
-    dropped = [name for name in found.state if name.startswith(_TRAINING) and name != "mask_token"]
+    dropped = [name for name in found.state if name.startswith(TRAINING) and name != "mask_token"]
     state = {name: tensor for name, tensor in found.state.items() if name not in dropped}
     if not dropped:
         return found

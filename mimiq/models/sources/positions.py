@@ -103,9 +103,16 @@ def resized(
         trained, grid: rows and columns of patches, of the result those of ``grid``.
         prefix: entries for class and register tokens, which stay as they are.
         antialias: as timm.
+
+    Raises:
+        BadInput: the grid has no patches.
     """
     from timm.layers.pos_embed import resample_abs_pos_embed
 
+    if min(grid) < 1:
+        raise BadInput(
+            "An image of this size is smaller than a patch.", "Give a larger `image_size`."
+        )
     result: torch.Tensor = resample_abs_pos_embed(
         position.float(),
         new_size=list(grid),

@@ -57,6 +57,7 @@ def load(
     if request.num_classes is not None:
         given["num_classes"] = request.num_classes
     notes: tuple[str, ...] = ()
+    facts: dict[str, Any] = {}
     projects = _may_project(architecture)
     if weights is not None:
         base = build(request.name, architecture, kwargs | common, meta=True)
@@ -71,6 +72,11 @@ def load(
         if error is not None:
             raise error
         checkpoint.load_into(module, state, weights, request.name)
+        if found.epsilon is not None:
+            facts = {"eps": found.epsilon}
+            for part in module.modules():
+                if isinstance(part, nn.LayerNorm):
+                    part.eps = found.epsilon
         notes += (_unsaid(module, weights),)
     else:
         if request.image_size is not None:
@@ -86,7 +92,7 @@ def load(
         preprocessing_of(module, image_size=built_size(module)),
         labels=_labels(overlay, module),
         output=_output(module, projects and request.num_classes is None),
-        structure=_structure(request.model_kwargs, module),
+        structure=_structure(dict(request.model_kwargs) | facts, module),
         notes=notes,
     )
 
@@ -126,7 +132,8 @@ def build(
         if not pretrained:
             shown = {key: value for key, value in kwargs.items() if key != "pretrained_cfg_overlay"}
             raise UnsupportedModel(
-                f"{architecture} cannot be created with {shown}: {reason}", _EXAMPLE
+                f"{architecture} cannot be created with {shown}: {reason}",
+                "Correct `model_kwargs` or `image_size`." if shown else _EXAMPLE,
             ) from error
         raise BadInput(
             f"The pretrained weights of {name} could not be downloaded: {reason}",

@@ -21,9 +21,7 @@ _NAMES = (
     (r"class_token$", "cls_token"),
     (r"encoder\.pos_embedding$", "pos_embed"),
     (r"encoder\.ln\.", "norm."),
-    # A head that was put in the place of the original is a Linear or a Sequential of one.
-    (r"heads\.(?:head\.|0\.)?(weight|bias)$", r"head.\1"),
-    (r"heads\.", "head."),
+    (r"heads\.(?:head\.)?", "head."),
     (r"encoder\.layers\.encoder_layer_(\d+)\.ln_(\d)\.", r"blocks.\1.norm\2."),
     (r"encoder\.layers\.encoder_layer_(\d+)\.self_attention\.in_proj_", r"blocks.\1.attn.qkv."),
     (r"encoder\.layers\.encoder_layer_(\d+)\.self_attention\.out_proj\.", r"blocks.\1.attn.proj."),
@@ -51,7 +49,7 @@ _SWIN_NAMES = (
     (_BLOCK + r"mlp\.3\.", r"features.\1.blocks.\2.mlp.fc2."),
     (_BLOCK, r"features.\1.blocks.\2."),
     (r"features\.(\d+)\.(reduction|norm)\.", r"features.\1.downsample.\2."),
-    (r"head\.(?:0\.)?(weight|bias)$", r"head.fc.\1"),
+    (r"head\.(weight|bias)$", r"head.fc.\1"),
 )
 
 

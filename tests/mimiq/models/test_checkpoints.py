@@ -7,6 +7,7 @@ import json
 import math
 import pathlib
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -140,7 +141,8 @@ def test_8_trained_or_averaged_weights(state: State, plain: Any, tmp_path: Path)
 
 def clip_tower() -> tuple[Any, State]:
     """A network of CLIP's layout with a projection, and its state in OpenAI's names."""
-    tower = network("vit_tiny_patch16_224", pre_norm=True, num_classes=32)
+    norm = partial(nn.LayerNorm, eps=1e-5)
+    tower = network("vit_tiny_patch16_224", pre_norm=True, num_classes=32, norm_layer=norm)
     with torch.no_grad():
         tower.head.bias.zero_()
     names = (

@@ -32,6 +32,46 @@ TYPES = (
     *SWIN_TYPES,
 )
 _TABLE = "relative_position_bias_table"
+# What config.json may leave out, as google/siglip-base-patch16-224's does with nearly all.
+_BASE: dict[str, Any] = {
+    "hidden_size": 768,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "intermediate_size": 3072,
+    "image_size": 224,
+    "patch_size": 16,
+    "num_channels": 3,
+    "hidden_act": "gelu",
+    "layer_norm_eps": 1e-12,
+}
+_SWIN: dict[str, Any] = {
+    "image_size": 224,
+    "patch_size": 4,
+    "num_channels": 3,
+    "hidden_act": "gelu",
+    "layer_norm_eps": 1e-5,
+    "embed_dim": 96,
+    "depths": [2, 2, 6, 2],
+    "num_heads": [3, 6, 12, 24],
+    "window_size": 7,
+    "mlp_ratio": 4.0,
+    "qkv_bias": True,
+}
+_DINO: dict[str, Any] = _BASE | {"layer_norm_eps": 1e-6, "mlp_ratio": 4}
+_CLIP = _BASE | {"patch_size": 32, "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5}
+_SIGLIP = _BASE | {"hidden_act": "gelu_pytorch_tanh", "layer_norm_eps": 1e-6}
+_DEFAULTS: dict[str, dict[str, Any]] = {
+    "vit_msn": _BASE | {"layer_norm_eps": 1e-6},
+    "dinov2": _DINO | {"patch_size": 14},
+    "dinov2_with_registers": _DINO,
+    "dinov3_vit": _BASE
+    | {"hidden_size": 384, "num_attention_heads": 6, "intermediate_size": 1536}
+    | {"layer_norm_eps": 1e-5, "rope_theta": 100.0},
+    **dict.fromkeys(CLIP_TYPES, _CLIP),
+    **dict.fromkeys(SIGLIP_TYPES, _SIGLIP),
+    "swin": _SWIN,
+    "swinv2": _SWIN | {"pretrained_window_sizes": [0, 0, 0, 0]},
+}
 _ACTIVATIONS = {
     "gelu": "gelu",
     "gelu_new": "gelu_tanh",
@@ -39,6 +79,16 @@ _ACTIVATIONS = {
     "quick_gelu": "quick_gelu",
     "relu": "relu",
 }
+
+
+def with_defaults(kind: str, vision: Mapping[str, Any]) -> dict[str, Any]:
+    """A network's description with what ``config.json`` leaves out, as transformers fills it in.
+
+    Args:
+        kind: the ``model_type``.
+        vision: the part of ``config.json`` that describes the network for images.
+    """
+    return _DEFAULTS.get(kind, _BASE) | dict(vision)
 
 
 def described(kind: str, vision: Mapping[str, Any], state: Tensors) -> tuple[dict[str, Any], Build]:
@@ -54,12 +104,13 @@ def described(kind: str, vision: Mapping[str, Any], state: Tensors) -> tuple[dic
     """
     if kind in SWIN_TYPES:
         return _swin(kind, vision, state)
-    kwargs = {
+    kwargs: dict[str, Any] = {
         "depth": int(vision["num_hidden_layers"]),
         "num_heads": int(vision["num_attention_heads"]),
         "num_classes": len(state["head.weight"]) if "head.weight" in state else 0,
     }
-    kwargs |= _common(vision, int(vision["hidden_size"]), "intermediate_size")
+    kwargs |= _common(vision, int(vision["hidden_size"]))
+    kwargs["mlp_ratio"] = _ratio(int(vision["intermediate_size"]), kwargs["embed_dim"])
     if kind in BEIT_TYPES:
         return _beit(vision, state, kwargs)
     if kind in DINOV3_TYPES:
@@ -81,7 +132,7 @@ def _vit(
     pooler = {key: state.pop(key) for key in ("pooler.weight", "pooler.bias") if key in state}
     state.pop("mask_token", None)
     if kind in DINO_TYPES:
-        kwargs["mlp_ratio"] = float(vision.get("mlp_ratio", 4))
+        kwargs["mlp_ratio"] = float(vision["mlp_ratio"])
         kwargs["init_values"] = 1.0
         if vision.get("use_swiglu_ffn"):  # as DINOv2's giant
             hidden = len(state["blocks.0.mlp.fc1.weight"])
@@ -186,14 +237,14 @@ def _swin(kind: str, vision: Mapping[str, Any], state: Tensors) -> tuple[dict[st
         "depths": tuple(vision["depths"]),
         "num_heads": tuple(vision["num_heads"]),
         "window_size": int(vision["window_size"]),
-        "mlp_ratio": float(vision.get("mlp_ratio", 4)),
-        "qkv_bias": bool(vision.get("qkv_bias", True)),
+        "mlp_ratio": float(vision["mlp_ratio"]),
+        "qkv_bias": bool(vision["qkv_bias"]),
         "num_classes": len(state["head.fc.weight"]) if "head.fc.weight" in state else 0,
     }
     kwargs |= _common(vision, int(vision["embed_dim"]))
     if kind == "swin":
         return kwargs, SwinTransformer
-    kwargs["pretrained_window_sizes"] = tuple(vision.get("pretrained_window_sizes", (0, 0, 0, 0)))
+    kwargs["pretrained_window_sizes"] = tuple(vision["pretrained_window_sizes"])
     return kwargs, SwinTransformerV2
 
 
@@ -215,7 +266,7 @@ def _dinov3(
         "use_abs_pos_emb": False,
         "use_rot_pos_emb": True,
         "rope_type": "dinov3",
-        "rope_temperature": float(vision.get("rope_theta", 100.0)),
+        "rope_temperature": float(vision["rope_theta"]),
         "rope_rotate_half": True,
         "global_pool": "token",
         "use_fc_norm": False,
@@ -223,18 +274,15 @@ def _dinov3(
     return kwargs, Eva
 
 
-def _common(vision: Mapping[str, Any], width: int, hidden: str = "") -> dict[str, Any]:
-    eps = vision.get("layer_norm_eps", 1e-12)
-    found: dict[str, Any] = {
-        "patch_size": int(vision.get("patch_size", 16)),
-        "in_chans": int(vision.get("num_channels", 3)),
+def _common(vision: Mapping[str, Any], width: int) -> dict[str, Any]:
+    eps = float(vision["layer_norm_eps"])
+    return {
+        "patch_size": int(vision["patch_size"]),
+        "in_chans": int(vision["num_channels"]),
         "embed_dim": width,
         "norm_layer": partial(nn.LayerNorm, eps=eps),
         "eps": eps,
     }
-    if hidden:
-        found["mlp_ratio"] = _ratio(int(vision.get(hidden, 4 * width)), width)
-    return found
 
 
 def _ratio(hidden: int, width: int) -> float:
@@ -244,7 +292,7 @@ def _ratio(hidden: int, width: int) -> float:
 
 
 def _activation(vision: Mapping[str, Any]) -> str:
-    name = str(vision.get("hidden_act", "gelu"))
+    name = str(vision["hidden_act"])
     if name not in _ACTIVATIONS:
         raise UnsupportedModel(
             f"The network's activation is {name!r}, which mimiq does not know.",
@@ -258,7 +306,7 @@ def _require_gelu(vision: Mapping[str, Any], wanted: str = "gelu") -> None:
     Raises:
         UnsupportedModel: timm's class has another activation than the network.
     """
-    name = str(vision.get("hidden_act", "gelu"))
+    name = str(vision["hidden_act"])
     if name != wanted:
         raise UnsupportedModel(
             f"The network's activation is {name!r}: in its family mimiq knows {wanted!r} alone.",

@@ -26,6 +26,7 @@ def preprocessing(config: Mapping[str, Any], default: tuple[int, int], path: Pat
     Raises:
         BadInput: the processor does what has no counterpart here.
     """
+    config = {key: value for key, value in config.items() if value is not None}
     for key in ("do_pad", "do_flip_channel_order", "do_thumbnail", "do_align_long_axis"):
         if config.get(key):
             raise BadInput(
@@ -33,8 +34,14 @@ def preprocessing(config: Mapping[str, Any], default: tuple[int, int], path: Pat
                 "Give the network as a weights file with `mean`, `std` and `crop_pct`.",
             )
     kind = str(config.get("image_processor_type") or config.get("feature_extractor_type") or "")
-    mean, std = _normalisation(config)
-    height, width, size, mode = _sizes(config, default, kind, path)
+    try:
+        mean, std = _normalisation(config)
+        height, width, size, mode = _sizes(config, default, kind, path)
+    except (TypeError, ValueError, KeyError) as error:
+        raise BadInput(
+            f"{path} cannot be read: {type(error).__name__}: {error}",
+            "Correct the file, or save the image processor again.",
+        ) from error
     return Preprocessing(
         image_size=(height, width),
         crop_pct=crop_share(height if mode == "squash" else min(height, width), size),
@@ -73,6 +80,8 @@ def _sizes(
     if isinstance(size, int | float):
         by_short_side = kind.startswith(_SHORT_SIDE)
         size = {"shortest_edge": size} if by_short_side else {"height": size, "width": size}
+    if not isinstance(size, Mapping):
+        raise TypeError(f"size is {size!r}")
     crops = config.get("do_center_crop") and config.get("crop_size") is not None
     crop = config.get("crop_size") if crops else None
     if isinstance(crop, int | float):
@@ -111,6 +120,8 @@ def crop_share(side: int, resized: int) -> float:
 
 
 def _filter(number: Any, path: Path) -> str:
+    if str(number).lower() in _FILTERS.values():
+        return str(number).lower()
     if number not in _FILTERS:
         raise BadInput(
             f"{path}: resample {number!r} is unknown.",

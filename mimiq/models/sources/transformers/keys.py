@@ -124,9 +124,11 @@ def vit(found: Found) -> Found:
         return _merging_first(_translated(found, _SWIN))
     own = ("lambda_1", _TABLE, "pooler.layernorm.weight")
     if any(name.endswith(own) for name in (*names, *beside)):
-        return _translated(found, _BEIT)
+        return replace(_translated(found, _BEIT), epsilon=1e-12)
     translated = _translated(found, _VIT)
-    return replace(translated, state=_gates_joined(translated.state))
+    scaled = "blocks.0.ls1.gamma" in translated.state  # DINOv2, with timm's own
+    epsilon = None if scaled else 1e-12
+    return replace(translated, state=_gates_joined(translated.state), epsilon=epsilon)
 
 
 def dinov3(found: Found) -> Found:
@@ -182,7 +184,8 @@ def clip(found: Found) -> Found:
         if not name.startswith(("text_", "logit_"))
     }
     projection = "head.weight" in state and "head.bias" not in state
-    return replace(translated, beside=beside, projection=projection)
+    epsilon = 1e-5 if "cls_token" in state else None  # CLIP's; SigLIP's is timm's own
+    return replace(translated, beside=beside, projection=projection, epsilon=epsilon)
 
 
 def _translated(found: Found, names: tuple[tuple[str, str], ...]) -> Found:

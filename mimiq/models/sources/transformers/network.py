@@ -25,6 +25,7 @@ from mimiq.models.sources.transformers.config import (
     TYPES,
     Build,
     described,
+    with_defaults,
 )
 from mimiq.runtime.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 
@@ -76,6 +77,12 @@ def load(request: Request, folder: Path, config: Mapping[str, Any], weights: Pat
         UnsupportedModel: a type of network, or a variant, that is not described here.
     """
     kind = str(config.get("model_type"))
+    if "model_type" not in config:
+        raise BadInput(
+            f"{folder / 'config.json'} names neither a model_type, as transformers, nor an "
+            "architecture, as timm.",
+            "Give a folder that save_pretrained or timm wrote.",
+        )
     if kind not in TYPES:
         why = _WHY.get(kind, "which mimiq does not know")
         raise UnsupportedModel(
@@ -87,13 +94,16 @@ def load(request: Request, folder: Path, config: Mapping[str, Any], weights: Pat
             f"{folder / 'config.json'} says how its network is built, and `model_kwargs` too.",
             "Leave `model_kwargs` out, or change the file.",
         )
-    vision = dict(config.get("vision_config") or config)
+    vision = with_defaults(kind, config.get("vision_config") or config)
     found = layouts.read_network(weights, None, request.ema, str(folder))
     state = dict(found.state)
     _check_classifier(config, state, weights)
     processed, processor_note = _preprocessing(folder, kind, vision)
     size = request.image_size or _network_size(kind, vision, processed)
-    kwargs, build = described(kind, vision, state)
+    try:
+        kwargs, build = described(kind, vision, state)
+    except (TypeError, ValueError, KeyError) as error:
+        raise _unreadable(folder, error) from error
     notes = [*found.notes, *([processor_note] if processor_note else [])]
     notes += _resize(state, vision, size, kind, kwargs)
     if (processed.height, processed.width) != size and request.image_size is None:
@@ -101,12 +111,15 @@ def load(request: Request, folder: Path, config: Mapping[str, Any], weights: Pat
             f"The image processor gives {processed.height}×{processed.width} pixels, and the "
             f"network takes {size[0]}×{size[1]}: images are resized to that."
         )
-    module = _built(build, kwargs | {"img_size": size})
+    try:
+        module = _built(build, kwargs | {"img_size": size})
+    except (AssertionError, TypeError, ValueError) as error:
+        raise _unreadable(folder, error) from error
     if kind in SWIN_TYPES:
         windows.check_padding(module, str(folder))
-    error = explain.misfit(state, module.state_dict(), weights, str(folder))
-    if error is not None:
-        raise error
+    misfit = explain.misfit(state, module.state_dict(), weights, str(folder))
+    if misfit is not None:
+        raise misfit
     checkpoint.load_into(module, state, weights, str(folder))
     classes = 0 if _is_embedding(config, state) else int(kwargs["num_classes"])
     if request.num_classes not in (None, classes):
@@ -119,6 +132,12 @@ def load(request: Request, folder: Path, config: Mapping[str, Any], weights: Pat
         notes.append(
             "The network gives several labels to an image; accuracy and agreement are measured "
             "for the likeliest one alone."
+        )
+    named = config.get("id2label") or {}
+    if classes and named and len(named) != classes:
+        notes.append(
+            f"config.json names {len(named)} labels, and the network has {classes} classes: they "
+            "are left out."
         )
     facts = {key: value for key, value in kwargs.items() if isinstance(value, str | int | float)}
     return Original(
@@ -141,7 +160,7 @@ def _resize(
 ) -> list[str]:
     """Bring positions to the size; what was done, for the user."""
     patch = int(kwargs["patch_size"])
-    own = _pair(vision.get("image_size", 224))
+    own = _pair(vision["image_size"])
     trained, grid = ((side[0] // patch, side[1] // patch) for side in (own, size))
     if kind in BEIT_TYPES and (trained != grid or trained[0] != trained[1]):
         for name in [name for name in state if name.endswith("relative_position_bias_table")]:
@@ -167,6 +186,14 @@ def _built(build: Build, kwargs: Mapping[str, Any]) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return build(**given).eval()
+
+
+def _unreadable(folder: Path, error: Exception) -> BadInput:
+    return BadInput(
+        f"{folder / 'config.json'} describes no network that can be built: "
+        f"{type(error).__name__}: {error}",
+        "Copy it again from where the network was saved.",
+    )
 
 
 def _check_classifier(config: Mapping[str, Any], state: Tensors, path: Path) -> None:
@@ -197,7 +224,7 @@ def _has_head(state: Tensors) -> bool:
 def _preprocessing(
     folder: Path, kind: str, vision: Mapping[str, Any]
 ) -> tuple[Preprocessing, str | None]:
-    default = _pair(vision.get("image_size", 224))
+    default = _pair(vision["image_size"])
     for name in PROCESSORS:
         path = folder / name
         if path.is_file():
@@ -222,7 +249,7 @@ def _network_size(
     # transformers' DINOv2 takes what its processor gives; others insist on their own size.
     if kind in (*DINO_TYPES, *DINOV3_TYPES):
         return processed.height, processed.width
-    return _pair(vision.get("image_size", 224))
+    return _pair(vision["image_size"])
 
 
 def _labels(config: Mapping[str, Any], classes: int) -> tuple[str, ...] | None:

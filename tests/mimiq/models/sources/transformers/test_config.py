@@ -11,6 +11,7 @@ import torch
 
 from mimiq.errors import BadInput, UnsupportedModel
 from mimiq.models import LoadedModel, load_model
+from mimiq.models.sources.transformers.config import with_defaults
 
 transformers = pytest.importorskip("transformers")
 
@@ -184,3 +185,36 @@ def test_beit_without_its_pooler_is_refused(tmp_path: Path) -> None:
     made("BeitForMaskedImageModeling", "Beit", _VIT).save_pretrained(tmp_path)
     with pytest.raises(UnsupportedModel, match="without its pooler"):
         load_model(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("kind", "config"),
+    [
+        ("vit", "ViT"),
+        ("deit", "DeiT"),
+        ("vit_mae", "ViTMAE"),
+        ("vit_msn", "ViTMSN"),
+        ("ijepa", "IJepa"),
+        ("dinov2", "Dinov2"),
+        ("dinov2_with_registers", "Dinov2WithRegisters"),
+        ("dinov3_vit", "DINOv3ViT"),
+        ("clip_vision_model", "CLIPVision"),
+        ("siglip_vision_model", "SiglipVision"),
+        ("beit", "Beit"),
+        ("data2vec-vision", "Data2VecVision"),
+        ("swin", "Swin"),
+        ("swinv2", "Swinv2"),
+    ],
+)
+def test_what_a_config_leaves_out_is_filled_in_as_transformers_does(kind: str, config: str) -> None:
+    theirs = getattr(transformers, f"{config}Config")().to_dict()
+    ours = with_defaults(kind, {})
+    assert ours == {key: theirs.get(key, value) for key, value in ours.items()}
+
+
+def test_a_config_of_almost_nothing(tmp_path: Path) -> None:
+    network = made("SiglipVisionModel", "SiglipVision", {"num_hidden_layers": 1})
+    network.save_pretrained(tmp_path)
+    sparse = {"model_type": "siglip_vision_model", "num_hidden_layers": 1}
+    (tmp_path / "config.json").write_text(json.dumps(sparse))
+    check(load_model(str(tmp_path)), network)

@@ -239,6 +239,7 @@ PROCESSORS = [
     ("BitImageProcessor", {"size": {"shortest_edge": 258}, "crop_size": 224}),
     ("SiglipImageProcessor", {"size": {"height": 56, "width": 56}}),
     ("ViTImageProcessor", {"do_normalize": False}),
+    ("ViTImageProcessor", {"resample": 3, "do_center_crop": None, "rescale_factor": 1 / 255}),
     (
         "ViTImageProcessor",
         {"do_rescale": False, "image_mean": [100.0] * 3, "image_std": [50.0] * 3},
@@ -276,6 +277,8 @@ def test_pixels_are_those_of_the_image_processor(
         ({"do_resize": False}, "no fixed input"),
         ({"size": {"longest_edge": 800}}, "no fixed input"),
         ({"resample": 9}, "resample"),
+        ({"size": "big"}, "size is 'big'"),
+        ({"image_mean": "grey"}, "cannot be read"),
     ],
 )
 def test_processors_without_a_counterpart_are_refused(
