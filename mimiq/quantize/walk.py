@@ -19,6 +19,8 @@ from torch import nn
 from mimiq.models.family import Family, Write
 from mimiq.quantize.fake_quant import QuantLinear
 
+MEMORY = 1 << 30  # bytes that the parts of a block remember, in each of the two networks
+
 
 @dataclass(frozen=True)
 class Rows:
@@ -66,12 +68,15 @@ def walk(
     images: torch.Tensor,
     *,
     batch_size: int = 32,
+    memory: int = MEMORY,
 ) -> Iterator[Visit]:
     """Visit the quantised Linears of every block and merge of ``module``.
 
     Args:
         reference: ``module`` before quantisers were put in.
         images: (B, C, H, W), normalised.
+        memory: bytes that the parts of a block may remember, in each of the networks; what finds no
+            room is computed again.
     """
     names = {part: name for name, part in module.named_modules()}
     quantized = original = list(images.split(batch_size))
@@ -82,7 +87,8 @@ def walk(
             quantized = [step.run(batch) for batch in quantized]
             original = [counterpart.run(batch) for batch in original]
             continue
-        changing, same = _Memory(step.part), _Memory(counterpart.part, changes=False)
+        changing = _Memory(step.part, memory)
+        same = _Memory(counterpart.part, memory, changes=False)
         block = _Block(changing, same, quantized, original)
         with block.memories():
             for name, layer in list(step.part.named_modules()):
@@ -154,13 +160,16 @@ class _Memory:
     """A block whose parts remember what they gave for each batch.
 
     Where the Linear at hand ``changes``, what is behind it depends on it and is not remembered.
-    What a part remembers takes the place of what the parts inside it do.
+    What a part remembers takes the place of what the parts inside it do. Of many images some are
+    computed again, so that memory does not grow with their number.
     """
 
-    def __init__(self, block: nn.Module, *, changes: bool = True) -> None:
+    def __init__(self, block: nn.Module, most: int, *, changes: bool = True) -> None:
         self.block = block
+        self.most = most
         self.changes = changes
         self._outputs: dict[tuple[int, nn.Module], torch.Tensor] = {}
+        self._bytes = 0
         self._batch = 0
         self._settled = True
 
@@ -176,6 +185,7 @@ class _Memory:
             for part in parts:
                 del part.forward
             self._outputs.clear()
+            self._bytes = 0
 
     def _remembering(self, part: nn.Module) -> Any:
         compute, inside = part.forward, [child for child in part.modules() if child is not part]
@@ -185,19 +195,28 @@ class _Memory:
             if known is not None:
                 return known
             out: torch.Tensor = compute(*args, **kwargs)
-            if self._settled:
-                self._outputs[self._batch, part] = out
+            if self._settled and self._bytes + out.nbytes <= self.most:
                 for child in inside:
-                    self._outputs.pop((self._batch, child), None)
+                    self._forget(child)
+                self._outputs[self._batch, part] = out
+                self._bytes += out.nbytes
             return out
 
         return forward
+
+    def _forget(self, part: nn.Module) -> None:
+        """What ``part`` gave for the batch at hand."""
+        known = self._outputs.pop((self._batch, part), None)
+        self._bytes -= 0 if known is None else known.nbytes
 
     def run(
         self, batch: int, tokens: torch.Tensor, layer: nn.Module, place: str, writes: bool
     ) -> _Found:
         """The block up to ``place``: a part's output or, behind what ``writes``, a part's input."""
         self._batch, self._settled = batch, True
+        for part in self.block.modules():  # branches side by side: one ran on while another was met
+            if part is not layer and layer in part.modules():
+                self._forget(part)
         inputs: list[torch.Tensor] = []
 
         def arrived(_module: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
@@ -227,7 +246,8 @@ class _Memory:
         for batch, tokens in enumerate(entering):
             self._batch, self._settled = batch, True
             found.append(self.block(tokens))
-            self._outputs = {key: out for key, out in self._outputs.items() if key[0] != batch}
+            for part in self.block.modules():
+                self._forget(part)
         return found
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 
+import pytest
 import torch
 
 from mimiq.config.precision import from_bits
@@ -11,16 +12,19 @@ from mimiq.models import LoadedModel
 from mimiq.quantize.fake_quant import QuantLinear
 from mimiq.quantize.hooks import watch_inputs
 from mimiq.quantize.insert import RangeRecipe, quantize
-from mimiq.quantize.walk import walk
+from mimiq.quantize.walk import MEMORY, walk
 
 
+@pytest.mark.parametrize("memory", [MEMORY, 100_000, 0])
 def test_inputs_are_those_of_the_network_as_changed(
-    small_vit: LoadedModel, images: torch.Tensor
+    small_vit: LoadedModel, images: torch.Tensor, memory: int
 ) -> None:
     ranges = RangeRecipe(rotate=False, migrate=False, refit=False, rounding="nearest")
     module, twin = (quantize(small_vit, from_bits(4, 8), images, ranges).module for _ in range(2))
     visited = []
-    for visit in walk(small_vit.family, small_vit.module, module, images, batch_size=3):
+    for visit in walk(
+        small_vit.family, small_vit.module, module, images, batch_size=3, memory=memory
+    ):
         layer = twin.get_submodule(visit.name)
         assert isinstance(layer, QuantLinear)
         expected: dict[str, torch.Tensor] = {}
