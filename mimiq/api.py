@@ -61,8 +61,9 @@ def compile(
     The same stages, in the same order and with the same cache, as ``mimiq-compile``.
 
     Args:
-        model: a name or a folder, as for ``mimiq-compile``; or a network in memory, of timm's or
-            transformers', which is left as it is; or what :func:`mimiq.load_model` gave.
+        model: a name or a folder, as for ``mimiq-compile``; or a network in memory, of timm's,
+            transformers' or torchvision's, which is left as it is; or what
+            :func:`mimiq.load_model` gave.
         precision: ``int8``, ``int4`` (INT4 weights, INT8 activations), ``int4-weight-only``,
             ``wXaY``, or a :class:`mimiq.Precision`.
         out: the bundle's folder; None for ``NAME-PRECISION.mimiq`` in the current one.

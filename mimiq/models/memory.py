@@ -1,8 +1,7 @@
-"""A network that is in memory already: timm's or transformers' module as it is."""
+"""A network that is in memory already: timm's, transformers' or torchvision's module as it is."""
 
 from __future__ import annotations
 
-import copy
 import json
 import tempfile
 from collections.abc import Sequence
@@ -13,15 +12,15 @@ from typing import Any
 from torch import nn
 
 from mimiq.errors import BadInput, UnsupportedModel
-from mimiq.models.loading import LoadedModel, finished
-from mimiq.models.sources import folders, timm
+from mimiq.models.loading import FAMILIES, LoadedModel, finished
+from mimiq.models.refused import unknown_family
+from mimiq.models.sources import folders, timm, torchvision_networks
 from mimiq.models.sources.fitting import built_size, channels_of
 from mimiq.models.sources.original import Original, Request
+from mimiq.models.wrappers import check_same_answer, network_in, without_compilation
 from mimiq.runtime.image_files import described
 from mimiq.runtime.preprocessing import Preprocessing
 from mimiq.runtime.session import Output
-
-_WRAPPED = ("module", "_orig_mod")  # by DataParallel and its like, and by torch.compile
 
 
 def load_module(
@@ -35,8 +34,9 @@ def load_module(
     """A network in memory, ready for every stage; the module itself is left as it is.
 
     Args:
-        module: a network of timm's or of transformers' that a family here describes, perhaps
-            wrapped for several devices or by ``torch.compile``, on any device and in any mode.
+        module: a network of timm's, transformers' or torchvision's that a family here describes, on
+            any device and in any mode; perhaps wrapped for several devices, by ``torch.compile``,
+            or by a module that has it as its one network and answers as it does.
         preprocessing: from image file to network input. None takes timm's own, where the module
             tells it; of a module of transformers, what its type usually has.
         labels: class names in order.
@@ -45,26 +45,44 @@ def load_module(
             whether there is one.
 
     Raises:
-        BadInput: no preprocessing is known, labels do not fit, or it holds no finite weights.
+        BadInput: no preprocessing is known, labels do not fit, it holds no finite weights, or it
+            does more than the network inside it.
         UnsupportedModel: no family here describes it.
     """
-    while isinstance(inner := _wrapped_in(module), nn.Module):
-        module = inner
-    if hasattr(module, "save_pretrained") and hasattr(module, "config"):
-        original = _transformers(module)
+    network, notes = network_in(module, _is_known)
+    if _is_transformers(network):
+        original = _transformers(network)
+    elif torchvision_networks.is_one(network):
+        size = None if preprocessing is None else (preprocessing.height, preprocessing.width)
+        original = _timm(torchvision_networks.as_timm(network, size), preprocessing)
+        original = replace(original, architecture=f"torchvision/{type(network).__name__}")
     else:
-        original = _timm(module, preprocessing)
+        if not _is_known(network):
+            raise unknown_family(network, f"This {type(network).__name__}")
+        original = _timm(network, preprocessing)
+    original = replace(original, notes=(*notes, *original.notes))
     if preprocessing is not None:
         original = replace(original, preprocessing=preprocessing)
     if output is not None:
         original = replace(original, output=output)
-    return finished(
+    loaded = finished(
         original, name or original.architecture, None if labels is None else tuple(labels)
+    )
+    if notes:
+        check_same_answer(module, loaded.module, loaded.preprocessing.input_shape)
+    return loaded
+
+
+def _is_known(module: nn.Module) -> bool:
+    return (
+        _is_transformers(module)
+        or torchvision_networks.is_one(module)
+        or any(family.matches(module) for family in FAMILIES)
     )
 
 
-def _wrapped_in(module: nn.Module) -> object:
-    return next((getattr(module, name) for name in _WRAPPED if hasattr(module, name)), None)
+def _is_transformers(module: nn.Module) -> bool:
+    return hasattr(module, "save_pretrained") and hasattr(module, "config")
 
 
 def _timm(module: nn.Module, preprocessing: Preprocessing | None) -> Original:
@@ -74,7 +92,7 @@ def _timm(module: nn.Module, preprocessing: Preprocessing | None) -> Original:
             f"Nothing says how images come to this {type(module).__name__}.",
             "Give `preprocessing`: mimiq.Preprocessing(image_size=…, mean=…, std=…).",
         )
-    copied = copy.deepcopy(module).float().cpu().eval()
+    copied: Any = without_compilation(module).float().cpu().eval()
     size = built_size(copied)
     if preprocessing is not None:
         _check_shape(preprocessing, channels_of(copied), size, type(module).__name__)

@@ -136,7 +136,8 @@ def test_a_module_of_transformers() -> None:
 @pytest.mark.parametrize(
     ("module", "error", "problem"),
     [
-        (lambda: nn.Linear(3, 5), BadInput, "how images come to this Linear"),
+        (lambda: small(), BadInput, "how images come to this VisionTransformer"),
+        (lambda: nn.Linear(3, 5), UnsupportedModel, "class Linear"),
         (lambda: timm.create_model("resnet18"), UnsupportedModel, "ResNet"),
     ],
 )

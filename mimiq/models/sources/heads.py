@@ -69,7 +69,7 @@ def with_head(
     if own is not None and own.ndim == 2 and not {"head.bias", "head.fc.bias"} & result.keys():
         result["head.bias"] = torch.zeros(len(own))
     beside = found.beside
-    _check_normalisation(beside, path)
+    check_normalisation(beside, path)
     layers = {
         name: tensor
         for name, tensor in beside.items()
@@ -151,7 +151,7 @@ def _normalised(state: Tensors) -> tuple[Tensors, tuple[str, ...]]:
     )
 
 
-def _check_normalisation(beside: Mapping[str, torch.Tensor], path: Path) -> None:
+def check_normalisation(beside: Mapping[str, torch.Tensor], path: Path | str) -> None:
     """
     Raises:
         BadInput: images are normalised inside the network, which would be left out.
