@@ -107,7 +107,8 @@ class Scale:
                 lr_weights=quick.lr_weights,
                 lr_scales=quick.lr_scales,
             )
-        return replace(recipe, synthesis=synthesis, distillation=distillation)
+        given = self.images or recipe.given
+        return replace(recipe, synthesis=synthesis, distillation=distillation, given=given)
 
 
 def recipe_of(name: str, row: str, variant: str, scale: Scale) -> Recipe:

@@ -6,6 +6,10 @@ of images that nothing is fitted to.
 
     python benchmarks/image_counts.py --model deit_t --weights deit_tiny_patch16_224.safetensors \\
         --set calibration-set --judge photographs --judge wallpapers
+
+Means over the seeds and networks that were measured, each mixture against ``192+192``:
+
+    python benchmarks/image_counts.py --summary
 """
 
 from __future__ import annotations
@@ -13,7 +17,9 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import statistics
 import time
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +37,15 @@ from mimiq.quantize.insert import quantize
 from mimiq.runtime.preprocessing import ByteArray
 from mimiq.synthesis.scenes import scenes
 
+REFERENCE = (192, 192)
 MIXTURES = ((0, 384), (0, 1024), (16, 192), (48, 192), (48, 512), (192, 192), (192, 832))
 
 
 def main() -> None:
     arguments = _arguments()
+    if arguments.summary:
+        print(summary(arguments.output))
+        return
     model = load_model(arguments.model, weights=arguments.weights)
     judges = {
         folder.name: Judge.on_folder(model, folder, arguments.judges) for folder in arguments.judge
@@ -89,6 +99,31 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def summary(folder: Path) -> str:
+    """Mean errors over seeds in percent, and against those of the most synthesised images."""
+    found: dict[tuple[str, str, tuple[int, int]], list[dict[str, float]]] = defaultdict(list)
+    for file in sorted(folder.glob("image_counts_*_seed*.json")):
+        study = json.loads(file.read_text())
+        for row in study["rows"]:
+            errors = {k: 100 * v["error"] for k, v in row.items() if isinstance(v, dict)}
+            found[study["model"]["name"], row["bits"], tuple(row["mixture"])].append(errors)
+    kinds = list(next(iter(found.values()))[0])
+    head = ["network", "precision", "images", "seeds", *(f"{kind}: error, %" for kind in kinds)]
+    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+    for (name, bits, mixture), seeds in sorted(found.items()):
+        cells = [name, bits, "{} and {}".format(*mixture), str(len(seeds))]
+        against = found.get((name, bits, REFERENCE))
+        for kind in kinds:
+            mean = statistics.mean(errors[kind] for errors in seeds)
+            change = ""
+            if against and mixture != REFERENCE and len(against) == len(seeds):
+                wanted = statistics.mean(errors[kind] for errors in against)
+                change = f" ({100 * (mean / wanted - 1):+.0f} %)"
+            cells.append(f"{mean:.2f}{change}")
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
 def _mixture(text: str) -> tuple[int, int]:
     synthesised, drawn = text.split("+")
     return int(synthesised), int(drawn)
@@ -99,14 +134,18 @@ def _arguments() -> argparse.Namespace:
     add = parser.add_argument
     add("--model", default="deit_t")
     add("--weights", type=Path)
-    add("--set", type=Path, required=True, help="a set that mimiq synthesize wrote")
-    add("--judge", type=Path, action="append", required=True, help="a folder; may be repeated")
+    add("--set", type=Path, help="a set that mimiq synthesize wrote")
+    add("--judge", type=Path, action="append", help="a folder; may be repeated")
     add("--judges", type=int, default=128, help="images of each folder")
     add("--bits", nargs="+", choices=PRECISIONS, default=["w8a8", "w4a8"])
     add("--mixtures", nargs="+", type=_mixture, default=MIXTURES, help="for example 48+192")
     add("--seed", type=int, default=0)
     add("--output", type=Path, default=Path(__file__).parent / "results")
-    return parser.parse_args()
+    add("--summary", action="store_true", help="tabulate what --output holds")
+    arguments = parser.parse_args()
+    if not (arguments.summary or (arguments.set and arguments.judge)):
+        parser.error("give --set and --judge, or --summary")
+    return arguments
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from typing import Any
 import click
 
 from mimiq import files
+from mimiq.cli.choices import RECIPE_LINES
 from mimiq.cli.flags import with_flags
 from mimiq.errors import BadInput, EnvironmentLacks, MimiqError
 
@@ -79,6 +80,8 @@ class Command(click.Command):
             if isinstance(parameter, click.Option) and record is not None:
                 section = getattr(parameter, "section", "General")
                 sections.setdefault(section, []).append(record)
+        if any(parameter.name == "recipe" for parameter in self.get_params(ctx)):
+            sections["Recipes"] = list(RECIPE_LINES.items())
         for heading, records in sections.items():
             with formatter.section(heading):
                 formatter.write_dl(records)

@@ -13,7 +13,7 @@ from mimiq.models.names import EMBEDDED
 from mimiq.quantize.insert import RangeRecipe
 from mimiq.synthesis.mimiq import SYNTHESIS_RECIPES, SynthesisRecipe
 
-NAMES = ("paper", "gpu", "cpu", "tiny")
+NAMES = ("paper", "gpu", "cpu", "fast", "tiny")
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,8 @@ class Recipe:
             and the network is tuned; none beside images from elsewhere.
         ranges: how first scales are found.
         distillation: how they are tuned.
+        given: how many images are taken of a folder, or drawn as noise, where none are synthesised:
+            they cost no minutes.
     """
 
     name: str
@@ -34,6 +36,7 @@ class Recipe:
     ranges: RangeRecipe
     distillation: DistillationRecipe
     procedural: int = 0
+    given: int = 192
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -42,6 +45,7 @@ class Recipe:
             "ranges": self.ranges.to_json(),
             "distillation": self.distillation.to_json(),
             "procedural": self.procedural,
+            "given": self.given,
         }
 
 
@@ -50,7 +54,9 @@ _VIEWS = Views(crop=0.3, flip=0.5, jitter=0.3, grey=0.1, mix=0.5)
 
 # Synthetic images are all made by one process, and what is fitted to them alone fits photographs
 # less well.
-_PROCEDURAL = {"gpu": 1024, "cpu": 192}
+_PROCEDURAL = {"gpu": 1024, "cpu": 192, "fast": 192}
+
+_LEAST_GIVEN = 192
 
 _DISTILLATION = {
     "paper": DistillationRecipe(
@@ -66,6 +72,7 @@ _DISTILLATION = {
     # 384 scenes, lower DeiT-T's logit error on kinds of images not fitted: docs/accuracy.md.
     "gpu": DistillationRecipe(name="gpu", steps=4000, batch_size=32, views=_VIEWS),
     "cpu": DistillationRecipe(name="cpu", steps=150, lr_weights=2e-4, lr_scales=2e-3, views=_VIEWS),
+    "fast": DistillationRecipe(name="fast", steps=0, views=_VIEWS),
     "tiny": DistillationRecipe(name="tiny", steps=300, views=_VIEWS, lr_weights=2e-4),
 }
 
@@ -94,7 +101,9 @@ def recipe_for(name: str, precision: Precision) -> Recipe:
         if name == "cpu" and not _eight_bits(precision):
             # 600 steps gain, and double the time: docs/accuracy.md. These are the rates for them.
             distillation = replace(distillation, steps=0, lr_weights=1e-4, lr_scales=1e-3)
-    return Recipe(name, SYNTHESIS_RECIPES[name], ranges, distillation, _PROCEDURAL.get(name, 0))
+    synthesis = SYNTHESIS_RECIPES[name]
+    given = max(synthesis.images, _LEAST_GIVEN)
+    return Recipe(name, synthesis, ranges, distillation, _PROCEDURAL.get(name, 0), given)
 
 
 def default_recipe(model: str, device: str) -> str:
@@ -122,7 +131,12 @@ def changed(recipe: Recipe, images: int | None = None, steps: int | None = None)
     distillation = recipe.distillation
     if steps is not None:
         distillation = replace(distillation, steps=steps)
-    return replace(recipe, synthesis=resized(recipe.synthesis, images), distillation=distillation)
+    return replace(
+        recipe,
+        synthesis=resized(recipe.synthesis, images),
+        distillation=distillation,
+        given=recipe.given if images is None else images,
+    )
 
 
 def _ranges(precision: Precision) -> RangeRecipe:

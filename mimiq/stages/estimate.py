@@ -91,6 +91,7 @@ def _steps(job: Job, cache: Cache, speed: Speed) -> list[Step]:
     recipe, synthesis = job.recipe, job.recipe.synthesis
     made = image_stage(job)
     synthetic = job.calibration in ("synthetic", "psaq")
+    count = synthesis.images if synthetic else recipe.given
     steps = []
     if made is None or cache.has(made):
         steps.append(Step("images", "there already", 0.0))
@@ -99,9 +100,8 @@ def _steps(job: Job, cache: Cache, speed: Speed) -> list[Step]:
         seconds = _SYNTHESIS * synthesis.images * synthesis.iterations * speed.gradient
         steps.append(Step("images", what, seconds))
     else:
-        steps.append(Step("images", f"taken from {job.calibration}", None))
-    scenes = recipe.procedural if job.calibration == "synthetic" else 0
-    fitted = synthesis.images + scenes
+        steps.append(Step("images", f"{count} at most of {job.calibration}", None))
+    fitted = count + (recipe.procedural if job.calibration == "synthetic" else 0)
     if job.budget is not None:
         steps.append(Step("budget", "units raised until it is kept", None))
     steps.append(
@@ -113,8 +113,8 @@ def _steps(job: Job, cache: Cache, speed: Speed) -> list[Step]:
         what = f"{distillation.steps} steps of {distillation.batch_size} images"
         steps.append(Step("distill", what, _DISTILLATION * seen * speed.forward))
     if job.evaluation is not None:
-        count = len(job.evaluation)
-        steps.append(Step("accuracy", f"on {count} images", 2 * count * speed.forward))
+        judged = len(job.evaluation)
+        steps.append(Step("accuracy", f"on {judged} images", 2 * judged * speed.forward))
     if job.batches:
         what = f"of {len(job.batches)} batch sizes, against full precision"
         steps.append(Step("latency", what, _LATENCY_SECONDS * len(job.batches)))

@@ -112,12 +112,12 @@ def image_stage(job: Job) -> ImageStage | None:
         case "synthetic" | "psaq":
             return SynthesizeImages(str(source), job.model, recipe, job.seed, job.device)
         case "noise":
-            return NoiseImages(preprocessing, recipe.images, job.seed)
+            return NoiseImages(preprocessing, job.recipe.given, job.seed)
     folder = Path(source)
     if CalibrationSet.is_set(folder):
         return None
     listing = _listing(folder, preprocessing.channels)
-    return ImportImages(folder.resolve(), preprocessing, recipe.images, job.seed, listing)
+    return ImportImages(folder.resolve(), preprocessing, job.recipe.given, job.seed, listing)
 
 
 def calibration_set(job: Job, cache: Cache, progress: Progress) -> CalibrationSet:
@@ -129,7 +129,7 @@ def calibration_set(job: Job, cache: Cache, progress: Progress) -> CalibrationSe
         given.verify()  # its hash enters the keys of all that is made of it
         return given
     found = cache.run(stage, progress)
-    wanted = job.recipe.synthesis.images
+    wanted = job.recipe.given
     if isinstance(stage, ImportImages) and len(found) < wanted:
         progress.note(f"calibration images: {len(found)} in {job.calibration}, of {wanted} wanted")
     return found

@@ -107,7 +107,7 @@ class TestHelp:
     def test_options_stand_under_headings(self) -> None:
         text = CliRunner().invoke(compile_main, ["--help"]).stdout
         headings = [line for line in text.splitlines() if line.endswith(":") and line[0] != " "]
-        wanted = "Network Precision Calibration Measurement Target Output General"
+        wanted = "Network Precision Calibration Measurement Target Output General Recipes"
         assert headings == [f"{heading}:" for heading in wanted.split()]
 
     def test_mistakes_of_usage_are_reported_as_click_does(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mimiq.config.precision import Precision, from_bits, weight_only
-from mimiq.config.recipes import NAMES, recipe_for
+from mimiq.config.recipes import NAMES, changed, recipe_for
 from mimiq.errors import BadInput
 
 PRECISIONS = {
@@ -44,6 +44,21 @@ def test_a_cpu_tunes_where_it_was_seen_to_help() -> None:
 
     assert steps("cpu") == {"w8a8": 150, "w4a16-b64": 0, "w4a8": 0, "w5a5": 0, "w4a4": 0}
     assert all(count > 0 for name in ("gpu", "tiny", "paper") for count in steps(name).values())
+
+
+def test_the_fast_recipe_is_the_cpu_s_with_less_of_everything() -> None:
+    for precision in PRECISIONS.values():
+        fast, cpu = recipe_for("fast", precision), recipe_for("cpu", precision)
+        assert fast.synthesis.images < cpu.synthesis.images
+        assert fast.distillation.steps <= cpu.distillation.steps
+        assert (fast.ranges, fast.procedural) == (cpu.ranges, cpu.procedural)
+
+
+@pytest.mark.parametrize(("name", "given"), [("fast", 192), ("cpu", 192), ("gpu", 2048)])
+def test_images_that_need_no_synthesis_are_not_spared(name: str, given: int) -> None:
+    recipe = recipe_for(name, PRECISIONS["w8a8"])
+    assert recipe.given == given
+    assert changed(recipe, images=7).given == 7
 
 
 def test_unknown_recipes_are_refused() -> None:
