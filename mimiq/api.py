@@ -17,7 +17,7 @@ from mimiq.config.precision import Precision, from_bits, largest_block, parse_bi
 from mimiq.config.recipes import changed, default_recipe, recipe_for
 from mimiq.devices import pick_device
 from mimiq.errors import BadInput
-from mimiq.inputs import check_budget, check_count, dataset_of, linear_inputs
+from mimiq.inputs import calibration_of, check_budget, check_count, dataset_of, linear_inputs
 from mimiq.models import LoadedModel, load_model
 from mimiq.models.memory import load_module
 from mimiq.models.names import check_name
@@ -107,7 +107,7 @@ def compile(
     dataset, name = _evaluation(evaluation, network)
     for note in getattr(dataset, "notes", ()):
         told.note(note)
-    source = _calibration(calibration)
+    source = calibration_of(calibration)
     check_count(source, images)
     size = parse_size(size_budget) if size_budget is not None else None
     budget = None if max_drop is None and size is None else Budget(max_drop, size)
@@ -188,18 +188,6 @@ def _evaluation(
     if not isinstance(source, str | Path):
         return source, None if source is None else "images in memory"
     return dataset_of(Path(source), model), str(source)
-
-
-def _calibration(source: str | Path) -> str | Path:
-    named = ("synthetic", "psaq", "noise")
-    if source in named:
-        return source
-    if not Path(source).is_dir():
-        raise BadInput(
-            f"`calibration={source}` is no folder.",
-            f"Give a folder of images, a finished set, or one of {', '.join(named)}.",
-        )
-    return Path(source)
 
 
 def _progress(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mimiq.config.synthesis import CALIBRATIONS
 from mimiq.errors import BadInput
 
 if TYPE_CHECKING:
@@ -35,6 +37,26 @@ def check_budget(budget: Budget | None, model: LoadedModel) -> None:
             "Leave it out: the cosine with full precision is measured, and `size_budget` raises "
             "the layers that pay most.",
         )
+
+
+def calibration_of(source: str | Path) -> str | Path:
+    """The named source, or the folder of images or of a finished set.
+
+    Raises:
+        BadInput: it is neither, or a folder that may not be read.
+    """
+    if source in CALIBRATIONS:
+        return source
+    folder = Path(source)
+    if not folder.is_dir():
+        problem = "is a file" if folder.exists() else "does not exist"
+        raise BadInput(
+            f"`calibration={source}` {problem}.",
+            f"Give a folder of images, a finished set, or one of {', '.join(CALIBRATIONS)}.",
+        )
+    if not os.access(folder, os.R_OK | os.X_OK):
+        raise BadInput(f"`calibration={source}` may not be read.", "Check its permissions.")
+    return folder
 
 
 def check_count(calibration: str | Path, images: int | None) -> None:

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mimiq.config.synthesis import SYNTHESIS_RECIPES
 from mimiq.runtime import backends as runnable
 from mimiq.runtime.null import NULL
 from mimiq.runtime.tensorrt.library import PRODUCTS
 
-CALIBRATIONS = ("synthetic", "psaq", "noise")
-RECIPES = ("paper", "gpu", "cpu", "fast", "tiny")
+RECIPES = tuple(SYNTHESIS_RECIPES)
 RECIPE_LINES = {
     "fast": "16 images and 192 scenes, fitted and not distilled: the quickest.",
     "cpu": "48 images and 192 scenes, distilled at 8 bits: the point where more gains little.",

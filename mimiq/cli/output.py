@@ -7,13 +7,18 @@ import json
 import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from mimiq.cli.flags import with_flags
+
 if TYPE_CHECKING:
     from rich.console import RenderableType
+
+    from mimiq.runtime.report.report import Report
 
 _PIPED_WIDTH = 140  # a pipe has no width; tables must not be cut to 80 columns in a log
 
@@ -38,6 +43,13 @@ def show(*parts: RenderableType) -> None:
     console = Console(width=width, highlight=False, markup=False, soft_wrap=False)
     for part in parts:
         console.print(part)
+
+
+def show_report(report: Report) -> None:
+    """A report's tables; its notes name parameters, which are shown as flags."""
+    from mimiq.runtime.report.terminal import render
+
+    show(render(replace(report, notes=tuple(with_flags(note) for note in report.notes))))
 
 
 def table(headings: Sequence[str], rows: Sequence[Sequence[object]], title: str = "") -> Any:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mimiq.cli import choices, preflight, values
+from mimiq.inputs import calibration_of
 
 if TYPE_CHECKING:
     from mimiq.calibrate import CalibrationSet
@@ -32,7 +33,7 @@ def prepared(
 
     if output.out is not None:
         preflight.require_new(output.out, output.force, kind)
-    values.calibration_of(tuning.calibration)
+    calibration_of(tuning.calibration)
     model = values.load(choice, progress)
     wanted = values.precision_of(precision, model, images.recipe)
     out = output.out or default_out(choice.model, wanted.label, suffix)

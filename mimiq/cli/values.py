@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mimiq.cli.choices import (
-    CALIBRATIONS,
     BudgetChoice,
     ImagesChoice,
     ModelChoice,
@@ -17,7 +16,6 @@ from mimiq.cli.choices import (
     TuningChoice,
 )
 from mimiq.cli.flags import with_flags
-from mimiq.cli.preflight import require_folder
 from mimiq.config.precision import (
     Block,
     LayerPrecision,
@@ -28,7 +26,7 @@ from mimiq.config.precision import (
     weight_only,
 )
 from mimiq.errors import BadInput
-from mimiq.inputs import check_count, dataset_of, linear_inputs
+from mimiq.inputs import calibration_of, check_count, dataset_of, linear_inputs
 from mimiq.progress import SILENT, Progress
 
 if TYPE_CHECKING:
@@ -207,19 +205,6 @@ def synthesis_of(images: ImagesChoice, model: str) -> SynthesisRecipe:
     from mimiq.config.synthesis import SYNTHESIS_RECIPES
 
     return resized(SYNTHESIS_RECIPES[recipe_name(images, model)], images.images)
-
-
-def calibration_of(source: str) -> str | Path:
-    """The named source, or the folder.
-
-    Raises:
-        BadInput: there is no such folder.
-    """
-    if source in CALIBRATIONS:
-        return source
-    wanted = f"a folder, or one of {', '.join(CALIBRATIONS)},"
-    require_folder(Path(source), "--calibration", wanted)
-    return Path(source)
 
 
 def images_of(folder: Path, answered: LoadedModel | Bundle, limit: int | None) -> ImageFiles:

@@ -5,15 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
+from mimiq.config.distillation import DistillationRecipe, Views
 from mimiq.config.precision import Precision
-from mimiq.distill.loop import DistillationRecipe
-from mimiq.distill.views import Views
+from mimiq.config.synthesis import SYNTHESIS_RECIPES, SynthesisRecipe
 from mimiq.errors import BadInput
 from mimiq.models.names import EMBEDDED
 from mimiq.quantize.insert import RangeRecipe
-from mimiq.synthesis.mimiq import SYNTHESIS_RECIPES, SynthesisRecipe
 
-NAMES = ("paper", "gpu", "cpu", "fast", "tiny")
+NAMES = tuple(SYNTHESIS_RECIPES)
 
 
 @dataclass(frozen=True)

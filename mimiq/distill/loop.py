@@ -13,18 +13,16 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
 
 import torch
 from torch import nn
 
 from mimiq import files
+from mimiq.config.distillation import DistillationRecipe
 from mimiq.devices import fast_dtype
 from mimiq.distill.losses import Target, distillation_loss, outputs_of
-from mimiq.distill.views import Views
-from mimiq.errors import BadInput
+from mimiq.distill.views import random_views
 from mimiq.models.answers import same_answer
 from mimiq.quantize import kernels as fake_quant_kernels
 from mimiq.quantize.fake_quant import Quantizer
@@ -34,64 +32,6 @@ from mimiq.runtime.report.report import Tuning
 # DeiT-T on a CPU: compiled quantisers save half a microsecond a pixel, and take 10 to 25 seconds.
 _WORTH_COMPILING = 64_000_000  # pixels seen in training
 _CACHE_BYTES = 2 * 2**30  # teacher outputs are kept in memory up to this size
-
-
-@dataclass(frozen=True)
-class DistillationRecipe:
-    """How scales and weights are tuned.
-
-    Attributes:
-        steps: optimiser steps; 0 leaves the calibrated network as it is.
-        batch_size: images a step.
-        optimizer: ``adamw``, or the paper's ``sgd`` (Nesterov momentum 0.9).
-        lr_weights: peak learning rate of weights, biases and norms; 0 leaves them as they are.
-        lr_scales: peak learning rate of the scales' logarithms.
-        temperature: T of the divergence.
-        structural_weight: w, the weight of the head-wise structural loss.
-        views: random changes of the images.
-        held_out: share of the images that choose the best state and are never trained on.
-        evaluate_every: steps between two looks at the held-out images.
-    """
-
-    name: str = "default"
-    steps: int = 600
-    batch_size: int = 16
-    optimizer: Literal["adamw", "sgd"] = "adamw"
-    lr_weights: float = 1e-4
-    lr_scales: float = 1e-3
-    temperature: float = 5.0
-    structural_weight: float = 10.0
-    views: Views = field(default_factory=Views)
-    held_out: float = 0.125
-    evaluate_every: int = 50
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-    def split(
-        self, images: torch.Tensor, of_set: int | None = None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """(images to learn from, the last ones, held out).
-
-        Whatever is fitted before distillation must not see those held out either: a fit looks
-        better on what it was made from than anything that tuning finds afterwards.
-
-        Args:
-            images: those of the set last.
-            of_set: how many are the set's, where others are shown beside it: a quarter of them at
-                most is held out. All of them by default.
-
-        Raises:
-            BadInput: when there are too few images to hold any out.
-        """
-        most = len(images) if of_set is None else of_set // 4
-        held_out = max(1, min(round(len(images) * self.held_out), most))
-        if len(images) <= held_out:
-            raise BadInput(
-                f"{len(images)} calibration images are too few to tune with and hold some out.",
-                "Use a set of at least 2 images; 64 or more give good results.",
-            )
-        return images[:-held_out], images[-held_out:]
 
 
 def distill(
@@ -200,7 +140,8 @@ class Distillation:
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.step)
         chosen = torch.randperm(len(self.train_images), generator=generator)
         chosen = chosen[: self.recipe.batch_size]
-        batch = self.recipe.views(self._normalize(self.train_images[chosen]), generator)
+        shown = self._normalize(self.train_images[chosen])
+        batch = random_views(self.recipe.views, shown, generator)
         target = self._known(chosen) if self.known is not None else self._teach(batch)
         for group, peak in zip(self.optimizer.param_groups, self.peak_rates, strict=True):
             group["lr"] = peak * _schedule(self.step, self.recipe.steps)

@@ -138,8 +138,8 @@ def _warnings(held_out: HeldOut, errors: Mapping[str, float]) -> list[str]:
         return []
     return [
         f"This network loses much at this precision: about {held_out.points:.1f} points of top-1."
-        f"{_at_fault(errors)} Set a limit for the loss (max_drop), tune longer (steps), or choose "
-        "more bits."
+        f"{_at_fault(errors)} Set a limit for the loss with `max_drop`, tune longer with more "
+        "`steps`, or choose more bits."
     ]
 
 
@@ -149,7 +149,7 @@ def _embedding_warnings(found: EmbeddingCost, errors: Mapping[str, float]) -> li
     return [
         "This network's embeddings turn much at this precision: their mean cosine with those of "
         f"full precision is {found.mean:.3f} on images held out.{_at_fault(errors)} Tune longer "
-        "(steps), or choose more bits."
+        "with more `steps`, or choose more bits."
     ]
 
 
@@ -167,7 +167,7 @@ def _notes(job: Job, images: TuningImages) -> list[str]:
             "the speed is at best that of INT8."
         )
     if job.recipe.ranges.refit and not job.recipe.distillation.steps:
-        notes.append("Fitted layer by layer and not distilled: --steps N distils as well.")
+        notes.append("Fitted layer by layer and not distilled: `steps=N` distils as well.")
     if images.kind == "noise":
         notes.append("Calibrated on Gaussian noise: a control, not a recommendation.")
     return notes

@@ -70,17 +70,17 @@ def within_budget(
 
 def note(budget: Budget, raising: Raising) -> str:
     """The report's line: what was raised, and why."""
-    flags = []
+    limits = []
     if budget.max_drop is not None:
-        flags.append(f"--max-drop {budget.max_drop:g}")
+        limits.append(f"`max_drop={budget.max_drop:g}`")
     if budget.size is not None:
-        flags.append(f"--size-budget {budget.size.text}")
+        limits.append(f"`size_budget={budget.size.text}`")
     steps: dict[str, tuple[str, str]] = {}
     for unit in (found.unit for found in raising.units):
         steps[unit.name] = (steps.get(unit.name, (unit.now,))[0], unit.raised)
     listed = [f"{name} ({now} → {raised})" for name, (now, raised) in steps.items()]
     more = f" and {len(listed) - _NAMED} more" if len(listed) > _NAMED else ""
-    text = f"Raised for {' and '.join(flags)}: {', '.join(listed[:_NAMED]) or 'nothing'}{more}."
+    text = f"Raised for {' and '.join(limits)}: {', '.join(listed[:_NAMED]) or 'nothing'}{more}."
     floats = sum(raised == FLOAT.label for _, raised in steps.values())
     if floats and len(listed) > 1:
         text += f" {floats} of {len(listed)} are in floating point, which is slower than INT8."

@@ -9,8 +9,9 @@ from typing import Any, ClassVar
 
 from mimiq.cache import ASIDE, Cache
 from mimiq.calibrate import CalibrationSet
+from mimiq.config.distillation import DistillationRecipe
 from mimiq.devices import pick_device
-from mimiq.distill.loop import DistillationRecipe, distill
+from mimiq.distill.loop import distill
 from mimiq.models import LoadedModel
 from mimiq.progress import Progress
 from mimiq.quantize.insert import QuantizedModel, quantize

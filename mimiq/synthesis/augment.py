@@ -2,27 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 
-
-@dataclass(frozen=True)
-class Augmentation:
-    """How far a view departs from the image; 0 switches a part off.
-
-    Attributes:
-        roll: largest cyclic shift in pixels along both axes, in the first and the second half of
-            the iterations. One shift for the whole batch.
-        shift_noise: standard deviation, in normalised space, of an offset per image and channel,
-            annealed linearly to 0.
-        jitter: j of the colour jitter (x − m)/s, m ∈ U(−j, j), s = exp(U(−j, j)) per image and
-            channel.
-    """
-
-    roll: tuple[int, int] = (8, 16)
-    shift_noise: float = 0.5
-    jitter: float = 1.0
+from mimiq.config.synthesis import Augmentation
 
 
 def augment(

@@ -35,6 +35,15 @@ def append(parent: Element, *children: Child) -> None:
             parent.text = (parent.text or "") + child
 
 
+def prose(text: str) -> Element:
+    """A list item or paragraph's words, with what stands between backquotes as code."""
+    made = element("span")
+    parts = text.split("`")
+    for index, part in enumerate(parts):
+        append(made, element("code", part) if index % 2 and index + 1 < len(parts) else part)
+    return made
+
+
 def table(headings: Sequence[str], rows: Iterable[Sequence[Child]]) -> Element:
     """A table; columns behind the first are numbers where there are headings, and text without."""
     made = element("table", class_="numbers" if headings else "facts")

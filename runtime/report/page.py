@@ -16,7 +16,7 @@ from mimiq.runtime.image_files import described
 from mimiq.runtime.manifest import COMPILE_AGAIN
 from mimiq.runtime.report import charts
 from mimiq.runtime.report.cost import cost_parts
-from mimiq.runtime.report.markup import append, element, table, to_html
+from mimiq.runtime.report.markup import append, element, prose, table, to_html
 from mimiq.runtime.report.report import Report, Tuning, host_name
 from mimiq.runtime.report.terminal import megabytes, similarity_rows
 
@@ -121,7 +121,7 @@ def _sections(
     """(heading, content) of each section that there is something for."""
     if report.notes or report.fallbacks:
         warnings = [element("li", text, class_="warning") for text in report.fallbacks]
-        notes = [element("li", text) for text in report.notes]
+        notes = [element("li", prose(text)) for text in report.notes]
         yield "To know before using the numbers", [element("ul", *warnings, *notes)]
     if report.accuracy:
         yield "Accuracy", _accuracy(report, report.accuracy)
@@ -261,7 +261,7 @@ def _raised(raised: Mapping[str, Any]) -> list[Element]:
         (str(unit.get("name")), f"{unit.get('now')} → {unit.get('raised')}")
         for unit in raised.get("units") or ()
     ]
-    words = element("p", str(raised.get("note", "")))
+    words = element("p", prose(str(raised.get("note", ""))))
     return [words, table(("raised", "precision"), rows)] if rows else [words]
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from mimiq.runtime.evaluation.accuracy import Comparison
 from mimiq.runtime.evaluation.held_out import HeldOut
-from mimiq.runtime.evaluation.similarity import EmbeddingCost
+from mimiq.runtime.evaluation.similarity import EmbeddingCost, Similarity
 from mimiq.runtime.report.report import Report, host_name
 
 if TYPE_CHECKING:
@@ -107,22 +107,32 @@ def similarity_rows(found: EmbeddingCost) -> list[tuple[str, str, str]]:
     """(name, value, more) of what quantisation does to embeddings, for people."""
     kinds = {f"held out: {kind}": each for kind, each in found.held_out.items()}
     given = {"on the images given": found.evaluation} if found.evaluation else {}
-    rows = []
-    for where, each in {**given, **kinds}.items():
-        low, high = (100 * bound for bound in each.neighbour_interval)
-        rows += [
-            (
-                f"cosine with full precision, {where}",
-                f"{each.mean:.4f}",
-                f"5th percentile {each.percentile_5:.4f}, least {each.least:.4f}",
-            ),
-            (
-                f"same nearest neighbour, {where}",
-                f"{100 * each.neighbour_agreement:.1f} %",
-                f"[{low:.1f}, {high:.1f}]  {each.count} images",
-            ),
-        ]
-    return rows
+    return [
+        (f"{name}, {where}", value, more)
+        for where, each in {**given, **kinds}.items()
+        for name, value, more in nearness_rows(each, "cosine with full precision")
+    ]
+
+
+def nearness_rows(found: Similarity, cosine: str = "cosine") -> list[tuple[str, str, str]]:
+    """(name, value, more) of embeddings beside others of the same images, for people.
+
+    Args:
+        cosine: what to call the first row.
+    """
+    low, high = (100 * bound for bound in found.neighbour_interval)
+    return [
+        (
+            cosine,
+            f"{found.mean:.4f}",
+            f"5th percentile {found.percentile_5:.4f}, least {found.least:.4f}",
+        ),
+        (
+            "same nearest neighbour",
+            f"{100 * found.neighbour_agreement:.1f} %",
+            f"[{low:.1f}, {high:.1f}]  {found.count} images",
+        ),
+    ]
 
 
 def _latency_table(report: Report) -> Table:

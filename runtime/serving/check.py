@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,62 +11,23 @@ from mimiq.errors import CheckFailed
 from mimiq.progress import SILENT_STAGE, Stage
 from mimiq.runtime.bundle import Bundle
 from mimiq.runtime.evaluation.accuracy import Comparison, compare
-from mimiq.runtime.evaluation.binary import as_classes
-from mimiq.runtime.evaluation.datasets import InMemoryImages, LabelledImages
-from mimiq.runtime.evaluation.similarity import MIN_COSINE, Similarity, compare_embeddings
-from mimiq.runtime.latency.load import Ask, LoadRow, put_under_load
+from mimiq.runtime.evaluation.datasets import LabelledImages
+from mimiq.runtime.evaluation.similarity import Similarity, compare_embeddings
+from mimiq.runtime.latency.load import LoadRow, put_under_load
 from mimiq.runtime.opening import open_bundle
-from mimiq.runtime.preprocessing import FloatArray, Preprocessing
+from mimiq.runtime.preprocessing import FloatArray
+from mimiq.runtime.serving.endpoint import Endpoint, asker, comparison_batch
 from mimiq.runtime.serving.packed import PIXELS, TOP_CLASSES, TOP_LABELS, TOP_PROBABILITIES, Tensor
+from mimiq.runtime.serving.probes import probe_images
 from mimiq.runtime.serving.settings import manifest_tensors
-from mimiq.runtime.serving.v2_client import (
-    GRPC_MESSAGE_BYTES,
-    Answer,
-    Protocol,
-    RequestRefused,
-    ServedModel,
-    V2Client,
-)
-from mimiq.runtime.session import Output, Session
+from mimiq.runtime.serving.v2_client import ServedModel, V2Client
+from mimiq.runtime.serving.wanted import Wanted
+from mimiq.runtime.session import Session
 
-DIGEST = "mimiq_manifest_sha256"
 # Other kernels round int8 sums elsewhere, which moves logits by a few per cent of their spread;
 # another network's logits lie about one spread away.
 MAX_LOGIT_DISTANCE = 0.25
-_CANDIDATES, _PROBES = 128, 64
-_HEADER_BYTES = 2**12  # names and shapes beside the images
 _EXTRA_OUTPUTS = frozenset((TOP_PROBABILITIES, TOP_CLASSES, TOP_LABELS))
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """What is checked.
-
-    Attributes:
-        url: ``HOST:PORT``.
-        model, version: as the server names them; version "" is whichever it serves.
-        protocol: ``http`` or ``grpc``.
-        batch_size: images a request when comparing; fewer where a gRPC message cannot hold them.
-        load: clients at a time; empty measures no latency.
-        seconds: to spend on each level of load.
-        min_agreement: smallest share of images with the same top-1 as locally, in [0, 1].
-        min_cosine: of a network without a classifier, the smallest 5th percentile of the cosine
-            between its embeddings and the local ones.
-        p99_ms: largest 99th percentile of the latency at any level of load; None for any.
-        timeout_s: of every call.
-    """
-
-    url: str
-    model: str
-    version: str = ""
-    protocol: Protocol = "http"
-    batch_size: int = 8
-    load: tuple[int, ...] = ()
-    seconds: float = 5.0
-    min_agreement: float = 0.995
-    min_cosine: float = MIN_COSINE
-    p99_ms: float | None = None
-    timeout_s: float = 60.0
 
 
 @dataclass
@@ -167,7 +127,7 @@ def check_server(
             expected: FloatArray | None = None
             if wanted.load and bundle.output == "embedding":
                 expected = session.run(bundle.preprocessing.normalize(probes.images))
-            endpoint = _Endpoint(client, wanted, bundle)
+            endpoint = Endpoint(client, wanted, bundle)
             size = comparison_batch(wanted, served)
             if bundle.output == "embedding":
                 result.similarity = compare_embeddings(
@@ -192,7 +152,7 @@ def check_server(
     _judge(result, endpoint, bundle, wanted)
     if wanted.load:
         result.load = put_under_load(
-            lambda: _asker(wanted, bundle, probes, expected),
+            lambda: asker(wanted, bundle, probes, expected),
             wanted.load,
             wanted.seconds,
             stage=stage,
@@ -219,81 +179,6 @@ def metadata_differences(bundle: Bundle, served: ServedModel) -> list[str]:
     return failures
 
 
-def comparison_batch(wanted: Wanted, served: ServedModel) -> int:
-    """Images a request when comparing: as asked, but over gRPC no more than fit in one message."""
-    if wanted.protocol == "http":
-        return wanted.batch_size
-    image = sum(int(np.prod(t.shape)) * np.dtype(t.dtype).itemsize for t in served.inputs)
-    return max(1, min(wanted.batch_size, (GRPC_MESSAGE_BYTES - _HEADER_BYTES) // max(image, 1)))
-
-
-def probe_images(
-    session: Session, preprocessing: Preprocessing, output: Output = "logits"
-) -> InMemoryImages:
-    """64 generated images with the session's own top-1 as labels, always the same.
-
-    Of 128 blurred noise fields those whose first logit is furthest ahead of the second are taken,
-    so that another engine's rounding changes no answer. Of a network that answers with an
-    embedding the first 64, without labels.
-    """
-    channels, height, width = preprocessing.input_shape
-    generator = np.random.default_rng(0)
-    coarse = generator.integers(0, 256, (_CANDIDATES, 8, 8, channels), dtype=np.uint8)
-    down, across = (np.arange(size) * 8 // size for size in (height, width))
-    fine = generator.integers(-32, 33, (_CANDIDATES, height, width, channels))
-    pixels = np.clip(coarse[:, down][:, :, across] + fine, 0, 255).astype(np.uint8)
-    if output == "embedding":
-        return InMemoryImages(pixels[:_PROBES], np.full(_PROBES, -1, np.int64), 0)
-    logits = as_classes(
-        np.concatenate(
-            [
-                session.run(preprocessing.normalize(part))
-                for part in np.split(pixels, _CANDIDATES // 8)
-            ]
-        )
-    )
-    ordered = np.sort(logits, axis=1)
-    margin = ordered[:, -1] - ordered[:, -2]
-    clear = np.sort(np.argsort(-margin, kind="stable")[:_PROBES])
-    return InMemoryImages(pixels[clear], logits[clear].argmax(1).astype(np.int64), logits.shape[1])
-
-
-class _Endpoint:
-    """The served model as a classifier; remembers who answered."""
-
-    def __init__(self, client: V2Client, wanted: Wanted, bundle: Bundle) -> None:
-        self._client, self._wanted = client, wanted
-        self._preprocessing = bundle.preprocessing
-        (self._output,) = (tensor.name for tensor in manifest_tensors(bundle, "outputs"))
-        served = client.metadata(wanted.model, wanted.version)
-        (self._input,) = served.inputs
-        self.digests: set[str] = set()
-        self.versions: set[str] = set()
-        self._parameters = served.parameters
-
-    def __call__(self, images: FloatArray) -> FloatArray:
-        wanted = self._wanted
-        pixels = self._input.name == PIXELS and self._input.datatype == "UINT8"
-        batch = self._preprocessing.denormalize(images) if pixels else images
-        feeds = {self._input.name: batch}
-        answer = self._client.infer(wanted.model, feeds, [self._output], wanted.version)
-        self._remember(answer)
-        logits = answer.outputs[self._output]
-        if logits.shape[0] != len(images):
-            raise RequestRefused(
-                f"{len(images)} images were sent and {logits.shape[0]} answers came back.",
-                "See the server's log.",
-            )
-        return np.asarray(logits, np.float32)
-
-    def _remember(self, answer: Answer) -> None:
-        self.versions.add(answer.version)
-        of_version = self._parameters.get(f"{DIGEST}_v{answer.version}")
-        digest = answer.parameters.get(DIGEST) or of_version or self._parameters.get(DIGEST)
-        if digest:
-            self.digests.add(str(digest))
-
-
 class _Spread:
     """The local session as a classifier; measures how far its logits spread."""
 
@@ -315,7 +200,7 @@ class _Spread:
         return max(float(np.sqrt(max(self._squares / self._count - mean**2, 0.0))), 1e-12)
 
 
-def _judge(result: CheckResult, endpoint: _Endpoint, bundle: Bundle, wanted: Wanted) -> None:
+def _judge(result: CheckResult, endpoint: Endpoint, bundle: Bundle, wanted: Wanted) -> None:
     result.version = ", ".join(sorted(endpoint.versions))
     if len(endpoint.versions) > 1:
         result.failures.append(f"Several versions answered: {result.version}.")
@@ -361,25 +246,6 @@ def _judge_load(result: CheckResult, wanted: Wanted) -> None:
                 f"With {row.clients} clients the 99th percentile is {row.p99_ms:.1f} ms; "
                 f"{wanted.p99_ms:g} ms are allowed."
             )
-
-
-def _asker(
-    wanted: Wanted, bundle: Bundle, probes: InMemoryImages, expected: FloatArray | None
-) -> tuple[Ask, Callable[[], None]]:
-    client = V2Client(wanted.url, wanted.protocol, wanted.timeout_s)
-    endpoint = _Endpoint(client, wanted, bundle)
-    images = bundle.preprocessing.normalize(probes.images)
-
-    def ask(number: int) -> bool:
-        place = number % len(images)
-        (answer,) = endpoint(images[place : place + 1])
-        if expected is not None:
-            known = expected[place]
-            lengths = np.linalg.norm(answer) * np.linalg.norm(known)
-            return bool(answer @ known >= wanted.min_cosine * lengths)
-        return bool(as_classes(answer[None]).argmax() == probes.labels[place])
-
-    return ask, client.close
 
 
 def _listed(tensors: tuple[Tensor, ...]) -> str:

@@ -14,7 +14,7 @@ import click
 from mimiq.cli import choices, options
 from mimiq.cli.failures import Command
 from mimiq.cli.flags import with_flags
-from mimiq.cli.output import print_json, show, table, working
+from mimiq.cli.output import print_json, show, show_report, table, working
 from mimiq.cli.parameters import PATH
 from mimiq.errors import BadInput, MimiqError
 
@@ -79,7 +79,6 @@ def bench(
     from mimiq.runtime.gpus import gpu_state
     from mimiq.runtime.latency.measure import Engine, measure
     from mimiq.runtime.report.report import build_report
-    from mimiq.runtime.report.terminal import render
 
     opened = Bundle(bundle)
     engines = {}
@@ -109,7 +108,7 @@ def bench(
         }
         print_json(found | report.to_json())
         return
-    show(render(report))
+    show_report(report)
     for how, measured in device.rows.items():
         show("", _device_table(how, measured))
     if device.rows:

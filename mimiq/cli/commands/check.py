@@ -143,7 +143,8 @@ def check(
     """
     from mimiq.cli.terminal_progress import shown_progress
     from mimiq.runtime.bundle import Bundle
-    from mimiq.runtime.serving.check import Wanted, check_server
+    from mimiq.runtime.serving.check import check_server
+    from mimiq.runtime.serving.wanted import Wanted
 
     if p99_ms is not None and not load:
         raise BadInput("--p99-ms needs a load to be measured under.", "Add --load 1,8,32.")
@@ -187,6 +188,8 @@ def _dataset(
 
 
 def _show(result: CheckResult) -> None:
+    from mimiq.runtime.report.terminal import nearness_rows
+
     served = result.served
     rows: list[tuple[str, str]] = [
         ("version", result.version or ", ".join(served.versions) or "–"),
@@ -205,11 +208,9 @@ def _show(result: CheckResult) -> None:
             rows.append(("top-1", f"{ours:.2f} %; the bundle on this host: {theirs:.2f} %"))
         rows.append(("largest |Δ logit|", f"{comparison.max_logit_difference:.3g}"))
     if result.similarity is not None:
-        near = result.similarity
+        rows.append(("compared on", result.dataset))
         rows += [
-            ("cosine", f"{near.mean:.4f}, 5th percentile {near.percentile_5:.4f}"),
-            ("least cosine", f"{near.least:.4f} of {near.count}, {result.dataset}"),
-            ("same nearest neighbour", f"{near.neighbour_agreement:.2%}"),
+            (name, f"{value}  {more}") for name, value, more in nearness_rows(result.similarity)
         ]
     show(table(("", ""), rows, served.name))
     if result.load:

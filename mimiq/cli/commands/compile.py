@@ -12,9 +12,9 @@ from mimiq.cli import choices, options, preflight, values
 from mimiq.cli.dry_run import show_plan
 from mimiq.cli.engines import engine_json, engine_spec, require_fp8
 from mimiq.cli.failures import Command
-from mimiq.cli.output import next_commands, print_json, show, shown, working
+from mimiq.cli.output import next_commands, print_json, show, show_report, shown, working
 from mimiq.errors import BadInput
-from mimiq.inputs import check_budget
+from mimiq.inputs import calibration_of, check_budget
 
 if TYPE_CHECKING:
     from mimiq.cache import Cache
@@ -70,7 +70,7 @@ def compile_command(
             "--eval-limit is of the images of --eval, and none were given.",
             "Leave it out, or give --eval DIR.",
         )
-    values.calibration_of(tuning.calibration)
+    calibration_of(tuning.calibration)
     preflight.require_target(engine.target)
     require_fp8(engine, precision)
     limits = values.budget_of(budget)
@@ -144,9 +144,8 @@ def result_json(bundle: Bundle, built: BundleEngine | None) -> dict[str, Any]:
 def show_result(bundle: Bundle, built: BundleEngine | None) -> None:
     """The report's table, the engine's proof, and what to do next."""
     from mimiq.runtime.report.report import Report
-    from mimiq.runtime.report.terminal import render
 
-    show(render(bundle.report or Report()))
+    show_report(bundle.report or Report())
     path = shown(bundle.path)
     commands: dict[str, list[str | Path]] = {}
     if bundle.output == "logits":

@@ -129,6 +129,7 @@ def _compare_embeddings(
     """Two backends of a bundle without a classifier, which has no accuracy of its own."""
     from mimiq.cli.terminal_progress import shown_progress
     from mimiq.runtime.evaluation.similarity import MIN_COSINE, compare_embeddings
+    from mimiq.runtime.report.terminal import nearness_rows
 
     if against is None:
         raise BadInput(
@@ -147,14 +148,8 @@ def _compare_embeddings(
         shown = {"bundle": str(bundle.path), "dataset": name, "backend": ours, "against": theirs}
         print_json({**shown, "similarity": found.to_json()})
     else:
-        rows = [
-            ("mean cosine", f"{found.mean:.4f}"),
-            ("5th percentile", f"{found.percentile_5:.4f}"),
-            ("least", f"{found.least:.4f}"),
-            ("same nearest neighbour", f"{found.neighbour_agreement:.2%} of {found.count} images"),
-        ]
         title = f"{bundle.model_name} → {bundle.precision_label} on {name}: {ours} and {theirs}"
-        show(table(("", ""), rows, title))
+        show(table(("", "", ""), nearness_rows(found), title))
     if found.percentile_5 < MIN_COSINE:
         raise CheckFailed(
             f"The embeddings of {ours} and {theirs} have a cosine of {found.percentile_5:.4f} at "

@@ -11,7 +11,9 @@ import click
 from mimiq.cli import choices, options, preflight, values
 from mimiq.cli.failures import Command
 from mimiq.cli.output import next_commands, print_json, show, size, table, working
+from mimiq.config.synthesis import CALIBRATIONS
 from mimiq.errors import BadInput
+from mimiq.inputs import calibration_of
 
 if TYPE_CHECKING:
     from mimiq.progress import Progress
@@ -61,7 +63,7 @@ def sensitivity(
     preflight.require_model(choice.model)
     values.check_precision(precision)
     if calibration is not None:
-        values.calibration_of(calibration)
+        calibration_of(calibration)
 
     from mimiq.cache import Cache, default_cache_dir
     from mimiq.cli.terminal_progress import shown_progress
@@ -149,7 +151,7 @@ def _job_of_bundle(
 def _source(bundle: Bundle) -> str:
     """How the bundle's calibration images can be had again."""
     kind = bundle.manifest.calibration_kind
-    if kind in choices.CALIBRATIONS:
+    if kind in CALIBRATIONS:
         return str(kind)
     raise BadInput(
         f"{bundle.path} was calibrated on images of its own ({kind}).",

@@ -11,6 +11,7 @@ from mimiq.cli import choices, options, preflight, values
 from mimiq.cli.failures import Command
 from mimiq.cli.output import next_commands, print_json, show, working
 from mimiq.cli.parameters import PATH
+from mimiq.config.synthesis import CALIBRATIONS
 
 if TYPE_CHECKING:
     from mimiq.calibrate import CalibrationSet
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 @options.option(
     "Calibration",
     "--method",
-    type=click.Choice(choices.CALIBRATIONS),
+    type=click.Choice(CALIBRATIONS),
     default="synthetic",
     show_default=True,
     help="MimiQ's images, PSAQ-ViT's (a baseline), or Gaussian noise (a control).",

@@ -17,8 +17,6 @@ from mimiq.cli.flags import with_flags
 from mimiq.errors import BadInput
 
 ROOT = Path(__file__).parents[3]
-# Still to follow; nothing may join them.
-_NAMING_FLAGS = ("stages",)
 
 
 def messages() -> Iterator[tuple[Path, str]]:
@@ -26,7 +24,7 @@ def messages() -> Iterator[tuple[Path, str]]:
     for folder in ("calibrate", "export", "runtime", "mimiq"):
         for file in (ROOT / folder).rglob("*.py"):
             inside = file.relative_to(ROOT / folder).parts[0]
-            if folder == "mimiq" and inside in ("cli", *_NAMING_FLAGS):
+            if folder == "mimiq" and inside == "cli":
                 continue
             # A command line of its own, and what is called from Python alone.
             if file.name in ("train.py", "api.py", "memory.py"):

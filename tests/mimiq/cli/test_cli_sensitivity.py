@@ -150,7 +150,7 @@ class TestBudgets:
         assert small.report is not None
         first = small.manifest["raised"]["units"][0]
         (note,) = (text for text in small.report.notes if text.startswith("Raised for"))
-        assert note.startswith(f"Raised for --size-budget 0.22x: {first['name']} (")
+        assert note.startswith(f"Raised for `size_budget=0.22x`: {first['name']} (")
         overrides = small.manifest["precision"]["overrides"]
         assert len(overrides) > 1  # the first layer's is always there
 

@@ -9,11 +9,12 @@ import pytest
 import torch
 
 from mimiq.cache import Cache
+from mimiq.config.distillation import DistillationRecipe, Views
 from mimiq.config.precision import Precision, from_bits, int4
 from mimiq.config.recipes import recipe_for
-from mimiq.distill.loop import DistillationRecipe, distill
+from mimiq.distill.loop import distill
 from mimiq.distill.losses import Target, distillation_loss, outputs_of, structural_loss
-from mimiq.distill.views import Views
+from mimiq.distill.views import random_views
 from mimiq.errors import BadInput
 from mimiq.models import LoadedModel
 from mimiq.progress import Progress
@@ -166,25 +167,25 @@ def test_views_keep_shape_and_depend_on_the_generator_alone(images: torch.Tensor
     views = Views(crop=0.3, flip=0.5, jitter=0.4, grey=0.2, blur=0.5, mix=0.5)
 
     def drawn(seed: int) -> torch.Tensor:
-        return views(images, torch.Generator().manual_seed(seed))
+        return random_views(views, images, torch.Generator().manual_seed(seed))
 
     assert drawn(1).shape == images.shape
     assert torch.equal(drawn(1), drawn(1))
     assert not torch.equal(drawn(1), drawn(2))
     assert torch.isfinite(drawn(1)).all()
-    assert torch.equal(Views()(images, torch.Generator()), images)
+    assert torch.equal(random_views(Views(), images, torch.Generator()), images)
     assert Views().fixed
     assert not views.fixed
 
 
 def test_flip_alone_mirrors(images: torch.Tensor) -> None:
-    flipped = Views(flip=1.0)(images, torch.Generator().manual_seed(0))
+    flipped = random_views(Views(flip=1.0), images, torch.Generator().manual_seed(0))
     torch.testing.assert_close(flipped, images.flip(-1), rtol=1e-4, atol=1e-5)
 
 
 def test_blur_smooths_some_images_and_leaves_the_others() -> None:
     rough = torch.randn(32, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    blurred = Views(blur=0.5)(rough, torch.Generator().manual_seed(0))
+    blurred = random_views(Views(blur=0.5), rough, torch.Generator().manual_seed(0))
     changed = (blurred - rough).abs().amax((1, 2, 3)) > 1e-4
     assert 4 < int(changed.sum()) < 28
     torch.testing.assert_close(blurred[~changed], rough[~changed], rtol=0, atol=1e-4)
@@ -199,7 +200,7 @@ def test_blur_smooths_some_images_and_leaves_the_others() -> None:
 def test_views_of_any_shape(shape: tuple[int, int, int]) -> None:
     images = torch.randn(8, *shape, generator=torch.Generator().manual_seed(0))
     views = Views(crop=0.3, flip=0.5, jitter=0.4, grey=0.2, blur=0.9, mix=0.5)
-    drawn = views(images, torch.Generator().manual_seed(1))
+    drawn = random_views(views, images, torch.Generator().manual_seed(1))
     assert drawn.shape == images.shape
     assert torch.isfinite(drawn).all()
     assert (drawn - images).abs().amax((1, 2, 3)).min() > 0.01
@@ -207,7 +208,7 @@ def test_views_of_any_shape(shape: tuple[int, int, int]) -> None:
 
 def test_what_is_mixed_in_has_the_proportions_of_the_image() -> None:
     images = torch.arange(64.0).reshape(64, 1, 1, 1).expand(64, 1, 20, 80)
-    drawn = Views(mix=1.0)(images, torch.Generator().manual_seed(0))
+    drawn = random_views(Views(mix=1.0), images, torch.Generator().manual_seed(0))
     foreign = (drawn != images)[:, 0]
     heights = foreign.any(2).sum(1)[foreign.any(2).any(1)].float()
     widths = foreign.any(1).sum(1)[foreign.any(1).any(1)].float()
@@ -216,5 +217,5 @@ def test_what_is_mixed_in_has_the_proportions_of_the_image() -> None:
 
 def test_a_grey_image_has_no_colour_to_lose() -> None:
     images = torch.rand(8, 1, 16, 16, generator=torch.Generator().manual_seed(0))
-    drawn = Views(grey=1.0)(images, torch.Generator().manual_seed(0))
+    drawn = random_views(Views(grey=1.0), images, torch.Generator().manual_seed(0))
     torch.testing.assert_close(drawn, images, rtol=1e-5, atol=1e-6)

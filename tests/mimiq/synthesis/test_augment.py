@@ -7,7 +7,8 @@ import math
 import pytest
 import torch
 
-from mimiq.synthesis.augment import Augmentation, augment
+from mimiq.config.synthesis import Augmentation
+from mimiq.synthesis.augment import augment
 
 OFF = Augmentation(roll=(0, 0), shift_noise=0, jitter=0)
 

@@ -13,12 +13,11 @@ import timm
 import torch
 from watched import WatchedProgress
 
-from mimiq.config.synthesis import SYNTHESIS_RECIPES, SynthesisRecipe
+from mimiq.config.synthesis import SYNTHESIS_RECIPES, Augmentation, SynthesisRecipe
 from mimiq.errors import BadInput, CheckFailed, EnvironmentLacks
 from mimiq.models import LoadedModel, load_model, observe_attention
 from mimiq.synthesis import driver as synthesis_driver
 from mimiq.synthesis import mimiq as synthesis
-from mimiq.synthesis.augment import Augmentation
 from mimiq.synthesis.driver import Batch, draw_batch, make_teacher
 from mimiq.synthesis.mimiq import mimiq_objective, synthesize
 from mimiq.synthesis.scenes import scenes

@@ -100,11 +100,13 @@ def test_untrained_weights_are_called_so(tmp_path: Path) -> None:
 
 def test_what_was_raised_is_listed(tmp_path: Path) -> None:
     raised = {
-        "note": "Raised for --max-drop 1: blocks.0.mlp.fc2.",
+        "note": "Raised for `max_drop=1`: blocks.0.mlp.fc2.",
         "units": [{"name": "blocks.0.mlp.fc2", "now": "w4a8", "raised": "w8a8", "gain": 0.1}],
     }
     read = Reader(page(bundle_with(tmp_path, report(), raised=raised)))
     assert "w4a8 → w8a8" in read.text
+    assert "max_drop=1" in read.words
+    assert "`" not in read.text
 
 
 def test_nothing_of_a_bundle_runs_or_loads(tmp_path: Path) -> None:

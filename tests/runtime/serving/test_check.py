@@ -18,16 +18,12 @@ from mimiq.errors import BadInput, CheckFailed, EnvironmentLacks
 from mimiq.runtime.latency.load import put_under_load
 from mimiq.runtime.opening import open_bundle
 from mimiq.runtime.preprocessing import Preprocessing
-from mimiq.runtime.serving.check import (
-    CheckResult,
-    Wanted,
-    check_server,
-    comparison_batch,
-    metadata_differences,
-    probe_images,
-)
+from mimiq.runtime.serving.check import CheckResult, check_server, metadata_differences
+from mimiq.runtime.serving.endpoint import comparison_batch
 from mimiq.runtime.serving.packed import Tensor
+from mimiq.runtime.serving.probes import probe_images
 from mimiq.runtime.serving.v2_client import ServedModel, V2Client
+from mimiq.runtime.serving.wanted import Wanted
 
 needs_client = pytest.mark.skipif(
     find_spec("tritonclient") is None, reason="not installed: tritonclient"
