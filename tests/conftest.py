@@ -39,21 +39,29 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
-def compile_digits(tmp_path_factory: pytest.TempPathFactory) -> Compile:
-    """Compiles the embedded model through the command line, each set of flags once a session."""
+def compile_digits(own_cache: Path) -> Compile:
+    """Compiles the embedded model through the command line, each set of flags once.
+
+    Once for all processes of a session, which therefore leave the bundles as they are.
+    """
     from click.testing import CliRunner
+    from filelock import FileLock
 
     from mimiq.cli import compile_main
 
-    done: dict[tuple[str, ...], Compiled] = {}
+    folder = own_cache.with_name("compiled")
+    folder.mkdir(exist_ok=True)
 
     def run(*flags: str) -> Compiled:
-        if flags not in done:
-            out = tmp_path_factory.mktemp("bundles") / "digits.mimiq"
-            arguments = ["digits", *flags, "--json", "-o", str(out)]
-            answer = CliRunner().invoke(compile_main, arguments)
-            assert answer.exit_code == 0, answer.stderr
-            done[flags] = Compiled(out, json.loads(answer.stdout), answer.stderr)
-        return done[flags]
+        name = "digits" + "".join(flags)
+        out, said = folder / f"{name}.mimiq", folder / f"{name}.said.json"
+        with FileLock(folder / f"{name}.lock"):
+            if not said.exists():
+                arguments = ["digits", *flags, "--json", "-o", str(out)]
+                answer = CliRunner().invoke(compile_main, arguments)
+                assert answer.exit_code == 0, answer.stderr
+                said.write_text(json.dumps([answer.stdout, answer.stderr]))
+        stdout, stderr = json.loads(said.read_text())
+        return Compiled(out, json.loads(stdout), stderr)
 
     return run

@@ -130,8 +130,17 @@ class Precision:
         return self if overrides == self.overrides else replace(self, overrides=overrides)
 
     def of(self, layer: str) -> LayerPrecision:
-        """The precision of the layer with this module name; roles count once they are placed."""
+        """The precision of the layer with this module name.
+
+        Raises:
+            BadInput: that depends on the layer's role, and roles are not placed.
+        """
         for pattern, precision in self.overrides:
+            if pattern in _ROLES:
+                raise BadInput(
+                    "This precision has rules by role, and is not placed in a network yet.",
+                    "Take precision.placed(family.roles(module)) in its place.",
+                )
             if fnmatchcase(layer, pattern):
                 return precision
         return self.linear
@@ -188,8 +197,8 @@ class Precision:
         )
 
 
-# Stand for a role's layers until :meth:`Precision.placed` knows their names.
-_STEM, _CLASSIFIER, _UNQUANTIZED = "@stem", "@classifier", "@unquantized"
+# Stand for a role's layers until Precision.placed knows their names.
+_STEM, _CLASSIFIER, _UNQUANTIZED = _ROLES = ("@stem", "@classifier", "@unquantized")
 
 # The first layer sees the image itself. Its weights stay at 8 bits at least, its input in floating
 # point, as in the paper (its "first layer: weights only"); INT4 exists for Linears alone.

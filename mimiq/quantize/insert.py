@@ -98,7 +98,7 @@ def quantize(
 
     Args:
         model: left as it is.
-        precision: which layers, how many bits.
+        precision: which layers, how many bits; placed in the network here, where that was not done.
         images: calibration images (B, C, H, W), normalised, on the device to work on.
         recipe: how scales are found.
         progress: told the name of each step as it begins.

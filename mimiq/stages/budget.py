@@ -16,7 +16,8 @@ from typing import Any
 from mimiq.config.budget import Budget, Size
 from mimiq.config.precision import FLOAT, Precision
 from mimiq.errors import BadInput, CheckFailed
-from mimiq.stages.sensitivity import Ranking, Sensitivity, candidates, raise_units
+from mimiq.stages.sensitivity import Ranking, Sensitivity
+from mimiq.stages.units import candidates, raise_units
 
 _ROUNDS = 3  # of raising and tuning before everything is raised
 _SLACK = 0.9  # of the drop aimed for, since it is predicted from the loss before tuning

@@ -10,7 +10,8 @@ from typing import ClassVar
 from mimiq.progress import Progress
 from mimiq.quantize.hooks import evenly_spread
 from mimiq.stages.on_images import OnImages
-from mimiq.stages.sensitivity import Ranking, rank, units_of
+from mimiq.stages.sensitivity import Ranking, rank
+from mimiq.stages.units import units_of
 
 RANKED_ON = 64  # images: minutes on a CPU, and rankings by 24 of them agree to 0.93 already
 

@@ -1,53 +1,32 @@
 """Which parts of a network pay most for their quantisation.
 
-A unit is a Linear or convolution with its weights and its input, or the two products inside one
-block's attention with q, k, v and the softmax output. Its gain is the loss that its quantisation
-causes, less what it still causes when it is raised: to 8 bits where it has fewer, to floating point
-otherwise.
+The gain of a unit (:mod:`mimiq.stages.units`) is the loss that its quantisation causes, less what
+it still causes when it is raised.
 """
 
 from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
 
-from mimiq.config.precision import FLOAT, Block, LayerPrecision, PerChannel, PerTensor, Precision
+from mimiq.config.precision import FLOAT, Precision
 from mimiq.errors import BadInput
-from mimiq.models import LoadedModel, quantizable_layers
+from mimiq.models import LoadedModel
 from mimiq.models.answers import divergence
 from mimiq.quantize.insert import RangeRecipe, quantize, spread_outliers
+from mimiq.stages.units import Unit, candidates, raise_units, units_of
 
 BATCH = 16
 
 # Told how many units are done, and what is being done.
 Tell = Callable[[int, str], None]
-
-
-@dataclass(frozen=True)
-class Unit:
-    """What is raised as one.
-
-    Attributes:
-        name: module name of the layer, or of a block's attention.
-        kind: ``layer`` or ``attention``.
-        now, raised: as labels, ``w4a8`` for layers, ``a8`` for attention, ``float``.
-        extra_bytes: what raising it adds to the stored weights and scales.
-        products: multiplications it does for one image.
-    """
-
-    name: str
-    kind: Literal["layer", "attention"]
-    now: str
-    raised: str
-    extra_bytes: int
-    products: int
 
 
 @dataclass(frozen=True)
@@ -76,7 +55,7 @@ class Ranking:
             they still cost at 8 bits.
         loss: divergence of the answers from the full-precision network's, see
             :func:`mimiq.models.answers.divergence`, as calibrated, before any tuning.
-        raised_loss: the same with all units of :func:`candidates` raised together.
+        raised_loss: the same with all :func:`~mimiq.stages.units.candidates` raised together.
         images: how many were looked at.
         seconds: wall time.
     """
@@ -104,75 +83,6 @@ class Ranking:
         return Ranking(**{**data, "units": units, "further": further})
 
 
-def units_of(model: LoadedModel, precision: Precision) -> list[Unit]:
-    """Everything that is quantised, in the order of the module tree, attention last."""
-    precision = precision.placed(model.family.roles(model.module))
-    layers = quantizable_layers(model.module)
-    names = {part: name for name, part in model.module.named_modules()}
-    attentions = [names[attention] for attention in model.family.attentions(model.module)]
-    products = _products(model, layers, attentions)
-    units = []
-    for name, layer in layers.items():
-        now = precision.of(name)
-        if not now.is_float:
-            then = raised_layer(now)
-            extra = stored_bytes(layer.weight, then) - stored_bytes(layer.weight, now)
-            units.append(Unit(name, "layer", now.label, then.label, extra, products[name]))
-    for name in attentions:
-        bits = precision.attention_of(name)
-        if bits is not None:
-            to = "float" if bits == 8 else "a8"
-            units.append(Unit(name, "attention", f"a{bits}", to, 0, products[name]))
-    return units
-
-
-def candidates(units: Iterable[Unit]) -> list[Unit]:
-    """Those to raise first: to 8 bits, which costs hardly any speed; to float where all have 8."""
-    every = list(units)
-    to_integers = [unit for unit in every if unit.raised != FLOAT.label]
-    return to_integers or every
-
-
-def raise_units(precision: Precision, units: Iterable[Unit]) -> Precision:
-    """The precision with each of these units one step up, or two where it is there twice; weights
-    and activations rise together.
-    """
-    raised = precision
-    for unit in units:
-        if unit.kind == "layer":
-            raised = raised.with_override(unit.name, raised_layer(raised.of(unit.name)))
-        else:
-            bits = raised.attention_of(unit.name)
-            raised = raised.with_attention(unit.name, None if bits in (8, None) else 8)
-    return raised
-
-
-def raised_layer(layer: LayerPrecision) -> LayerPrecision:
-    """One step up: 8 bits per channel, or floating point for what has 8 bits already."""
-    weights, activations = layer.weight_bits, layer.activation_bits
-    if min(weights or 8, activations or 8) == 8:
-        return FLOAT
-    # No target takes blocks under INT8 activations, and 8 bits need none.
-    return LayerPrecision(weights and 8, PerChannel(), activations and 8)
-
-
-def stored_bytes(weight: torch.Tensor, layer: LayerPrecision) -> int:
-    """Bytes of this weight and its scales in the graph: up to 4 bits take INT4, the rest INT8."""
-    count = weight.numel()
-    if layer.weight_bits is None:
-        return 4 * count
-    match layer.granularity:
-        case PerTensor():
-            scales = 1
-        case PerChannel():
-            scales = len(weight)
-        case Block(size):
-            scales = count // size
-    # Only Linears have an INT4 form.
-    is_int4 = layer.weight_bits <= 4 and weight.ndim == 2
-    return 4 * scales + ((count + 1) // 2 if is_int4 else count)
-
-
 @torch.no_grad()
 def rank(
     model: LoadedModel,
@@ -197,7 +107,7 @@ def rank(
 
     Args:
         model: left as it is.
-        precision: of the network as it stands.
+        precision: of the network as it stands, placed in it.
         images: (B, 3, S, S), normalised, on the device to work on.
         seen: likewise; what scales are found on.
         ranges: how scales are found.
@@ -206,7 +116,6 @@ def rank(
         BadInput: when nothing is quantised, or a block size does not divide a layer's input size.
     """
     started = time.monotonic()
-    precision = precision.placed(model.family.roles(model.module))
     units = units_of(model, precision)
     if not units:
         raise BadInput("Nothing in this network is quantised.", "Choose a precision.")
@@ -317,31 +226,3 @@ def _parts(unit: Unit) -> list[str]:
     if unit.kind == "layer":
         return [unit.name]
     return [f"{unit.name}.{point}_quantizer" for point in ("q", "k", "v", "probs")]
-
-
-def _products(
-    model: LoadedModel, layers: Mapping[str, nn.Module], attentions: Sequence[str]
-) -> dict[str, int]:
-    """Multiplications of every layer and attention for one image, as one forward shows them."""
-    module, shape = model.module, model.preprocessing.input_shape
-    counts: dict[str, int] = {}
-
-    def count(name: str) -> Callable[[nn.Module, Any, torch.Tensor], None]:
-        def hook(layer: nn.Module, _inputs: Any, out: torch.Tensor) -> None:
-            if isinstance(layer, nn.Linear | nn.Conv2d):
-                # Every weight meets every output position once.
-                positions = out.numel() // len(layer.weight)
-                counts[name] = positions * layer.weight.numel()
-            else:  # the heads' outputs (1, H, T, d): scores and weighted sum, H·T·T·d each
-                counts[name] = 2 * out.numel() * out.shape[2]
-
-        return hook
-
-    with ExitStack() as hooks:
-        for name, layer in layers.items():
-            hooks.callback(layer.register_forward_hook(count(name)).remove)
-        for name in attentions:
-            heads = module.get_submodule(f"{name}.heads")
-            hooks.callback(heads.register_forward_hook(count(name)).remove)
-        module(torch.zeros(1, *shape))
-    return counts

@@ -183,7 +183,8 @@ class TestBudgets:
         monkeypatch.setattr(mimiq.stages.promotion, "held_out_cost", lambda *_: poor)
         monkeypatch.setenv("MIMIQ_CACHE", str(tmp_path / "cache"))
         out = tmp_path / "out.mimiq"
-        said = compiled(out, "--max-drop", "1", exit_code=CheckFailed.exit_code).stderr
+        quick = ["--recipe", "paper"]  # fits nothing, and every unit is tried
+        said = compiled(out, "--max-drop", "1", *quick, exit_code=CheckFailed.exit_code).stderr
         assert "--max-drop 1 cannot be met from w2a4" in said
         assert "3.20 points are lost" in said
         assert not out.exists()

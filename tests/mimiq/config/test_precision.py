@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from mimiq.config.precision import (
     FLOAT,
+    FP32,
     Block,
     LayerPrecision,
     PerChannel,
@@ -91,6 +92,14 @@ def test_the_classifier_keeps_8_bits_unless_all_are_to_be_alike() -> None:
         assert head(alike) == alike.linear
 
 
+def test_a_rule_by_role_is_never_passed_over() -> None:
+    with pytest.raises(BadInput, match="not placed in a network"):
+        int8().of("blocks.0.mlp.fc1")
+    named = int8().with_override("blocks.*", FLOAT)
+    assert named.of("blocks.0.mlp.fc1") == FLOAT  # whatever its role is
+    assert FP32.of("blocks.0.mlp.fc1") == FLOAT
+
+
 def test_placing_twice_is_placing_once() -> None:
     placed = int4().placed(ROLES)
     assert placed.of("stem.first") == FLOAT
@@ -99,7 +108,7 @@ def test_placing_twice_is_placing_once() -> None:
 
 
 def test_first_matching_override_wins() -> None:
-    precision = int4().with_override("blocks.*.mlp.fc2", LayerPrecision(8))
+    precision = int4().placed(ROLES).with_override("blocks.*.mlp.fc2", LayerPrecision(8))
     precision = precision.with_override("blocks.3.mlp.fc2", FLOAT)
     assert precision.of("blocks.3.mlp.fc2") == FLOAT
     assert precision.of("blocks.4.mlp.fc2").weight_bits == 8

@@ -11,14 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mimiq.config.budget import Budget, parse_size
-from mimiq.config.precision import Precision, from_bits, int8
+from mimiq.config.precision import Precision, Roles, from_bits, int8
 from mimiq.errors import BadInput, CheckFailed
 from mimiq.stages.budget import Drop, Raising, choose, require_fits
 from mimiq.stages.promotion import note
-from mimiq.stages.sensitivity import Ranking, Sensitivity, Unit
+from mimiq.stages.sensitivity import Ranking, Sensitivity
+from mimiq.stages.units import Unit
 
 BASE, REFERENCE = 10_000, 80_000  # bytes of the file with nothing raised, and of full precision
-W4A4 = from_bits(4, 4, uniform=True)
+W4A4, INT8 = from_bits(4, 4, uniform=True).placed(Roles()), int8().placed(Roles())
 
 
 def ranked(gains: Sequence[float], sizes: Sequence[int], raised: str = "w8a8") -> Ranking:
@@ -185,7 +186,7 @@ class TestToFloat:
     def test_by_gain_for_each_multiplication(self) -> None:
         ranking = ranked([0.3, 0.4, 0.3], [1, 1, 1], raised="float")  # 10, 20, 30 products
         raising, _ = run(
-            Budget(max_drop=1), ranking, lambda raised: 1.5 - len(raised), precision=int8()
+            Budget(max_drop=1), ranking, lambda raised: 1.5 - len(raised), precision=INT8
         )
         assert names(raising) == ["layer0"]
         assert raising.precision.of("layer0").is_float
@@ -193,7 +194,7 @@ class TestToFloat:
     def test_never_all_of_it(self) -> None:
         ranking = ranked([0.3, 0.4, 0.3], [1, 1, 1], raised="float")
         with pytest.raises(CheckFailed, match="with all 2 units"):
-            run(Budget(max_drop=0), ranking, lambda raised: 1.0, precision=int8())
+            run(Budget(max_drop=0), ranking, lambda raised: 1.0, precision=INT8)
 
     def test_not_while_anything_has_fewer_than_8_bits(self) -> None:
         mixed = ranked([0.3], [1]).units + ranked([0.9], [1], raised="float").units

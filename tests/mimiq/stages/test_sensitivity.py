@@ -16,6 +16,7 @@ from mimiq.config.precision import (
     LayerPrecision,
     PerChannel,
     PerTensor,
+    Precision,
     from_bits,
     int4,
     int8,
@@ -25,16 +26,8 @@ from mimiq.errors import BadInput
 from mimiq.models import LoadedModel, quantizable_layers
 from mimiq.quantize.fake_quant import Quantizer, quant_layers
 from mimiq.quantize.insert import RangeRecipe, quantize
-from mimiq.stages.sensitivity import (
-    Ranking,
-    _Bench,
-    candidates,
-    raise_units,
-    raised_layer,
-    rank,
-    stored_bytes,
-    units_of,
-)
+from mimiq.stages.sensitivity import Ranking, _Bench, rank
+from mimiq.stages.units import candidates, raise_units, raised_layer, stored_bytes, units_of
 
 
 def memory_bytes(module: torch.nn.Module) -> int:
@@ -68,6 +61,11 @@ def small(outlier: float) -> LoadedModel:
     return as_loaded(network)
 
 
+def placed(precision: Precision) -> Precision:
+    model = small(outlier=1)
+    return precision.placed(model.family.roles(model.module))
+
+
 @pytest.fixture(scope="module")
 def model() -> LoadedModel:
     return small(outlier=1)
@@ -82,7 +80,7 @@ def images() -> torch.Tensor:
 @pytest.fixture(scope="module")
 def broken(images: torch.Tensor) -> Ranking:
     """One layer at 2 bits, whose scales reach the outlier of each row and leave nothing else."""
-    precision = int8().with_override(BROKEN, LayerPrecision(2, PerChannel(), 8))
+    precision = placed(int8()).with_override(BROKEN, LayerPrecision(2, PerChannel(), 8))
     return rank(small(outlier=30), precision, images, images, PLAIN)
 
 
@@ -98,7 +96,7 @@ def test_the_broken_layer_ranks_first(broken: Ranking) -> None:
 
 
 def test_a_broken_attention_is_found_too(model: LoadedModel, images: torch.Tensor) -> None:
-    ranking = rank(model, int8().with_attention("blocks.2.attn", 2), images, images, PLAIN)
+    ranking = rank(model, placed(int8()).with_attention("blocks.2.attn", 2), images, images, PLAIN)
     first = ranking.units[0].unit
     assert (first.name, first.kind) == ("blocks.2.attn", "attention")
     assert (first.now, first.raised) == ("a2", "a8")
@@ -110,7 +108,7 @@ def test_it_is_the_same_every_time_and_leaves_the_model_alone(
     model = small(outlier=30)
     before = copy.deepcopy(model.module.state_dict())
     told: list[tuple[int, str]] = []
-    precision = int8().with_override(BROKEN, LayerPrecision(2, PerChannel(), 8))
+    precision = placed(int8()).with_override(BROKEN, LayerPrecision(2, PerChannel(), 8))
     again = rank(model, precision, images, images, PLAIN, lambda *step: told.append(step))
     assert [(f.unit, f.gain) for f in again.units] == [(f.unit, f.gain) for f in broken.units]
     after = model.module.state_dict()
@@ -124,8 +122,10 @@ def test_starting_at_a_step_gives_the_loss_of_the_whole(
     model: LoadedModel, images: torch.Tensor
 ) -> None:
     """With real ranges: parts of three networks fit together, whose outliers moved once."""
-    units = units_of(model, from_bits(4, 4))
-    bench = _Bench(model, from_bits(4, 4), units, images, images, RangeRecipe(), lambda _: None)
+    units = units_of(model, placed(from_bits(4, 4)))
+    bench = _Bench(
+        model, placed(from_bits(4, 4)), units, images, images, RangeRecipe(), lambda _: None
+    )
     assert bench.loss({}) == pytest.approx(0, abs=1e-6)
     starts = {}
     for unit, step in bench.by_step():
@@ -141,9 +141,9 @@ def test_starting_at_a_step_gives_the_loss_of_the_whole(
 def test_all_units_together_are_the_quantised_network(
     model: LoadedModel, images: torch.Tensor
 ) -> None:
-    units = units_of(model, from_bits(4, 4))
-    bench = _Bench(model, from_bits(4, 4), units, images, images, PLAIN, lambda _: None)
-    quantized = quantize(model, from_bits(4, 4), images, PLAIN).module
+    units = units_of(model, placed(from_bits(4, 4)))
+    bench = _Bench(model, placed(from_bits(4, 4)), units, images, images, PLAIN, lambda _: None)
+    quantized = quantize(model, placed(from_bits(4, 4)), images, PLAIN).module
     expected = model.module(images).log_softmax(-1)
     found = quantized(images).log_softmax(-1)
     divergence = float(torch.nn.functional.kl_div(
@@ -155,7 +155,7 @@ def test_all_units_together_are_the_quantised_network(
 def test_everything_in_floating_point_is_the_original(
     model: LoadedModel, images: torch.Tensor
 ) -> None:
-    assert rank(model, int8(), images, images, RangeRecipe()).raised_loss == pytest.approx(
+    assert rank(model, placed(int8()), images, images, RangeRecipe()).raised_loss == pytest.approx(
         0, abs=1e-6
     )
 
@@ -171,7 +171,7 @@ def test_json_round_trip(broken: Ranking) -> None:
 
 class TestUnits:
     def test_all_layers_and_attentions(self, model: LoadedModel) -> None:
-        units = {unit.name: unit for unit in units_of(model, int4())}
+        units = {unit.name: unit for unit in units_of(model, placed(int4()))}
         assert len(units) == 3 * 5 + 2
         assert [units["head"].now, units["head"].raised] == ["w8a8", "float"]
         fc1 = units["blocks.0.mlp.fc1"]
@@ -181,11 +181,12 @@ class TestUnits:
         ]
         assert [units["blocks.0.attn"].now, units["blocks.0.attn"].raised] == ["a8", "float"]
         assert {unit.raised for unit in candidates(units.values())} == {"w8a8"}
-        assert len(candidates(units_of(model, int8()))) == 17
-        assert "blocks.0.attn" not in {unit.name for unit in units_of(model, weight_only(4, 32))}
+        assert len(candidates(units_of(model, placed(int8())))) == 17
+        floats = units_of(model, placed(weight_only(4, 32)))
+        assert "blocks.0.attn" not in {unit.name for unit in floats}
 
     def test_multiplications(self, model: LoadedModel) -> None:
-        units = {unit.name: unit for unit in units_of(model, int8())}
+        units = {unit.name: unit for unit in units_of(model, placed(int8()))}
         assert units["blocks.0.mlp.fc1"].products == 17 * 32 * 128
         assert units["head"].products == 32 * 10
         assert units["patch_embed.proj"].products == 16 * 32 * 3 * 8 * 8
@@ -194,7 +195,7 @@ class TestUnits:
     def test_bytes_are_those_of_the_quantised_network(
         self, model: LoadedModel, images: torch.Tensor
     ) -> None:
-        for precision in (int4(), weight_only(4, 32)):
+        for precision in (placed(int4()), placed(weight_only(4, 32))):
             units = candidates(units_of(model, precision))
             before = quantize(model, precision, images[:2], PLAIN).module
             after = quantize(model, raise_units(precision, units), images[:2], PLAIN).module
@@ -229,7 +230,7 @@ class TestRaising:
         self, model: LoadedModel, images: torch.Tensor
     ) -> None:
         wanted = ("blocks.1.attn", "head")
-        base = from_bits(4, 4, uniform=True)
+        base = placed(from_bits(4, 4, uniform=True))
         units = [unit for unit in units_of(model, base) if unit.name in wanted]
         precision = raise_units(base, units)
         assert precision.of("head") == LayerPrecision(8)
@@ -250,9 +251,13 @@ class TestRaising:
     def test_attention_alone_has_the_scales_of_a_network_all_of_that_width(
         self, model: LoadedModel, images: torch.Tensor
     ) -> None:
-        mixed = from_bits(4, 4).with_attention("blocks.1.attn", 8).with_attention("*.2.attn", None)
+        mixed = (
+            placed(from_bits(4, 4))
+            .with_attention("blocks.1.attn", 8)
+            .with_attention("*.2.attn", None)
+        )
         module = quantize(model, mixed, images, PLAIN).module
-        alike = quantize(model, from_bits(4, 8), images, PLAIN).module
+        alike = quantize(model, placed(from_bits(4, 8)), images, PLAIN).module
         point = "blocks.1.attn.k_quantizer"
         mine, theirs = module.get_submodule(point), alike.get_submodule(point)
         assert isinstance(mine, Quantizer)
@@ -262,5 +267,5 @@ class TestRaising:
         assert not isinstance(module.get_submodule("blocks.2.attn.k_quantizer"), Quantizer)
 
     def test_every_layer_is_known_by_its_name(self, model: LoadedModel) -> None:
-        names = {unit.name for unit in units_of(model, int8()) if unit.kind == "layer"}
+        names = {unit.name for unit in units_of(model, placed(int8())) if unit.kind == "layer"}
         assert names == set(quantizable_layers(model.module))
