@@ -6,30 +6,56 @@ from collections.abc import Iterable, Iterator
 
 import onnx_ir as ir
 
+from mimiq.errors import BadInput, MimiqError
 from mimiq.export.graph import FAKE_QUANTIZE, array, nodes_of, producer
 
 
+class TooEarly(BadInput, ir.passes.PreconditionError):
+    """A pass was given a graph that another pass must rewrite first."""
+
+
+class PromiseBroken(MimiqError, ir.passes.PostconditionError):
+    """A pass left behind what it is there to rewrite."""
+
+
 def require_none(nodes: Iterable[ir.Node], first: str) -> None:
-    """Raise PreconditionError, naming one of ``nodes`` and what must run before.
+    """Refuse a graph that holds any of ``nodes``.
 
     Args:
-        first: the next step, as a clause: ``run LowerWeights first``.
+        first: the next step, as a sentence: ``Run LowerWeights first.``
+
+    Raises:
+        TooEarly: there is one, which is named.
     """
     node = next(iter(nodes), None)
     if node is not None:
-        raise ir.passes.PreconditionError(f"The graph holds {_named(node)}: {first}.")
+        raise TooEarly(f"The graph holds {_named(node)}.", first)
 
 
 def ensure_none(nodes: Iterable[ir.Node], promise: str) -> None:
-    """Raise PostconditionError, naming one of ``nodes`` and what was promised."""
+    """Refuse what a pass made, where it left any of ``nodes``.
+
+    Args:
+        promise: what holds behind the pass, as a clause.
+
+    Raises:
+        PromiseBroken: there is one, which is named.
+    """
     node = next(iter(nodes), None)
     if node is not None:
-        raise ir.passes.PostconditionError(f"The pass left {_named(node)}, but {promise}.")
+        raise PromiseBroken(
+            f"The pass left {_named(node)}, but {promise}.",
+            "This is a defect of mimiq. Please report it with the graph.",
+        )
 
 
 def require_lowered(model: ir.Model) -> None:
-    """Raise PreconditionError where a fake quantiser is left."""
-    require_none(fake_quantizers(model), "run the passes of lowering first")
+    """Refuse a graph in which a fake quantiser is left.
+
+    Raises:
+        TooEarly: there is one, which is named.
+    """
+    require_none(fake_quantizers(model), "Run the passes of lowering first.")
 
 
 def fake_quantizers(model: ir.Model) -> list[ir.Node]:

@@ -9,26 +9,26 @@ import onnx_ir as ir
 
 from mimiq.errors import BadInput, UnsupportedTarget
 from mimiq.export.graph import load
-from mimiq.export.rules import attention, quantization
+from mimiq.export.rules import attention, linears, nodes
 from mimiq.export.rules.findings import Finding, Rule, Subject, Target
 
 __all__ = ["Finding", "Target", "check", "require"]
 
 _TENSORRT: tuple[Rule, ...] = (
-    quantization.integer_operators,
-    quantization.zero_points,
-    quantization.unsigned_activations,
-    quantization.integer_types,
-    quantization.fp8_needs_ada,
-    quantization.activation_scales,
-    quantization.weight_scales_along_inputs,
-    quantization.blocks_with_activations,
-    quantization.block_sizes,
-    quantization.operand_types,
-    quantization.half_quantized,
-    quantization.half_accumulation,
-    quantization.outlier_overflow,
-    quantization.int4_with_activations,
+    nodes.integer_operators,
+    nodes.zero_points,
+    nodes.unsigned_activations,
+    nodes.integer_types,
+    nodes.fp8_needs_ada,
+    nodes.activation_scales,
+    linears.weight_scales_along_inputs,
+    linears.blocks_with_activations,
+    linears.block_sizes,
+    nodes.operand_types,
+    linears.half_quantized,
+    linears.half_accumulation,
+    linears.outlier_overflow,
+    linears.int4_with_activations,
     attention.attention_incomplete,
     attention.attention_too_large,
     attention.attention_clipped,
@@ -39,12 +39,12 @@ _TENSORRT: tuple[Rule, ...] = (
 
 RULES: dict[Target, tuple[Rule, ...]] = {
     "ort": (
-        quantization.unlowered,
-        quantization.qdq_before_movement,
-        quantization.block_sizes,
-        quantization.int4_with_activations,
+        nodes.unlowered,
+        nodes.qdq_before_movement,
+        linears.block_sizes,
+        linears.int4_with_activations,
     ),
-    "rtx": (*_TENSORRT, quantization.int4_in_one_block, quantization.turing),
+    "rtx": (*_TENSORRT, linears.int4_in_one_block, nodes.turing),
     "trt": _TENSORRT,
 }
 

@@ -39,7 +39,7 @@ class SplitWeightScales(ir.passes.InPlacePass):
     def requires(self, model: ir.Model) -> None:
         if not computes_in_half(model):
             fitting = (linear.node for linear in find_linears(model) if _fits(linear))
-            require_none(fitting, "no tensor is half yet, so run ToHalf first")
+            require_none(fitting, "Run ToHalf first.")
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         modified = False

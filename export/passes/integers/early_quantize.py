@@ -31,7 +31,7 @@ class QuantizeEarly(ir.passes.InPlacePass):
     """
 
     def requires(self, model: ir.Model) -> None:
-        require_none(signed_activations(model), "run UnsignedActivations first")
+        require_none(signed_activations(model), "Run UnsignedActivations first.")
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         modified = False

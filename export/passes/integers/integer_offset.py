@@ -27,7 +27,7 @@ class FoldOffsets(ir.passes.InPlacePass):
     """
 
     def requires(self, model: ir.Model) -> None:
-        require_none(float_products(model), "run IntegerProducts first")
+        require_none(float_products(model), "Run IntegerProducts first.")
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         folded = [_fold(node) for node in nodes_of(model, QUANTIZE)]

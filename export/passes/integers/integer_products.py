@@ -42,7 +42,7 @@ class IntegerProducts(ir.passes.InPlacePass):
     """
 
     def requires(self, model: ir.Model) -> None:
-        require_none(signed_activations(model), "run UnsignedActivations first")
+        require_none(signed_activations(model), "Run UnsignedActivations first.")
 
     def ensures(self, model: ir.Model) -> None:
         ensure_none(float_products(model), "products of integers are computed in integers")

@@ -46,7 +46,7 @@ class LowerActivations(ir.passes.InPlacePass):
     """
 
     def requires(self, model: ir.Model) -> None:
-        require_none(fake_quantized_weights(model), "run LowerWeights first")
+        require_none(fake_quantized_weights(model), "Run LowerWeights first.")
 
     def ensures(self, model: ir.Model) -> None:
         ensure_none(fake_quantizers(model), "what is quantised has Q/DQ")

@@ -27,7 +27,7 @@ class TransposeBeforeQuantize(ir.passes.InPlacePass):
     """
 
     def requires(self, model: ir.Model) -> None:
-        require_none(weight_transposes(model), "run FoldWeightTransposes first")
+        require_none(weight_transposes(model), "Run FoldWeightTransposes first.")
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         modified = False

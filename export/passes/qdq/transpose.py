@@ -32,7 +32,7 @@ class FoldWeightTransposes(ir.passes.InPlacePass):
     """
 
     def requires(self, model: ir.Model) -> None:
-        require_none(nodes_of(model, "Gemm"), "run GemmToMatMul first")
+        require_none(nodes_of(model, "Gemm"), "Run GemmToMatMul first.")
 
     def ensures(self, model: ir.Model) -> None:
         ensure_none(weight_transposes(model), "weights are stored as they are multiplied")

@@ -40,7 +40,7 @@ class LowerWeights(ir.passes.InPlacePass):
     """
 
     def requires(self, model: ir.Model) -> None:
-        require_none(weight_transposes(model), "run FoldWeightTransposes first")
+        require_none(weight_transposes(model), "Run FoldWeightTransposes first.")
 
     def ensures(self, model: ir.Model) -> None:
         ensure_none(fake_quantized_weights(model), "quantised weights are stored as integers")
