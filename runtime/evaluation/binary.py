@@ -2,10 +2,36 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import numpy.typing as npt
 
 from mimiq.runtime.preprocessing import FloatArray
+
+
+@dataclass(frozen=True)
+class Words:
+    """What a measurement is called, for people.
+
+    Attributes:
+        right: how often the network is right.
+        same: how often two networks give the same answer.
+        points: the unit of what is gained or lost.
+    """
+
+    right: str
+    same: str
+    points: str
+
+
+_CLASSES = Words("top-1", "same top-1", "points of top-1")
+_ONE = Words("right at the threshold 0.5", "same side of 0.5", "points of right answers")
+
+
+def words(binary: bool) -> Words:
+    """The words for a network of several classes, or of one logit."""
+    return _ONE if binary else _CLASSES
 
 
 def as_classes(logits: FloatArray) -> FloatArray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from xml.etree.ElementTree import Element
 
+from mimiq.runtime.evaluation.binary import words
 from mimiq.runtime.evaluation.held_out import HeldOut
 from mimiq.runtime.report.markup import element, table
 
@@ -12,6 +13,7 @@ _KINDS = {"synthetic": "synthetic images", "scenes": "random scenes", "images": 
 
 def cost_parts(found: HeldOut) -> list[Element]:
     """A row for each kind of images, and what all of them suggest."""
+    moved = found.probability_difference
     low, high = (100 * bound for bound in found.agreement_interval)
     rows = [
         (
@@ -22,13 +24,16 @@ def cost_parts(found: HeldOut) -> list[Element]:
         )
         for kind, cost in found.kinds.items()
     ]
-    words = (
+    text = (
         f"Nothing was fitted to these images. Quantised and full-precision networks give the same "
         f"answer on {100 * found.agreement:.1f} % of them (95 % interval {low:.1f} to {high:.1f}); "
-        f"about {found.points:.1f} points of top-1 are probably lost. Networks are less sure of "
+        f"about {found.points:.1f} {words(moved is not None).points} are probably "
+        f"lost. Networks are less sure of "
         "such images than of photographs, and change their answer on them more often."
     )
+    if moved is not None:
+        text += f" The probability differs by {moved:.4f} on average."
     return [
         table(("images", "count", "same answer", "logit error"), rows),
-        element("p", words, class_="quiet"),
+        element("p", text, class_="quiet"),
     ]

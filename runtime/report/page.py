@@ -12,6 +12,7 @@ from xml.etree.ElementTree import Element
 from mimiq.errors import BadInput
 from mimiq.runtime.bundle import Bundle
 from mimiq.runtime.evaluation.accuracy import Comparison
+from mimiq.runtime.evaluation.binary import Words, words
 from mimiq.runtime.image_files import described
 from mimiq.runtime.manifest import COMPILE_AGAIN
 from mimiq.runtime.report import charts
@@ -92,11 +93,12 @@ def _tiles(report: Report) -> Iterator[tuple[Element, ...]]:
 
     if found := report.accuracy:
         more = f"{_points(found)} points against full precision, on {found.count} images"
-        yield tile("top-1", f"{found.accuracy.top1:.2f} %", more)
+        yield tile(_words(found).right, f"{found.accuracy.top1:.2f} %", more)
         error = f"as full precision; logit error {100 * found.logit_error:.2f} %"
         yield tile("same answer", f"{100 * found.agreement:.1f} %", error)
     elif cost := report.held_out:
-        more = f"points of top-1, estimated without labels on {cost.count} images held out"
+        unit = words(cost.probability_difference is not None).points
+        more = f"{unit}, estimated without labels on {cost.count} images held out"
         yield tile("probably lost", f"{cost.points:.1f}", more)
     if near := report.similarity:
         mean = near.evaluation.mean if near.evaluation else near.mean
@@ -140,12 +142,16 @@ def _sections(
 
 def _accuracy(report: Report, found: Comparison) -> list[Element]:
     low, high = found.drop_interval
-    rows = []
-    for name, ours, before in (
-        ("top-1", found.accuracy.top1, found.reference.top1),
-        ("top-5", found.accuracy.top5, found.reference.top5),
-    ):
-        rows.append((name, f"{before:.2f} %", f"{ours:.2f} %", _signed(ours - before)))
+    unit, moved = _words(found).points, found.probability_difference
+    kinds = [(_words(found).right, found.accuracy.top1, found.reference.top1)]
+    if moved is None:
+        kinds.append(("top-5", found.accuracy.top5, found.reference.top5))
+    rows = [
+        (name, f"{before:.2f} %", f"{ours:.2f} %", _signed(ours - before))
+        for name, ours, before in kinds
+    ]
+    if moved is not None:
+        rows.append(("mean difference of the probability", "", f"{moved:.4f}", ""))
     parts = [
         element(
             "figure",
@@ -153,24 +159,29 @@ def _accuracy(report: Report, found: Comparison) -> list[Element]:
                 0 - found.drop,
                 0 - high,
                 0 - low,
-                f"{_signed(0 - found.drop)} points of top-1",
-                "Points of top-1 gained or lost, with the 95 % interval",
+                f"{_signed(0 - found.drop)} {unit}",
+                f"{unit.capitalize()} gained or lost, with the 95 % interval",
             ),
             element(
                 "figcaption",
-                f"Points of top-1 against full precision on {report.dataset}, with the "
+                f"{unit.capitalize()} against full precision on {report.dataset}, with the "
                 f"paired 95 % interval of {found.count} images. Dashed: no change.",
             ),
         ),
         table(("", "full precision", report.label, "points"), rows),
     ]
     if simulation := report.simulation:
-        words = (
-            f"The exported graph names the same class as the simulated network on "
+        same = "names the same class as" if moved is None else "is on the same side of 0.5 as"
+        text = (
+            f"The exported graph {same} the simulated network on "
             f"{100 * simulation.agreement:.2f} % of {simulation.count} images."
         )
-        parts.append(element("p", words, class_="quiet"))
+        parts.append(element("p", text, class_="quiet"))
     return parts
+
+
+def _words(found: Comparison) -> Words:
+    return words(found.probability_difference is not None)
 
 
 def _latency(report: Report) -> list[Element]:

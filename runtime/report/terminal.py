@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mimiq.runtime.evaluation.accuracy import Comparison
+from mimiq.runtime.evaluation.binary import words
 from mimiq.runtime.evaluation.held_out import HeldOut
 from mimiq.runtime.evaluation.similarity import EmbeddingCost, Similarity
 from mimiq.runtime.report.report import Report, host_name
@@ -58,7 +59,8 @@ def _figures(report: Report) -> Table:
             table.add_row(row[0], "", *row[1:])
     if report.simulation:
         same = f"{100 * report.simulation.agreement:.2f} %"
-        table.add_row("same top-1 as simulated", "", same, _of(report.simulation))
+        binary = report.simulation.probability_difference is not None
+        table.add_row(f"{words(binary).same} as simulated", "", same, _of(report.simulation))
     return table
 
 
@@ -66,7 +68,7 @@ def _add_accuracy(table: Table, found: Comparison) -> None:
     low, high = found.drop_interval
     binary = found.probability_difference is not None
     table.add_row(
-        "right at the threshold 0.5" if binary else "top-1",
+        words(binary).right,
         f"{found.reference.top1:.2f} %",
         f"{found.accuracy.top1:.2f} %",
         f"{0 - found.drop:+.2f} points  [{0 - high:+.2f}, {0 - low:+.2f}]",  # 0 - 0.0 is not -0.0
@@ -81,15 +83,16 @@ def _add_accuracy(table: Table, found: Comparison) -> None:
             f"{found.accuracy.top5:.2f} %",
             f"{found.accuracy.top5 - found.reference.top5:+.2f} points",
         )
-    same = "same side of 0.5 as full precision" if binary else "same top-1 as full precision"
-    table.add_row(same, "", f"{100 * found.agreement:.2f} %", _of(found))
+    table.add_row(
+        f"{words(binary).same} as full precision", "", f"{100 * found.agreement:.2f} %", _of(found)
+    )
     table.add_row("logit error", "", f"{100 * found.logit_error:.2f} %", "of their variance")
 
 
 def _add_cost(table: Table, found: HeldOut) -> None:
     low, high = (100 * bound for bound in found.agreement_interval)
     moved = found.probability_difference
-    same = "same top-1" if moved is None else "same side of 0.5"
+    same = words(moved is not None).same
     table.add_row(
         f"{same} as full precision, images held out",
         "",

@@ -188,6 +188,7 @@ def _dataset(
 
 
 def _show(result: CheckResult) -> None:
+    from mimiq.runtime.evaluation.binary import words
     from mimiq.runtime.report.terminal import nearness_rows
 
     served = result.served
@@ -200,12 +201,13 @@ def _show(result: CheckResult) -> None:
     ]
     if result.comparison is not None:
         comparison = result.comparison
+        called = words(comparison.probability_difference is not None)
         rows.append(
-            ("same top-1", f"{comparison.agreement:.2%} of {comparison.count}, {result.dataset}")
+            (called.same, f"{comparison.agreement:.2%} of {comparison.count}, {result.dataset}")
         )
         if result.dataset != "generated images":
             ours, theirs = comparison.accuracy.top1, comparison.reference.top1
-            rows.append(("top-1", f"{ours:.2f} %; the bundle on this host: {theirs:.2f} %"))
+            rows.append((called.right, f"{ours:.2f} %; the bundle on this host: {theirs:.2f} %"))
         rows.append(("largest |Δ logit|", f"{comparison.max_logit_difference:.3g}"))
     if result.similarity is not None:
         rows.append(("compared on", result.dataset))

@@ -240,6 +240,8 @@ def _show_accuracy(
     against: str | None,
     comparison: Comparison | None,
 ) -> None:
+    from mimiq.runtime.evaluation.binary import words
+
     low, high = accuracy.top1_interval
     rows: list[tuple[str, ...]] = [
         (
@@ -262,9 +264,10 @@ def _show_accuracy(
                 str(other.count),
             )
         )
-    headings = ("backend", "top-1", "95 % interval", "top-5", "images")
+    called = words(bundle.width == 1)
+    headings = ("backend", called.right, "95 % interval", "top-5", "images")
     show(table(headings, rows, f"{bundle.model_name} → {bundle.precision_label} on {name}"))
     if bundle.untrained:
         show("UNTRAINED: random weights, so this accuracy means nothing.")
     if comparison is not None:
-        show(f"Same top-1 on {comparison.agreement:.2%} of the images.")
+        show(f"{called.same.capitalize()} on {comparison.agreement:.2%} of the images.")

@@ -74,6 +74,20 @@ def test_it_shows_what_was_measured(tmp_path: Path) -> None:
     assert read.tags.count("svg") == 3
 
 
+def test_a_network_of_one_output_is_measured_in_its_own_words(tmp_path: Path) -> None:
+    binary = replace(COMPARISON, probability_difference=0.0123)
+    kinds = {"images": Cost(48, 47, 0.06, 0.01, probability_difference=0.0234)}
+    data = replace(report(), accuracy=binary, simulation=binary, held_out=HeldOut(kinds))
+    text = Reader(page(bundle_with(tmp_path, data), {})).text
+    assert "right at the threshold 0.5" in text
+    assert "Points of right answers against full precision" in text
+    assert "is on the same side of 0.5 as" in text
+    assert "0.0123" in text
+    assert "differs by 0.0234" in text
+    assert "top-1" not in text
+    assert "top-5" not in text
+
+
 def test_the_cost_without_labels_is_there_by_kind(tmp_path: Path) -> None:
     kinds = {"synthetic": Cost(48, 47, 0.06, 0.01), "scenes": Cost(48, 36, 0.08, 0.03)}
     found = HeldOut(kinds)
