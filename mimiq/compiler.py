@@ -16,7 +16,6 @@ from mimiq.errors import BadInput
 from mimiq.progress import Progress
 from mimiq.runtime.bundle import MODEL, Bundle, write_bundle
 from mimiq.runtime.host import describe_hardware, describe_software
-from mimiq.runtime.report.report import Tuning
 from mimiq.spec import Job
 from mimiq.stages.budget import require_fits
 from mimiq.stages.engine import add_engine
@@ -71,7 +70,7 @@ def compile_model(job: Job, cache: Cache, progress: Progress) -> Compiled:
     report = measured(job, tuned, images, graphs, reference, progress)
     report = replace(
         report,
-        tuning=Tuning.from_json(tuned.report["result"]),
+        tuning=tuned.report.result,
         seconds=time.monotonic() - started,
     )
     bundle = write_bundle(
@@ -88,14 +87,15 @@ def compile_model(job: Job, cache: Cache, progress: Progress) -> Compiled:
 
 def _manifest(job: Job, calibration: CalibrationSet, tuned: Tuned) -> dict[str, Any]:
     shape = job.model.preprocessing.input_shape
+    done = tuned.report.to_json()
     return {
         "model": job.model.describe(),
         "precision": job.precision.to_json(),
         "preprocessing": job.model.preprocessing.to_json(),
         "calibration": calibration.manifest,
         "recipes": job.recipe.to_json(),
-        "migrations": tuned.report["migrations"],
-        "outliers": tuned.report["outliers"],
+        "migrations": done["migrations"],
+        "outliers": done["outliers"],
         "raised": job.raised,
         "seed": job.seed,
         "inputs": [{"name": "images", "dtype": "float32", "shape": ["batch", *shape]}],

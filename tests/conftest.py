@@ -15,9 +15,16 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+# The files that take longest: begun first, else one of them would keep a process alone at the end.
+# What others need of the compiled digits is then there, too.
+_LONGEST = ("test_end_to_end.py", "test_cli_sensitivity.py", "test_kills.py", "test_cli_errors.py")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     from mimiq.runtime.host import cuda_driver_present
 
+    rank = {name: index for index, name in enumerate(_LONGEST)}
+    items.sort(key=lambda item: rank.get(item.path.name, len(rank)))
     if cuda_driver_present():
         return
     skip = pytest.mark.skip(reason="needs an NVIDIA GPU and driver")

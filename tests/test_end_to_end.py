@@ -103,7 +103,7 @@ def test_the_same_again_is_all_from_the_cache(
 
     for stage in ("quantize", "distill"):
         monkeypatch.setattr(mimiq.stages.tune, stage, work)
-    again = compile_digits(*INT8[:3], "--no-bench")
+    again = compile_digits(*INT8[:3], "--no-bench", "--target", "ort")
     files = [
         mimiq.runtime.Bundle(compiled.path).manifest["files"]["model.onnx"]
         for compiled in (compile_digits(*INT8), again)

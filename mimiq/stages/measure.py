@@ -47,7 +47,7 @@ def measured(
     Raises:
         CheckFailed: when it does something else than the simulated network.
     """
-    model, graph, errors = job.model, deployed_graph(graphs), tuned.report["errors"]
+    model, graph, errors = job.model, deployed_graph(graphs), tuned.report.errors
     dataset, name = _evaluation(job)
     accuracy: Comparison | None = None
     similar: Similarity | None = None

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from mimiq.cache import ASIDE, Cache
 from mimiq.calibrate import CalibrationSet
@@ -19,8 +18,7 @@ from mimiq.quantize.store import load_quantized, save_quantized
 from mimiq.spec import Job
 from mimiq.stages.images import TuningImages
 from mimiq.stages.on_images import OnImages
-
-_REPORT = "tuning.json"
+from mimiq.stages.tuning_report import TuningReport
 
 
 @dataclass(frozen=True)
@@ -29,13 +27,12 @@ class Tuned:
 
     Attributes:
         network: on the CPU.
-        report: ``migrations``, ``outliers``, ``errors`` of rounding each Linear alone, and
-            ``fits``; once it is distilled ``result`` too.
+        report: what was done to it.
         cache_key: what stands for it in the key of whatever is made of it.
     """
 
     network: QuantizedModel
-    report: dict[str, Any]
+    report: TuningReport
     cache_key: str
 
 
@@ -55,13 +52,7 @@ class FitNetwork(OnImages):
                 self.ranges,
                 lambda text: stage.update(text=text),
             )
-        report = {
-            "migrations": [vars(migration) for migration in network.migrations],
-            "outliers": [vars(found) for found in network.outliers],
-            "errors": dict(network.errors),
-            "fits": [vars(fit) for fit in network.fits],
-        }
-        _save(network, report, folder)
+        _save(network, TuningReport.of(network), folder)
 
     def load(self, folder: Path) -> Tuned:
         return _load(self.model, folder)
@@ -99,7 +90,7 @@ class TuneNetwork:
                     step, f"loss {loss:.4f}, held-out {held_out:.4f}"
                 ),
             )
-        _save(fitted.network, {"result": result.to_json(), **fitted.report}, folder)
+        _save(fitted.network, replace(fitted.report, result=result), folder)
 
     def load(self, folder: Path) -> Tuned:
         return _load(self.fit.model, folder)
@@ -117,12 +108,11 @@ def tuned_network(
     return cache.run(TuneNetwork(fit, job.recipe.distillation, cache), progress)
 
 
-def _save(network: QuantizedModel, report: dict[str, Any], folder: Path) -> None:
+def _save(network: QuantizedModel, report: TuningReport, folder: Path) -> None:
     network.module.cpu()
     save_quantized(network, folder)
-    (folder / _REPORT).write_text(json.dumps(report, indent=1))
+    report.write(folder)
 
 
 def _load(model: LoadedModel, folder: Path) -> Tuned:
-    report = json.loads((folder / _REPORT).read_text())
-    return Tuned(load_quantized(model, folder), report, folder.name)
+    return Tuned(load_quantized(model, folder), TuningReport.read(folder), folder.name)

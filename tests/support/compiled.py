@@ -10,7 +10,7 @@ from typing import Any
 INT4 = ("--int4", "--no-bench")
 # Distilled for a sixth of the recipe's steps: one run of all of them is enough.
 INT8 = ("--int8", "--steps", "50", "--batches", "1")
-WEIGHT_ONLY = ("--int4", "--weight-only", "--steps", "50", "--no-bench")
+WEIGHT_ONLY = ("--int4", "--weight-only", "--steps", "50", "--no-bench", "--target", "ort")
 
 
 @dataclass(frozen=True)

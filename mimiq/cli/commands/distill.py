@@ -43,7 +43,10 @@ def distill(
         job = prepared(choice, precision, images, tuning, output, ".tuned", TUNED, progress)
         made, calibration = tuned(job, cache_dir, progress)
         quantized, report = made.network, made.report
-        origin = {"metadata": graph_metadata(job.model, quantized, calibration), "tuning": report}
+        origin = {
+            "metadata": graph_metadata(job.model, quantized, calibration),
+            "tuning": report.to_json(),
+        }
 
         def fill(folder: Path) -> None:
             save_quantized(quantized, folder)
@@ -53,20 +56,21 @@ def distill(
     if say.json:
         print_json({"path": str(job.out), "precision": job.precision.to_json(), **origin})
         return
-    result = report["result"]
-    if result["steps"]:
-        looked_at, distilled = "held-out", f"{result['best_loss']:.4f} (step {result['best_step']})"
+    result = report.result
+    assert result is not None  # it was distilled, if for 0 steps
+    if result.steps:
+        looked_at, distilled = "held-out", f"{result.best_loss:.4f} (step {result.best_step})"
     else:
         looked_at, distilled = "fitted", "left out: 0 steps, see --steps"
     rows = [
-        (f"loss on {looked_at} images", f"{result['initial_loss']:.4f}"),
+        (f"loss on {looked_at} images", f"{result.initial_loss:.4f}"),
         ("the same, distilled", distilled),
     ]
     if job.model.output == "embedding":
-        mean = f"{result['agreement']:.4f} on the {looked_at} images"
+        mean = f"{result.agreement:.4f} on the {looked_at} images"
         rows.append(("cosine with the original", mean))
     else:
-        same = f"{result['agreement']:.1%} of the {looked_at} images"
+        same = f"{result.agreement:.1%} of the {looked_at} images"
         rows.append(("same top-1 as the original", same))
     command = ["mimiq", "export", *values.repeated(choice), "--from", job.out]
     show(

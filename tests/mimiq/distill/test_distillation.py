@@ -11,7 +11,7 @@ import torch
 from mimiq.cache import Cache
 from mimiq.config.distillation import DistillationRecipe, Views
 from mimiq.config.precision import Precision, from_bits, int4
-from mimiq.config.recipes import recipe_for
+from mimiq.config.recipes import changed, recipe_for
 from mimiq.distill.loop import distill
 from mimiq.distill.losses import Target, distillation_loss, outputs_of, structural_loss
 from mimiq.distill.views import random_views
@@ -140,12 +140,7 @@ def test_what_chooses_or_estimates_is_kept_from_the_fit(
     steps: int,
 ) -> None:
     precision = from_bits(3, 8)
-    recipe = recipe_for("tiny", precision)
-    recipe = replace(
-        recipe,
-        synthesis=replace(recipe.synthesis, images=16),
-        distillation=replace(recipe.distillation, steps=steps),
-    )
+    recipe = changed(recipe_for("tiny", precision), images=16, steps=steps)
     out = tmp_path / "out"
     job = Job(small_vit, precision, recipe, out, "noise", device="cpu")
     cache = Cache(tmp_path / "cache")
