@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,9 @@ from mimiq.cli import compile_main, main
 from mimiq.errors import BadInput, CheckFailed
 from mimiq.models.digits import FOLDER, WEIGHTS_FILE
 from mimiq.runtime.bundle import MANIFEST, Bundle
-from mimiq.runtime.evaluation.held_out import Cost, HeldOut
 from mimiq.runtime.manifest import signed_manifest
 from mimiq.spec import Job
+from mimiq.stages.budget import Drop
 
 # Noise is there at once, and as good as anything for what is looked at here.
 CHEAP = ["--bits", "w2a4", "--calibration", "noise", "--images", "16", "--quiet"]
@@ -179,8 +180,10 @@ class TestBudgets:
     def test_a_drop_that_cannot_be_met(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        poor = HeldOut({"scenes": Cost(96, 90, logit_error=0.32, believed=0.0)})
-        monkeypatch.setattr(mimiq.stages.promotion, "held_out_cost", lambda *_: poor)
+        def poor(_: object, folder: Path, __: object) -> None:
+            (folder / "drop.json").write_text(json.dumps(asdict(Drop(3.2, 0.94, 96))))
+
+        monkeypatch.setattr(mimiq.stages.promotion.EstimateDrop, "make", poor)
         monkeypatch.setenv("MIMIQ_CACHE", str(tmp_path / "cache"))
         out = tmp_path / "out.mimiq"
         quick = ["--recipe", "paper"]  # fits nothing, and every unit is tried
