@@ -21,6 +21,7 @@ _WEIGHTS = (
     "open_clip_model.safetensors",
     "open_clip_pytorch_model.bin",
 )
+_FOREIGN = ("tf_model.h5", "flax_model.msgpack")
 _SUFFIXES = (".safetensors", ".bin", ".pth", ".pt")
 
 
@@ -90,6 +91,12 @@ def weights_in(folder: Path) -> Path:
     found = sorted(path for path in folder.iterdir() if path.suffix in _SUFFIXES)
     if len(found) == 1:
         return found[0]
+    foreign = [name for name in _FOREIGN if (folder / name).is_file()]
+    if foreign and not found:
+        raise BadInput(
+            f"{folder} has weights of TensorFlow or Flax alone: {', '.join(foreign)}.",
+            "Load it with transformers (from_tf=True or from_flax=True), and save it again.",
+        )
     listed = f"{len(found)} weights files ({', '.join(path.name for path in found[:3])})"
     raise BadInput(
         f"{folder} has {listed if found else 'a config.json, but no weights'}.",

@@ -277,12 +277,23 @@ def _dinov3(
 def _common(vision: Mapping[str, Any], width: int) -> dict[str, Any]:
     eps = float(vision["layer_norm_eps"])
     return {
-        "patch_size": int(vision["patch_size"]),
+        "patch_size": _side(vision["patch_size"]),
         "in_chans": int(vision["num_channels"]),
         "embed_dim": width,
         "norm_layer": partial(nn.LayerNorm, eps=eps),
         "eps": eps,
     }
+
+
+def _side(size: Any) -> int:
+    """
+    Raises:
+        ValueError: height and width are not the same.
+    """
+    sides = {int(side) for side in size} if isinstance(size, list | tuple) else {int(size)}
+    if len(sides) != 1:
+        raise ValueError(f"patches of {size} are no squares")
+    return sides.pop()
 
 
 def _ratio(hidden: int, width: int) -> float:

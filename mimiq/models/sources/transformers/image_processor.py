@@ -12,6 +12,13 @@ from mimiq.runtime.preprocessing import Preprocessing
 
 # Pillow's numbers for its filters.
 _FILTERS = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
+_WITHOUT_COUNTERPART = (
+    "do_pad",
+    "do_flip_channel_order",
+    "do_thumbnail",
+    "do_align_long_axis",
+    "rescale_offset",
+)
 # These read a size of one number as that of the short side; all others as that of both sides.
 _SHORT_SIDE = ("CLIP", "Bit", "ChineseCLIP", "ConvNext")
 
@@ -27,7 +34,7 @@ def preprocessing(config: Mapping[str, Any], default: tuple[int, int], path: Pat
         BadInput: the processor does what has no counterpart here.
     """
     config = {key: value for key, value in config.items() if value is not None}
-    for key in ("do_pad", "do_flip_channel_order", "do_thumbnail", "do_align_long_axis"):
+    for key in _WITHOUT_COUNTERPART:
         if config.get(key):
             raise BadInput(
                 f"{path}: images are prepared with {key}, which mimiq does not do.",

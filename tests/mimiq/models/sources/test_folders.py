@@ -35,12 +35,20 @@ def test_a_distributed_checkpoint(tmp_path: Path) -> None:
         load_model(str(tmp_path))
 
 
+def test_weights_of_another_framework_alone(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "vit"}))
+    (tmp_path / "tf_model.h5").touch()
+    with pytest.raises(BadInput, match=r"TensorFlow or Flax alone: tf_model\.h5"):
+        load_model(str(tmp_path))
+
+
 @pytest.mark.parametrize(
     ("config", "what"),
     [
         ({"hidden_size": 3}, "model_type"),
         ({"model_type": "vit", "hidden_size": "many"}, "describes no network"),
         ({"model_type": "vit", "num_attention_heads": 5}, "describes no network"),
+        ({"model_type": "vit", "patch_size": [8, 16]}, "no squares"),
     ],
 )
 def test_descriptions_that_are_none(config: dict[str, Any], what: str, tmp_path: Path) -> None:

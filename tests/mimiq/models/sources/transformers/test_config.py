@@ -212,6 +212,14 @@ def test_what_a_config_leaves_out_is_filled_in_as_transformers_does(kind: str, c
     assert ours == {key: theirs.get(key, value) for key, value in ours.items()}
 
 
+def test_patches_by_two_sides(tmp_path: Path) -> None:
+    network = made("ViTForImageClassification", "ViT", _VIT)
+    network.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"patch_size": [8, 8]}))
+    check(load_model(str(tmp_path)), network)
+
+
 def test_a_config_of_almost_nothing(tmp_path: Path) -> None:
     network = made("SiglipVisionModel", "SiglipVision", {"num_hidden_layers": 1})
     network.save_pretrained(tmp_path)

@@ -274,6 +274,7 @@ def test_pixels_are_those_of_the_image_processor(
     ("settings", "what"),
     [
         ({"do_pad": True}, "do_pad"),
+        ({"rescale_factor": 1 / 127.5, "rescale_offset": True}, "rescale_offset"),
         ({"do_resize": False}, "no fixed input"),
         ({"size": {"longest_edge": 800}}, "no fixed input"),
         ({"resample": 9}, "resample"),
