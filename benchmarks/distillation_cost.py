@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from turns import median_ratio, take_turns, verdict
 
+from mimiq.config.distillation import DistillationRecipe
 from mimiq.config.precision import Precision, from_bits
 from mimiq.config.recipes import recipe_for
 from mimiq.devices import describe_device, fast_dtype, pick_device
@@ -79,7 +80,7 @@ def step_cost(
     recipe = replace(recipe, steps=1_000_000, batch_size=batch, held_out=1 / len(pixels))
     quantized = quantize(model, precision, images[:2], QUICK)
     ours = Distillation(quantized, *recipe.split(pixels), recipe, seed=0)
-    plain = _plain_step(model, images[:batch], recipe.temperature, recipe.structural_weight)
+    plain = _plain_step(model, images[:batch], recipe)
     seconds = take_turns({"plain": plain, "ours": ours.train_step}, rounds, device)
     return {
         **{f"{name}_seconds": statistics.median(times) for name, times in seconds.items()},
@@ -88,7 +89,7 @@ def step_cost(
 
 
 def _plain_step(
-    model: LoadedModel, images: torch.Tensor, temperature: float, structural_weight: float
+    model: LoadedModel, images: torch.Tensor, recipe: DistillationRecipe
 ) -> Callable[[], object]:
     teacher = copy.deepcopy(model.module).to(images.device)
     student = copy.deepcopy(teacher).requires_grad_(True)
@@ -100,9 +101,7 @@ def _plain_step(
             target = outputs_of(model, teacher, images)
         with cast:
             output = outputs_of(model, student, images)
-        loss = distillation_loss(
-            output, target, temperature=temperature, structural_weight=structural_weight
-        )
+        loss = distillation_loss(output, target, recipe)
         student.zero_grad(set_to_none=True)
         loss.backward()
         return loss

@@ -25,7 +25,8 @@ FLOORS = [
     {"files", "progress"},
     {"errors", "version"},
 ]
-# Arrows that still run up, each to be turned: none may be added.
+# Arrows that still run up: none may be added. An engine that does not fit its host is built again
+# when it is opened, by what lies with the graphs that it is built from.
 KNOWN = {
     ("runtime", "export"),
 }

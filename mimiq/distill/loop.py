@@ -204,13 +204,7 @@ class Distillation:
         self.seconds_before = state["seconds"]
 
     def _loss(self, output: Target, target: Target) -> torch.Tensor:
-        return distillation_loss(
-            output,
-            target,
-            temperature=self.recipe.temperature,
-            structural_weight=self.recipe.structural_weight,
-            output=self.model.output,
-        )
+        return distillation_loss(output, target, self.recipe, self.model.output)
 
     def _optimizer(self) -> torch.optim.Optimizer:
         scales: list[nn.Parameter] = []

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from mimiq.config.distillation import DistillationRecipe
 from mimiq.models import LoadedModel, observe_attention
 from mimiq.models.answers import divergence
 from mimiq.runtime.session import Output
@@ -50,17 +51,16 @@ def embedding_loss(teacher: torch.Tensor, student: torch.Tensor) -> torch.Tensor
 
 
 def distillation_loss(
-    student: Target,
-    teacher: Target,
-    *,
-    temperature: float,
-    structural_weight: float,
-    output: Output = "logits",
+    student: Target, teacher: Target, recipe: DistillationRecipe, output: Output = "logits"
 ) -> torch.Tensor:
     """``T² · KL(student/T ‖ teacher/T) + w · mean structural loss``, the total of MimiQ.
 
     For embeddings :func:`embedding_loss` takes the divergence's place.
+
+    Args:
+        recipe: gives T and w.
     """
+    temperature, structural_weight = recipe.temperature, recipe.structural_weight
     if output == "embedding":
         loss = temperature**2 * embedding_loss(teacher.answers, student.answers)
     else:

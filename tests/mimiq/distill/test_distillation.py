@@ -51,9 +51,8 @@ def test_divergence_is_of_the_student_from_the_teacher() -> None:
     teacher, student = torch.tensor([[2.0, 0.0, -1.0]]), torch.tensor([[0.0, 1.0, 0.0]])
     p, q = (student / 5).softmax(-1), (teacher / 5).softmax(-1)
     expected = 25 * (p * (p / q).log()).sum()
-    found = distillation_loss(
-        Target(student, []), Target(teacher, []), temperature=5, structural_weight=0
-    )
+    recipe = DistillationRecipe(temperature=5, structural_weight=0)
+    found = distillation_loss(Target(student, []), Target(teacher, []), recipe)
     torch.testing.assert_close(found, expected)
 
 
