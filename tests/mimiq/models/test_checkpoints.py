@@ -15,26 +15,14 @@ import numpy as np
 import pytest
 import timm
 import torch
+from checkpoint_files import NAME, State, check, network, said, saved
 from safetensors.torch import save_file
 from timm.layers import build_sincos2d_pos_embed
 from torch import nn
 
 from mimiq.errors import BadInput, UnsupportedModel
-from mimiq.models import LoadedModel, load_model
+from mimiq.models import load_model
 from mimiq.models.checkpoint import sha256_state
-
-_NAME = "vit_tiny_patch16_224"
-State = dict[str, torch.Tensor]
-
-
-def network(name: str = _NAME, seed: int = 0, **kwargs: Any) -> Any:
-    """A network of timm's for 64×64 images and 5 classes, every parameter drawn."""
-    torch.manual_seed(seed)
-    module = timm.create_model(name, **({"num_classes": 5, "img_size": 64} | kwargs)).eval()
-    with torch.no_grad():
-        for parameter in module.parameters():
-            parameter.add_(0.05 * torch.randn_like(parameter))
-    return module
 
 
 @pytest.fixture(scope="module")
@@ -45,24 +33,6 @@ def plain() -> Any:
 @pytest.fixture(scope="module")
 def state(plain: Any) -> State:
     return plain.state_dict()
-
-
-def saved(content: Any, folder: Path, name: str = "weights.pth") -> Path:
-    path = folder / name
-    torch.save(content, path)
-    return path
-
-
-def check(model: LoadedModel, original: nn.Module) -> None:
-    """Both answer the same."""
-    size = model.preprocessing
-    images = torch.randn(2, size.channels, size.height, size.width)
-    with torch.inference_mode():
-        torch.testing.assert_close(model.module(images), original(images), rtol=0, atol=1e-4)
-
-
-def said(model: LoadedModel) -> str:
-    return "\n".join(model.notes)
 
 
 # 1 is in test_timm_preprocessing.py; 16 in transformers; 17 in test_torchvision.py.
@@ -77,7 +47,7 @@ def test_2_no_random_classifier_on_a_pretrained_body() -> None:
 
 def test_3_one_output_loads(tmp_path: Path) -> None:
     original = network(num_classes=1)
-    model = load_model(_NAME, weights=saved(original.state_dict(), tmp_path))
+    model = load_model(NAME, weights=saved(original.state_dict(), tmp_path))
     check(model, original)
     assert (model.output, model.num_classes) == ("logits", 1)
 
@@ -86,9 +56,9 @@ def test_4_average_pooling_by_option(tmp_path: Path) -> None:
     averaged = network()
     averaged.reset_classifier(5, "avg")
     path = saved(averaged.state_dict(), tmp_path)
-    pooled = load_model(_NAME, weights=path, model_kwargs={"global_pool": "avg"})
+    pooled = load_model(NAME, weights=path, model_kwargs={"global_pool": "avg"})
     check(pooled, averaged)
-    by_token = load_model(_NAME, weights=path)
+    by_token = load_model(NAME, weights=path)
     assert "global_pool=token" in said(by_token)
     assert by_token.weights_hash != pooled.weights_hash
 
@@ -96,10 +66,10 @@ def test_4_average_pooling_by_option(tmp_path: Path) -> None:
 def test_5_heads_by_option(tmp_path: Path) -> None:
     original = network(num_heads=6)
     path = saved(original.state_dict(), tmp_path)
-    assert "num_heads=3" in said(load_model(_NAME, weights=path))
-    model = load_model(_NAME, weights=path, model_kwargs={"num_heads": 6})
+    assert "num_heads=3" in said(load_model(NAME, weights=path))
+    model = load_model(NAME, weights=path, model_kwargs={"num_heads": 6})
     check(model, original)
-    assert model.weights_hash != load_model(_NAME, weights=path).weights_hash
+    assert model.weights_hash != load_model(NAME, weights=path).weights_hash
 
 
 @pytest.mark.parametrize("size", [(112, 448), (80, 320), (64, 256), (224, 448), (128, 64)])
@@ -109,19 +79,19 @@ def test_6_and_7_images_that_are_not_square(size: tuple[int, int], tmp_path: Pat
         grid = [size[0] // 16, size[1] // 16]
         original.pos_embed[0, 1:] += build_sincos2d_pos_embed(grid, 192)
     path = saved(original.state_dict(), tmp_path)
-    model = load_model(_NAME, weights=path, image_size=size)
+    model = load_model(NAME, weights=path, image_size=size)
     check(model, original)
     assert (model.preprocessing.height, model.preprocessing.width) == size
     with pytest.raises(BadInput) as caught:
-        load_model(_NAME, weights=path)
+        load_model(NAME, weights=path)
     assert f"{size[0]}x{size[1]}" in caught.value.next_step
 
 
 def test_6_untrained_positions_are_taken_as_said(tmp_path: Path) -> None:
     original = network(img_size=(32, 128))
     path = saved(original.state_dict(), tmp_path)
-    check(load_model(_NAME, weights=path, image_size=(32, 128)), original)
-    square = load_model(_NAME, weights=path)
+    check(load_model(NAME, weights=path, image_size=(32, 128)), original)
+    square = load_model(NAME, weights=path)
     assert square.preprocessing.image_size == 64
     assert "64×64" in said(square)
 
@@ -129,14 +99,14 @@ def test_6_untrained_positions_are_taken_as_said(tmp_path: Path) -> None:
 def test_8_trained_or_averaged_weights(state: State, plain: Any, tmp_path: Path) -> None:
     other = network(seed=1)
     path = saved({"model": state, "model_ema": other.state_dict()}, tmp_path)
-    model = load_model(_NAME, weights=path)
+    model = load_model(NAME, weights=path)
     check(model, plain)
     assert "ema=True" in said(model)
-    check(load_model(_NAME, weights=path, ema=False), plain)
-    check(load_model(_NAME, weights=path, ema=True), other)
+    check(load_model(NAME, weights=path, ema=False), plain)
+    check(load_model(NAME, weights=path, ema=True), other)
     only = saved({"model": state}, tmp_path, "only.pth")
     with pytest.raises(BadInput, match="ema=True"):
-        load_model(_NAME, weights=only, ema=True)
+        load_model(NAME, weights=only, ema=True)
 
 
 def clip_tower() -> tuple[Any, State]:
@@ -182,7 +152,7 @@ def clip_tower() -> tuple[Any, State]:
 def test_9_a_projection_gives_an_embedding(wrapped: str, tmp_path: Path) -> None:
     tower, state = clip_tower()
     path = saved({wrapped + name: tensor for name, tensor in state.items()}, tmp_path)
-    model = load_model(_NAME, weights=path, model_kwargs={"pre_norm": True})
+    model = load_model(NAME, weights=path, model_kwargs={"pre_norm": True})
     check(model, tower)
     assert (model.output, model.embedding_dim, model.num_classes) == ("embedding", 32, 0)
 
@@ -192,7 +162,7 @@ def test_10_integers_are_no_weights(dtype: torch.dtype, state: State, tmp_path: 
     name = "blocks.3.mlp.fc1.weight"
     path = saved(state | {name: (state[name] * 100).to(dtype)}, tmp_path)
     with pytest.raises(BadInput, match=name):
-        load_model(_NAME, weights=path)
+        load_model(NAME, weights=path)
 
 
 def test_11_no_classifier_gives_an_embedding(tmp_path: Path) -> None:
@@ -257,13 +227,13 @@ class Settings(dict):  # type: ignore[type-arg]
 def test_15_what_training_scripts_write_beside_the_weights(
     beside: Mapping[str, Any], state: State, plain: Any, tmp_path: Path
 ) -> None:
-    check(load_model(_NAME, weights=saved({"model": state, **beside}, tmp_path)), plain)
+    check(load_model(NAME, weights=saved({"model": state, **beside}, tmp_path)), plain)
 
 
 def test_15_a_pickled_network_is_refused(plain: Any, tmp_path: Path) -> None:
     for content in (plain, {"model": plain}):
         with pytest.raises(BadInput, match="plain tensors"):
-            load_model(_NAME, weights=saved(content, tmp_path))
+            load_model(NAME, weights=saved(content, tmp_path))
 
 
 def test_18_deit3s_layer_scale(tmp_path: Path) -> None:
@@ -278,12 +248,12 @@ def test_18_deit3s_layer_scale(tmp_path: Path) -> None:
 def test_18_open_clips_trunk(state: State, plain: Any, tmp_path: Path) -> None:
     tensors = {f"visual.trunk.{name}": tensor for name, tensor in state.items()}
     path = saved(tensors | {"text.ln_final.weight": torch.ones(4)}, tmp_path)
-    check(load_model(_NAME, weights=path), plain)
+    check(load_model(NAME, weights=path), plain)
 
 
 def test_18_the_old_pre_logits_layer_as_timm(state: State, plain: Any, tmp_path: Path) -> None:
     layer = {"pre_logits.fc.weight": torch.ones(192, 192), "pre_logits.fc.bias": torch.ones(192)}
-    model = load_model(_NAME, weights=saved(state | layer, tmp_path))
+    model = load_model(NAME, weights=saved(state | layer, tmp_path))
     check(model, plain)
     assert "pre_logits" in said(model)
 
@@ -342,8 +312,8 @@ def test_18_googles_archives(plain: Any, tmp_path: Path) -> None:
     jax_archive(plain, tmp_path / "weights.npz")
     other = network(seed=1)
     other.load_pretrained(str(tmp_path / "weights.npz"))
-    check(load_model(_NAME, weights=tmp_path / "weights.npz"), other)
-    check(load_model(_NAME, weights=tmp_path / "weights.npz"), plain)
+    check(load_model(NAME, weights=tmp_path / "weights.npz"), other)
+    check(load_model(NAME, weights=tmp_path / "weights.npz"), plain)
 
 
 @pytest.mark.parametrize(
@@ -360,7 +330,7 @@ def test_18_googles_archives(plain: Any, tmp_path: Path) -> None:
 )
 def test_19_prefixes(prefix: str, state: State, plain: Any, tmp_path: Path) -> None:
     path = saved({prefix + name: tensor for name, tensor in state.items()}, tmp_path)
-    check(load_model(_NAME, weights=path), plain)
+    check(load_model(NAME, weights=path), plain)
 
 
 @pytest.mark.parametrize(
@@ -370,7 +340,7 @@ def test_19_wrappers_in_the_middle(wrapper: str, state: State, plain: Any, tmp_p
     renamed = {
         name.replace("blocks.3.", f"blocks.3.{wrapper}."): tensor for name, tensor in state.items()
     }
-    check(load_model(_NAME, weights=saved(renamed, tmp_path)), plain)
+    check(load_model(NAME, weights=saved(renamed, tmp_path)), plain)
 
 
 def test_20_lightning_with_keys_of_its_own(state: State, plain: Any, tmp_path: Path) -> None:
@@ -379,7 +349,7 @@ def test_20_lightning_with_keys_of_its_own(state: State, plain: Any, tmp_path: P
         | {"criterion.weight": torch.ones(5)},
         "hyper_parameters": {"lr": 0.1},
     }
-    model = load_model(_NAME, weights=saved(content, tmp_path))
+    model = load_model(NAME, weights=saved(content, tmp_path))
     check(model, plain)
     assert "criterion.weight" in said(model)
 
@@ -388,7 +358,7 @@ def test_20_a_layer_behind_the_network_is_not_dropped(state: State, tmp_path: Pa
     tensors = {f"0.{name}": tensor for name, tensor in state.items()}
     path = saved(tensors | {"1.weight": torch.ones(2, 5), "1.bias": torch.ones(2)}, tmp_path)
     with pytest.raises(BadInput, match=r"1\.weight"):
-        load_model(_NAME, weights=path)
+        load_model(NAME, weights=path)
 
 
 @pytest.mark.parametrize(
@@ -398,7 +368,7 @@ def test_20_a_classifier_beside_a_body(names: tuple[str, str], tmp_path: Path) -
     body, head = network(num_classes=0), nn.Linear(192, 7)
     tensors = {f"{names[0]}.{name}": tensor for name, tensor in body.state_dict().items()}
     tensors |= {f"{names[1]}.{name}": tensor for name, tensor in head.state_dict().items()}
-    model = load_model(_NAME, weights=saved(tensors, tmp_path))
+    model = load_model(NAME, weights=saved(tensors, tmp_path))
     check(model, nn.Sequential(body, head))
     assert model.num_classes == 7
 
@@ -407,7 +377,7 @@ def test_20_a_classifier_beside_a_body(names: tuple[str, str], tmp_path: Path) -
     "key", ["model_state_dict", "net", "weights", "ema", "teacher", "my_own_name"]
 )
 def test_21_state_dicts_under_any_name(key: str, state: State, plain: Any, tmp_path: Path) -> None:
-    check(load_model(_NAME, weights=saved({key: state, "epoch": 3}, tmp_path)), plain)
+    check(load_model(NAME, weights=saved({key: state, "epoch": 3}, tmp_path)), plain)
 
 
 def test_21_dinos_teacher(state: State, plain: Any, tmp_path: Path) -> None:
@@ -417,24 +387,24 @@ def test_21_dinos_teacher(state: State, plain: Any, tmp_path: Path) -> None:
         "teacher": {f"backbone.{name}": tensor for name, tensor in state.items()}
         | {"head.mlp.0.weight": torch.ones(8, 192)},
     }
-    model = load_model(_NAME, weights=saved(content, tmp_path))
+    model = load_model(NAME, weights=saved(content, tmp_path))
     check(model, plain)
     assert "ema=False" in said(model)
 
 
 def test_22_averaged_models(plain: Any, tmp_path: Path) -> None:
     averaged = torch.optim.swa_utils.AveragedModel(plain)
-    check(load_model(_NAME, weights=saved(averaged.state_dict(), tmp_path)), plain)
+    check(load_model(NAME, weights=saved(averaged.state_dict(), tmp_path)), plain)
 
 
 def test_23_an_empty_average(state: State, plain: Any, tmp_path: Path) -> None:
     path = saved({"model": state, "model_ema": {}}, tmp_path)
-    check(load_model(_NAME, weights=path), plain)
+    check(load_model(NAME, weights=path), plain)
 
 
 def test_24_a_fine_tuned_mae(tmp_path: Path) -> None:
     original = network(global_pool="avg")
-    model = load_model(_NAME, weights=saved(original.state_dict(), tmp_path))
+    model = load_model(NAME, weights=saved(original.state_dict(), tmp_path))
     check(model, original)
     assert "fc_norm" in said(model)
 
@@ -442,10 +412,10 @@ def test_24_a_fine_tuned_mae(tmp_path: Path) -> None:
 @pytest.mark.parametrize("size", [96, (64, 128)])
 def test_25_another_size_as_timm(size: int | tuple[int, int], state: State, tmp_path: Path) -> None:
     path = saved(state, tmp_path)
-    model = load_model(_NAME, weights=path, image_size=size)
+    model = load_model(NAME, weights=path, image_size=size)
     overlay = {"file": str(path), "num_classes": 5}
     resized = timm.create_model(
-        _NAME, pretrained=True, pretrained_cfg_overlay=overlay, num_classes=5, img_size=size
+        NAME, pretrained=True, pretrained_cfg_overlay=overlay, num_classes=5, img_size=size
     )
     resized.eval()
     check(model, resized)
@@ -455,14 +425,14 @@ def test_25_another_size_as_timm(size: int | tuple[int, int], state: State, tmp_
 @pytest.mark.parametrize("channels", [1, 4])
 def test_26_other_channels(channels: int, tmp_path: Path) -> None:
     original = network(in_chans=channels)
-    model = load_model(_NAME, weights=saved(original.state_dict(), tmp_path))
+    model = load_model(NAME, weights=saved(original.state_dict(), tmp_path))
     check(model, original)
     assert model.preprocessing.channels == channels
     given = (0.4,) * channels
-    told = load_model(_NAME, weights=tmp_path / "weights.pth", mean=given, std=given)
+    told = load_model(NAME, weights=tmp_path / "weights.pth", mean=given, std=given)
     assert told.preprocessing.mean == given
     with pytest.raises(BadInput, match="2 values"):
-        load_model(_NAME, weights=tmp_path / "weights.pth", mean=(0.5, 0.5), std=(0.5, 0.5))
+        load_model(NAME, weights=tmp_path / "weights.pth", mean=(0.5, 0.5), std=(0.5, 0.5))
 
 
 @pytest.mark.parametrize(
@@ -481,16 +451,16 @@ def test_26_other_channels(channels: int, tmp_path: Path) -> None:
 def test_27_variants_by_timms_arguments(kwargs: dict[str, Any], tmp_path: Path) -> None:
     original = network(**kwargs)
     path = saved(original.state_dict(), tmp_path)
-    check(load_model(_NAME, weights=path, model_kwargs=kwargs), original)
+    check(load_model(NAME, weights=path, model_kwargs=kwargs), original)
     if "patch_size" not in kwargs:  # which the file says itself
         with pytest.raises(BadInput) as caught:
-            load_model(_NAME, weights=path)
+            load_model(NAME, weights=path)
         assert next(iter(kwargs)) in caught.value.next_step
 
 
 def test_27_an_unknown_argument_is_named() -> None:
     with pytest.raises((BadInput, UnsupportedModel), match="heads_of_it"):
-        load_model(_NAME, untrained=True, model_kwargs={"heads_of_it": 3})
+        load_model(NAME, untrained=True, model_kwargs={"heads_of_it": 3})
 
 
 def shards(state: State, folder: Path) -> Path:
@@ -506,10 +476,10 @@ def shards(state: State, folder: Path) -> Path:
 
 def test_28_shards(state: State, plain: Any, tmp_path: Path) -> None:
     index = shards(state, tmp_path)
-    check(load_model(_NAME, weights=index), plain)
+    check(load_model(NAME, weights=index), plain)
     (tmp_path / "b.safetensors").unlink()
     with pytest.raises(BadInput, match=r"b\.safetensors"):
-        load_model(_NAME, weights=index)
+        load_model(NAME, weights=index)
 
 
 @pytest.mark.parametrize("name", ["timm/{}", "hf-hub:timm/{}"])
@@ -536,14 +506,14 @@ def test_29_folders_that_timm_saved(name: str, plain: Any, tmp_path: Path) -> No
 
 def test_30_safetensors_under_another_suffix(state: State, plain: Any, tmp_path: Path) -> None:
     save_file(state, tmp_path / "pytorch_model.bin")
-    check(load_model(_NAME, weights=tmp_path / "pytorch_model.bin"), plain)
+    check(load_model(NAME, weights=tmp_path / "pytorch_model.bin"), plain)
 
 
 def test_30_torchscript_is_named(plain: Any, tmp_path: Path) -> None:
     traced = torch.jit.trace(nn.Linear(2, 2), torch.zeros(1, 2))
     torch.jit.save(traced, tmp_path / "model.pt")
     with pytest.raises(BadInput, match="TorchScript"):
-        load_model(_NAME, weights=tmp_path / "model.pt")
+        load_model(NAME, weights=tmp_path / "model.pt")
 
 
 def test_31_the_distilled_form_is_named(tmp_path: Path) -> None:
@@ -630,7 +600,7 @@ def test_errors_say_what_a_file_is(
     make: Callable[[State], State], what: str, state: State, tmp_path: Path
 ) -> None:
     with pytest.raises(BadInput, match=what) as caught:
-        load_model(_NAME, weights=saved(make(state), tmp_path))
+        load_model(NAME, weights=saved(make(state), tmp_path))
     assert caught.value.next_step
 
 
@@ -646,13 +616,13 @@ def test_files_of_other_formats_are_named(start: bytes, what: str, tmp_path: Pat
     path = tmp_path / "weights.pth"
     path.write_bytes(start + bytes(64))
     with pytest.raises(BadInput, match=what):
-        load_model(_NAME, weights=path)
+        load_model(NAME, weights=path)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_other_floating_points(dtype: torch.dtype, state: State, tmp_path: Path) -> None:
     path = saved({name: tensor.to(dtype) for name, tensor in state.items()}, tmp_path)
-    model = load_model(_NAME, weights=path)
+    model = load_model(NAME, weights=path)
     expected = state["norm.weight"].to(dtype).float()
     assert torch.equal(model.module.get_parameter("norm.weight"), expected)
     assert math.isfinite(model.module(torch.zeros(1, 3, 64, 64)).sum().item())
@@ -670,4 +640,4 @@ def test_dinov2s_positions_are_resized_as_its_own_code_does(tmp_path: Path) -> N
 
 
 def test_the_hash_is_that_of_the_weights_where_they_say_all(state: State, tmp_path: Path) -> None:
-    assert load_model(_NAME, weights=saved(state, tmp_path)).weights_hash == sha256_state(state)
+    assert load_model(NAME, weights=saved(state, tmp_path)).weights_hash == sha256_state(state)
