@@ -10,7 +10,7 @@ from mimiq.cli import options
 from mimiq.cli.failures import Command
 from mimiq.cli.output import print_json, show, table
 from mimiq.cli.preflight import require_compile_extra
-from mimiq.models.names import EMBEDDED, SHORT_NAMES, described_names
+from mimiq.models.names import EMBEDDED, SHORT_NAMES, TORCHVISION, described_names
 
 
 @click.command(cls=Command, short_help="The models that can be compiled.")
@@ -30,6 +30,7 @@ def models(pattern: str | None, json: bool) -> None:
     if pattern is None:
         show(table(("short name", "timm's name"), list(short.items())))
         show("", "The ViT, BEiT, EVA and Swin of timm serve as well: mimiq models 'vit_*'")
+        show(f"So do torchvision's {', '.join(TORCHVISION)}, and folders of transformers.")
     elif names:
         click.echo("\n".join(names))
     else:
