@@ -14,7 +14,8 @@ from mimiq.cache import Cache
 from mimiq.calibrate import CalibrationSet
 from mimiq.errors import BadInput
 from mimiq.progress import Progress
-from mimiq.runtime.bundle import MODEL, Bundle, write_bundle
+from mimiq.runtime.bundle import MODEL, Bundle
+from mimiq.runtime.bundle_writing import write_bundle
 from mimiq.runtime.host import describe_hardware, describe_software
 from mimiq.spec import Job
 from mimiq.stages.budget import require_fits

@@ -14,7 +14,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mimiq.runtime.bundle import Bundle, add_files, write_bundle
+    from mimiq.runtime.bundle import Bundle
+    from mimiq.runtime.bundle_writing import add_files, write_bundle
     from mimiq.runtime.evaluation.accuracy import Accuracy, Comparison, compare, evaluate
     from mimiq.runtime.evaluation.datasets import InMemoryImages, LabelledImages
     from mimiq.runtime.evaluation.labelled_folders import open_dataset
@@ -39,7 +40,7 @@ _WHERE = {
     "Prediction": "session",
     "Preprocessing": "preprocessing",
     "Session": "session",
-    "add_files": "bundle",
+    "add_files": "bundle_writing",
     "Report": "report.report",
     "build_report": "report.report",
     "classify": "session",
@@ -51,7 +52,7 @@ _WHERE = {
     "open_bundle": "opening",
     "open_dataset": "evaluation.labelled_folders",
     "render": "report.terminal",
-    "write_bundle": "bundle",
+    "write_bundle": "bundle_writing",
 }
 
 __all__ = [

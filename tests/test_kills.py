@@ -20,7 +20,8 @@ from mimiq.calibrate import CalibrationSet, gaussian_noise
 from mimiq.export.triton import pack
 from mimiq.files import FileEntry, make_folder_whole, write_whole
 from mimiq.progress import SILENT, Progress
-from mimiq.runtime.bundle import Bundle, add_files
+from mimiq.runtime.bundle import Bundle
+from mimiq.runtime.bundle_writing import add_files
 from mimiq.runtime.preprocessing import Preprocessing
 from mimiq.runtime.report.report import Report
 from mimiq.runtime.serving.packed import PackedRecord, versions_of

@@ -117,7 +117,7 @@ def _with_other_weights(bundle: Path, folder: Path) -> Path:
     import onnx
     from onnx import numpy_helper
 
-    from mimiq.runtime.bundle import write_bundle
+    from mimiq.runtime.bundle_writing import write_bundle
 
     model = onnx.load(bundle / "model.onnx")
     generator = np.random.default_rng(0)

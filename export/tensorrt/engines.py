@@ -24,7 +24,8 @@ from mimiq.export.tensorrt.inspector import read_inspector
 from mimiq.export.tensorrt.plan import read_plan
 from mimiq.export.tensorrt.proof import Proof, judge, require_precision
 from mimiq.export.tensorrt.summary import PlanSummary
-from mimiq.runtime.bundle import MODEL, Bundle, add_files
+from mimiq.runtime.bundle import MODEL, Bundle
+from mimiq.runtime.bundle_writing import add_files
 from mimiq.runtime.manifest import read_json
 from mimiq.runtime.tensorrt.cuda import Gpu, gpu_or_reason
 from mimiq.runtime.tensorrt.library import RTX, TRT, Product, product_named

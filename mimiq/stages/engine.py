@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from mimiq.errors import BuildFailed, MimiqError, UnsupportedTarget
 from mimiq.progress import Progress
-from mimiq.runtime.bundle import Bundle, add_files
+from mimiq.runtime.bundle import Bundle
+from mimiq.runtime.bundle_writing import add_files
 from mimiq.runtime.tensorrt.record import FP8_MODEL
 from mimiq.spec import EngineSpec
 

@@ -25,7 +25,8 @@ from mimiq.export.divergence import Difference, Disagreements, differences, dive
 from mimiq.export.graph import Array, add_initializer, array, consumers, load, save
 from mimiq.export.patterns.linears import find_linears
 from mimiq.export.taps import block_sums, tap
-from mimiq.runtime.bundle import Bundle, write_bundle
+from mimiq.runtime.bundle import Bundle
+from mimiq.runtime.bundle_writing import write_bundle
 from mimiq.runtime.onnxruntime.backend import ORT
 from mimiq.runtime.onnxruntime.session import OnnxRuntimeSession
 from mimiq.runtime.preprocessing import Preprocessing

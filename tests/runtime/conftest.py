@@ -15,7 +15,8 @@ from runtime_models import (
     write_linear_classifier,
 )
 
-from mimiq.runtime.bundle import Bundle, write_bundle
+from mimiq.runtime.bundle import Bundle
+from mimiq.runtime.bundle_writing import write_bundle
 from mimiq.runtime.preprocessing import Preprocessing
 from mimiq.runtime.report.report import Report
 

@@ -13,7 +13,8 @@ import pytest
 from runtime_models import CLASSES, MakeBundle, MakeModel, manifest_entries
 
 from mimiq.errors import BadInput, EnvironmentLacks
-from mimiq.runtime.bundle import Bundle, add_files, write_bundle
+from mimiq.runtime.bundle import Bundle
+from mimiq.runtime.bundle_writing import add_files, write_bundle
 from mimiq.runtime.manifest import check_name, manifest_digest
 from mimiq.runtime.report.report import Report
 

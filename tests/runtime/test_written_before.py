@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from mimiq.errors import BadInput
-from mimiq.runtime.bundle import Bundle, add_files
+from mimiq.runtime.bundle import Bundle
+from mimiq.runtime.bundle_writing import add_files
 from mimiq.runtime.manifest import manifest_digest
 from mimiq.runtime.report.page import page
 from mimiq.runtime.tensorrt.selection import engines_of

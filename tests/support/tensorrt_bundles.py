@@ -8,7 +8,8 @@ from typing import Any
 from tensorrt_graphs import Spec, transformer
 
 from mimiq.config.precision import from_bits, parse_bits
-from mimiq.runtime.bundle import Bundle, write_bundle
+from mimiq.runtime.bundle import Bundle
+from mimiq.runtime.bundle_writing import write_bundle
 from mimiq.runtime.preprocessing import Preprocessing
 
 

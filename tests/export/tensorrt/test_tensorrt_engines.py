@@ -24,7 +24,8 @@ from mimiq.export.tensorrt.engines import (
     recorded_proofs,
 )
 from mimiq.runtime.backend import Lack
-from mimiq.runtime.bundle import Bundle, add_files
+from mimiq.runtime.bundle import Bundle
+from mimiq.runtime.bundle_writing import add_files
 from mimiq.runtime.host import cuda_driver_present
 from mimiq.runtime.opening import open_bundle
 from mimiq.runtime.tensorrt import selection

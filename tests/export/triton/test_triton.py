@@ -21,7 +21,8 @@ from mimiq.errors import BadInput, EnvironmentLacks, UnsupportedTarget
 from mimiq.export import to_cpu
 from mimiq.export.triton import PackOptions, pack
 from mimiq.export.triton.config import ModelConfig, check_config, config_text
-from mimiq.runtime.bundle import Bundle, add_files, write_bundle
+from mimiq.runtime.bundle import Bundle
+from mimiq.runtime.bundle_writing import add_files, write_bundle
 from mimiq.runtime.opening import open_bundle
 from mimiq.runtime.serving.packed import PackedModel, PackedRecord, Tensor, versions_of
 

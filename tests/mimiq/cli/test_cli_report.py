@@ -13,7 +13,7 @@ from mimiq.calibrate import CalibrationSet, gaussian_noise
 from mimiq.cli import main
 from mimiq.config.precision import int4
 from mimiq.errors import BadInput
-from mimiq.runtime.bundle import write_bundle
+from mimiq.runtime.bundle_writing import write_bundle
 from mimiq.runtime.preprocessing import Preprocessing
 
 PREPROCESSING = Preprocessing(image_size=16, crop_pct=1.0)

@@ -22,7 +22,8 @@ from mimiq.cli.commands import bench as benching
 from mimiq.errors import BadInput, EnvironmentLacks
 from mimiq.export.tensorrt.proof import Proof
 from mimiq.export.tensorrt.summary import PlanSummary
-from mimiq.runtime.bundle import Bundle, add_files
+from mimiq.runtime.bundle import Bundle
+from mimiq.runtime.bundle_writing import add_files
 from mimiq.runtime.host import cuda_driver_present
 from mimiq.runtime.latency.measure import Engine
 from mimiq.runtime.latency.worker import open_engine

@@ -12,7 +12,7 @@ from runtime_models import CLASSES, SIZE, MakeBundle, MakeModel
 
 from mimiq.errors import BadInput, EnvironmentLacks
 from mimiq.runtime import Session, classify, open_bundle
-from mimiq.runtime.bundle import add_files
+from mimiq.runtime.bundle_writing import add_files
 from mimiq.runtime.host import cuda_driver_present
 from mimiq.runtime.onnxruntime.graph import integer_kernels, open_graph
 from mimiq.runtime.onnxruntime.session import OnnxRuntimeSession

@@ -14,7 +14,8 @@ from reports import COMPARISON, report
 from runtime_models import MakeBundle, manifest_entries, write_linear_classifier
 
 from mimiq.errors import BadInput
-from mimiq.runtime.bundle import Bundle, add_files, write_bundle
+from mimiq.runtime.bundle import Bundle
+from mimiq.runtime.bundle_writing import add_files, write_bundle
 from mimiq.runtime.evaluation.held_out import Cost, HeldOut
 from mimiq.runtime.report.page import page
 from mimiq.runtime.report.report import Report, Tuning
