@@ -164,14 +164,15 @@ class TestBudgets:
         assert graph["attention"] == {"quantised": 4}
 
     def test_the_drop_is_met_and_measured(self, tmp_path: Path) -> None:
-        compiled(tmp_path / "out.mimiq", "--max-drop", "100")
+        quick = ["--recipe", "paper"]  # fits nothing
+        compiled(tmp_path / "out.mimiq", "--max-drop", "100", *quick)
         record = Bundle(tmp_path / "out.mimiq").manifest["raised"]
         assert record["units"] == []
         (first,) = record["tries"]
         assert 0 < first["points"] < 100
 
         wanted = first["points"] / 4
-        compiled(tmp_path / "less.mimiq", "--max-drop", f"{wanted:.3f}")
+        compiled(tmp_path / "less.mimiq", "--max-drop", f"{wanted:.3f}", *quick)
         record = Bundle(tmp_path / "less.mimiq").manifest["raised"]
         assert record["tries"][0] == first
         assert record["tries"][-1]["points"] <= wanted
