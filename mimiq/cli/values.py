@@ -207,6 +207,14 @@ def synthesis_of(images: ImagesChoice, model: str) -> SynthesisRecipe:
     return resized(SYNTHESIS_RECIPES[recipe_name(images, model)], images.images)
 
 
+def scenes_of(images: ImagesChoice, model: str) -> int:
+    """How many random scenes the recipe shows beside synthetic images."""
+    from mimiq.config.precision import int8
+    from mimiq.config.recipes import recipe_for
+
+    return recipe_for(recipe_name(images, model), int8()).procedural
+
+
 def images_of(folder: Path, answered: LoadedModel | Bundle, limit: int | None) -> ImageFiles:
     """Images to measure on, as :func:`mimiq.inputs.dataset_of`; its notes are printed."""
     from mimiq.cli.failures import print_message

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 # Where calibration images come from, by name; anything else is a folder.
+FORMATS = ("npy", "npz", "png")  # in which a set is written for other tools
 CALIBRATIONS = ("synthetic", "psaq", "noise")
 
 
