@@ -12,8 +12,6 @@ from mimiq import files
 from mimiq.errors import BadInput
 from mimiq.runtime.preprocessing import ByteArray, Preprocessing
 
-_INPUT = "images"  # what the exported graphs call theirs
-
 
 def check_format(form: str, channels: int) -> None:
     """Refuse a form that cannot hold such images, before any is made.
@@ -60,7 +58,7 @@ def write_images(
         if form == "npy":
             np.save(file, array)
         else:
-            np.savez(file, **{_INPUT: array})
+            np.savez(file, images=array)  # as exported graphs call their input
     return place
 
 
