@@ -35,7 +35,7 @@ def images() -> torch.Tensor:
 
 def _quantized(network: nn.Module, images: torch.Tensor, bits: int, batch: int = 16) -> nn.Module:
     module = copy.deepcopy(network)
-    precision = from_bits(bits, bits, uniform=True)
+    precision = from_bits(bits, bits, uniform=True).placed(ViTFamily().roles(module))
     swap_layers(module, precision)
     activation_quantizers(ViTFamily(), module, precision, images, "minmax", batch)
     return module
@@ -103,7 +103,7 @@ def test_two_steps_serve_where_one_cannot(network: nn.Module, images: torch.Tens
     module = copy.deepcopy(network)
     module.get_submodule("blocks.0.attn.qkv").weight[:128].mul_(8)
     module.get_submodule("blocks.0.mlp.fc1").weight.mul_(20)
-    precision = from_bits(8, 4, uniform=True)
+    precision = from_bits(8, 4, uniform=True).placed(ViTFamily().roles(module))
     swap_layers(module, precision)
     one_sided = {"blocks.0.attn.probs_quantizer", "blocks.0.mlp.fc2.input_quantizer"}
     errors: dict[str, list[float]] = {name: [] for name in one_sided}
@@ -144,7 +144,7 @@ def test_heavy_tails_get_two_steps_on_both_sides(network: nn.Module, images: tor
     """Few channels of keys and values that are large, as in trained networks."""
     module = copy.deepcopy(network)
     module.get_submodule("blocks.0.attn.qkv").weight[64::16].mul_(4)
-    precision = from_bits(8, 4, uniform=True)
+    precision = from_bits(8, 4, uniform=True).placed(ViTFamily().roles(module))
     swap_layers(module, precision)
     activation_quantizers(ViTFamily(), module, precision, images, "output")
     attention = module.get_submodule("blocks.0.attn")
@@ -161,8 +161,9 @@ def test_the_output_of_gelu_gets_a_window_of_its_own(
     module = copy.deepcopy(network)
     # Untrained weights hardly leave the part of GELU that is a straight line.
     module.get_submodule("blocks.0.mlp.fc1").weight.mul_(20)
-    swap_layers(module, int8())
-    activation_quantizers(ViTFamily(), module, int8(), images, "output")
+    precision = int8().placed(ViTFamily().roles(module))
+    swap_layers(module, precision)
+    activation_quantizers(ViTFamily(), module, precision, images, "output")
     grids = {
         name: layer.input_quantizer.grid
         for name, layer in quant_layers(module).items()

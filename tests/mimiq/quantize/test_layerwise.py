@@ -48,11 +48,12 @@ def test_without_quantisers_there_is_nothing_to_fit(
 ) -> None:
     """At a place where both networks compute the same, the error and so the change is zero."""
     module = copy.deepcopy(small_vit.module)
-    swap_layers(module, int8())
+    precision = int8().placed(small_vit.family.roles(module))
+    swap_layers(module, precision)
     for layer in quant_layers(module).values():
         layer.weight_quantizer = nn.Identity()
     before = copy.deepcopy(module.state_dict())
-    reconstruct(small_vit.family, small_vit.module, module, int8(), images)
+    reconstruct(small_vit.family, small_vit.module, module, precision, images)
     for name, value in module.state_dict().items():
         torch.testing.assert_close(value, before[name], rtol=0, atol=1e-5)
 
@@ -60,14 +61,15 @@ def test_without_quantisers_there_is_nothing_to_fit(
 def test_a_fit_undoes_a_shift_of_the_stream(small_vit: LoadedModel, images: torch.Tensor) -> None:
     """What an earlier layer did wrong is made up for by the next that adds to the stream."""
     module = copy.deepcopy(small_vit.module)
-    swap_layers(module, int8())
+    precision = int8().placed(small_vit.family.roles(module))
+    swap_layers(module, precision)
     for layer in quant_layers(module).values():
         layer.weight_quantizer = nn.Identity()
     first = module.get_submodule("blocks.0.attn.proj")
     assert isinstance(first, QuantLinear)
     expected = first.bias.clone()
     first.bias += 0.5
-    reconstruct(small_vit.family, small_vit.module, module, int8(), images)
+    reconstruct(small_vit.family, small_vit.module, module, precision, images)
     torch.testing.assert_close(first.bias, expected, rtol=0, atol=1e-3)
 
 

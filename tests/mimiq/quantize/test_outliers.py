@@ -7,7 +7,7 @@ import copy
 import pytest
 import torch
 
-from mimiq.config.precision import from_bits, int8
+from mimiq.config.precision import Precision, from_bits, int8
 from mimiq.models import LoadedModel, load_model
 from mimiq.quantize.fake_quant import Quantizer, QuantLinear
 from mimiq.quantize.insert import RangeRecipe, quantize
@@ -15,6 +15,10 @@ from mimiq.quantize.outliers import survey
 
 LAYER = "blocks.1.mlp.fc2"
 UNITS = (3, 40)
+
+
+def placed(model: LoadedModel, precision: Precision) -> Precision:
+    return precision.placed(model.family.roles(model.module))
 
 
 @pytest.fixture(scope="module")
@@ -46,23 +50,25 @@ def planted() -> LoadedModel:
 
 
 def test_massive_units_are_found(planted: LoadedModel, images: torch.Tensor) -> None:
-    found = survey(planted.family, planted.module, int8(), images)
+    found = survey(planted.family, planted.module, placed(planted, int8()), images)
     assert found.outliers[0].layer == LAYER
     assert set(UNITS) <= set(found.columns[LAYER])
     assert found.outliers[0].left < 0.1 * found.outliers[0].error
 
 
 def test_at_most_one_linear_in_twenty(planted: LoadedModel, images: torch.Tensor) -> None:
-    found = survey(planted.family, planted.module, from_bits(4, 8), images)
+    found = survey(planted.family, planted.module, placed(planted, from_bits(4, 8)), images)
     assert len(found.outliers) <= 1  # of 17
 
 
 def test_nothing_is_apart_where_nothing_may_be(planted: LoadedModel, images: torch.Tensor) -> None:
-    assert not survey(planted.family, planted.module, int8(), images, find=False).outliers
+    assert not survey(
+        planted.family, planted.module, placed(planted, int8()), images, find=False
+    ).outliers
 
 
 def test_heads_outputs_stay_whole(planted: LoadedModel, images: torch.Tensor) -> None:
-    found = survey(planted.family, planted.module, int8(), images)
+    found = survey(planted.family, planted.module, placed(planted, int8()), images)
     assert not any(name.endswith("attn.proj") for name in found.columns)
 
 

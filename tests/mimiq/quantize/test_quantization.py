@@ -70,6 +70,7 @@ def test_migration_keeps_the_function_and_lowers_the_error(
     """From both norms of both blocks, and for floating-point activations from values to proj."""
     module = copy.deepcopy(small_vit.module)
     places_named = small_vit.family.migrations(module)
+    precision = precision.placed(small_vit.family.roles(module))
     results = migrate_outliers(module, places_named, precision, images)
     assert len(results) == places
     assert any(result.strength > 0 for result in results)
