@@ -69,6 +69,9 @@ class Command(click.Command):
     """A command whose errors are reported by :func:`reported`, and whose help has sections."""
 
     def invoke(self, ctx: click.Context) -> Any:
+        # PyTorch's idle threads would spin, and take the cores from those that have work; read when
+        # it is loaded.
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         with reported():
             return super().invoke(ctx)
 

@@ -19,6 +19,7 @@ from mimiq.runtime.preprocessing import FloatArray
 from mimiq.runtime.serving.endpoint import Endpoint, asker, comparison_batch
 from mimiq.runtime.serving.packed import PIXELS, TOP_CLASSES, TOP_LABELS, TOP_PROBABILITIES, Tensor
 from mimiq.runtime.serving.probes import probe_images
+from mimiq.runtime.serving.readiness import wait_until_ready
 from mimiq.runtime.serving.settings import manifest_tensors
 from mimiq.runtime.serving.v2_client import ServedModel, V2Client
 from mimiq.runtime.serving.wanted import Wanted
@@ -113,6 +114,13 @@ def check_server(
         CheckFailed: it has no such model, or refuses requests.
     """
     with V2Client(wanted.url, wanted.protocol, wanted.timeout_s) as client:
+        wait_until_ready(
+            client,
+            wanted.model,
+            wanted.version,
+            wanted.wait_s,
+            say=lambda text: stage.update(text=text),
+        )
         if not client.live():
             raise CheckFailed(f"The server at {wanted.url} is not live.", "See the server's log.")
         served = client.metadata(wanted.model, wanted.version)

@@ -225,7 +225,7 @@ class V2Client:
         return EnvironmentLacks(
             f"No {self.protocol} inference server answers at {self.url}, {doing}: {_short(why)}",
             "Check that it runs, its port and `protocol` (Triton: http 8000, grpc 8001; MLServer: "
-            "8080, 8081).",
+            "8080, 8081). One that is only starting is waited for with `wait_s=60`.",
         )
 
 

@@ -24,6 +24,7 @@ class Wanted:
             between its embeddings and the local ones.
         p99_ms: largest 99th percentile of the latency at any level of load; None for any.
         timeout_s: of every call.
+        wait_s: seconds to wait for a server that is only starting, and for its model.
     """
 
     url: str
@@ -37,3 +38,4 @@ class Wanted:
     min_cosine: float = MIN_COSINE
     p99_ms: float | None = None
     timeout_s: float = 60.0
+    wait_s: float = 0.0

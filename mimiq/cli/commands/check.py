@@ -57,6 +57,16 @@ _IDENTITY = {
     help="Of every request, in seconds.",
 )
 @options.option(
+    "Server",
+    "--wait",
+    "wait_s",
+    type=click.FloatRange(0),
+    default=0.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="For a server that is only starting, and for its model.",
+)
+@options.option(
     "Measurement", "--bundle", type=PATH, required=True, help="What should be deployed."
 )
 @options.option(
@@ -124,6 +134,7 @@ def check(
     version: str,
     protocol: Any,
     timeout_s: float,
+    wait_s: float,
     bundle: Path,
     evaluation: Path | None,
     eval_limit: int | None,
@@ -162,6 +173,7 @@ def check(
         min_cosine=min_cosine,
         p99_ms=p99_ms,
         timeout_s=timeout_s,
+        wait_s=wait_s,
     )
     with working(), shown_progress(say.quiet).stage("check") as stage:
         result = check_server(opened, wanted, dataset, name, backend=backend, stage=stage)
