@@ -81,10 +81,20 @@ def _identity(value: Any) -> Any:
 
 
 def default_cache_dir() -> Path:
-    """``$MIMIQ_CACHE``, or the platform's user cache folder: ``~/.cache/mimiq`` on Linux."""
+    """``$MIMIQ_CACHE``, or the platform's user cache folder: ``~/.cache/mimiq`` on Linux.
+
+    Raises:
+        EnvironmentLacks: this user has no home folder, and nothing says where else.
+    """
     if own := os.environ.get("MIMIQ_CACHE"):
         return Path(own)
-    return platformdirs.user_cache_path("mimiq", appauthor=False)
+    try:
+        return platformdirs.user_cache_path("mimiq", appauthor=False)
+    except RuntimeError as error:
+        raise EnvironmentLacks(
+            "This user has no home folder, and nothing says where finished stages are kept.",
+            "Set MIMIQ_CACHE to a folder.",
+        ) from error
 
 
 class Cache:

@@ -55,6 +55,16 @@ class Session(Protocol):
     def __exit__(self, *exception: object) -> None: ...
 
 
+class OfOneProcess:
+    """Base of sessions: their engines live in the process that opened them."""
+
+    def __reduce__(self) -> Any:
+        raise BadInput(
+            "A session cannot be pickled, nor sent to another process.",
+            "Send the bundle's path, and open it there: mimiq.open_bundle(path).",
+        )
+
+
 @dataclass(frozen=True)
 class Prediction:
     """One of an image's most likely classes.

@@ -21,6 +21,15 @@ from mimiq.errors import BadInput, EnvironmentLacks, MimiqError
 
 DEBUG = "MIMIQ_DEBUG"
 INTERRUPTED, INTERNAL_ERROR = 130, 70
+# Of PyTorch's allocator, the dynamic loader, the C library and C++.
+_NO_MEMORY = (
+    "can't allocate memory",
+    "not enough memory",
+    "failed to map segment",
+    "cannot allocate memory",
+    "bad_alloc",
+    "bad allocation",
+)
 _ACCESS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
 
 
@@ -68,6 +77,10 @@ def _open_streams() -> None:
 class Command(click.Command):
     """A command whose errors are reported by :func:`reported`, and whose help has sections."""
 
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        with reported():  # help is printed while arguments are read
+            return super().make_context(*args, **kwargs)
+
     def invoke(self, ctx: click.Context) -> Any:
         # PyTorch's idle threads would spin, and take the cores from those that have work; read when
         # it is loaded.
@@ -95,6 +108,10 @@ class Group(click.Group):
 
     command_class = Command
 
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        with reported():
+            return super().make_context(*args, **kwargs)
+
     def list_commands(self, ctx: click.Context) -> list[str]:
         """In the order in which they were added: that of the work."""
         return list(self.commands)
@@ -115,12 +132,26 @@ def explained(error: Exception) -> MimiqError | None:
             f"{error.filename} cannot be read or written: {error.strerror}.",
             "Check the path and its permissions.",
         )
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+    if _lacks_memory(error):
         return EnvironmentLacks(
             f"The memory is exhausted: {_first_line(error)}",
             "Use a smaller --recipe or --batches, or a host with more memory.",
         )
+    if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+        return EnvironmentLacks(
+            "Too many files are open.", "Raise the limit of open files: ulimit -n 4096."
+        )
     return None
+
+
+def _lacks_memory(error: Exception) -> bool:
+    """Whether memory ran out, by whatever name a library gives it."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    if isinstance(error, OSError) and error.errno == errno.ENOMEM:
+        return True
+    text = str(error).lower()
+    return any(words in text for words in _NO_MEMORY)
 
 
 def print_error(error: MimiqError) -> None:

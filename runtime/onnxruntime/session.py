@@ -10,12 +10,12 @@ import numpy as np
 from mimiq.errors import BadInput
 from mimiq.runtime.onnxruntime.graph import first_line, open_graph
 from mimiq.runtime.preprocessing import FloatArray, Preprocessing
-from mimiq.runtime.session import Images, as_input
+from mimiq.runtime.session import Images, OfOneProcess, as_input
 
 _FLOAT_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 
 
-class OnnxRuntimeSession:
+class OnnxRuntimeSession(OfOneProcess):
     """An ONNX graph with one image input and one (B, classes) output, opened by ONNX Runtime.
 
     Args:

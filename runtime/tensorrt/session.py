@@ -15,7 +15,7 @@ import numpy as np
 from mimiq.errors import BadInput, EnvironmentLacks
 from mimiq.files import replacing
 from mimiq.runtime.preprocessing import Preprocessing
-from mimiq.runtime.session import as_input
+from mimiq.runtime.session import OfOneProcess, as_input
 from mimiq.runtime.tensorrt.arrays import DeviceArray, DeviceView, is_device_array, view
 from mimiq.runtime.tensorrt.cuda import Cuda, make_allocator
 from mimiq.runtime.tensorrt.lane import Lane, Tensors
@@ -26,7 +26,7 @@ _LOG_LINES = 50
 _DAMAGED = ("magicTag", "header.size", "Serialization", "serialization", "deserialize")
 
 
-class TensorRTSession:
+class TensorRTSession(OfOneProcess):
     """An engine of one image input and one (B, classes) output, ready to run.
 
     Several threads may call :meth:`run` at once; as many as there are ``contexts`` run at the same

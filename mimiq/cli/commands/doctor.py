@@ -18,7 +18,7 @@ from mimiq.cli.failures import Command
 from mimiq.cli.flags import with_flags
 from mimiq.cli.output import print_json, show, table, working
 from mimiq.cli.preflight import missing_libraries
-from mimiq.errors import MimiqError
+from mimiq.errors import EnvironmentLacks, MimiqError
 from mimiq.runtime.backend import Backend, Lack
 from mimiq.runtime.backends import BACKENDS
 from mimiq.runtime.host import describe_hardware, installed_version
@@ -82,11 +82,10 @@ def doctor(cache_dir: Path | None, json: bool) -> None:
 
 def examine(cache_dir: Path | None = None) -> dict[str, Any]:
     """Everything that ``doctor`` prints; no probe's failure is an error."""
-    from mimiq.cache import default_cache_dir
     from mimiq.runtime.onnxruntime.graph import integer_kernels
 
     backends, targets = runnable(), buildable()
-    cache = describe_cache(cache_dir or default_cache_dir())
+    cache = _cache(cache_dir)
     abilities = [*backends, *targets]
     steps = [
         f"For {ability.title}: {ability.next_step}" for ability in abilities if ability.next_step
@@ -117,6 +116,16 @@ def buildable() -> list[Ability]:
         for product in PRODUCTS
     )
     return [_ability(GRAPH, "bundles, with mimiq-compile", _why_not_compile), *engines]
+
+
+def _cache(folder: Path | None) -> dict[str, Any]:
+    from mimiq.cache import default_cache_dir
+
+    try:
+        return describe_cache(folder or default_cache_dir())
+    except EnvironmentLacks as error:
+        nothing = {"folder": None, "entries": 0, "bytes": 0, "free_bytes": None}
+        return nothing | {"next_steps": [f"{error.problem} {error.next_step}"]}
 
 
 def describe_cache(folder: Path) -> dict[str, Any]:
@@ -188,7 +197,9 @@ def _show(findings: dict[str, Any]) -> None:
         ("gpu", "\n".join(gpus) or "none"),
         (
             "cache",
-            f"{cache['folder']}: {cache['entries']} results, {cache['bytes'] / 1e6:.0f} MB; "
+            "no folder: this user has no home"
+            if cache["folder"] is None
+            else f"{cache['folder']}: {cache['entries']} results, {cache['bytes'] / 1e6:.0f} MB; "
             + (f"{free / 1e9:.1f} GB free" if free is not None else "free space unknown"),
         ),
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +14,7 @@ from mimiq.cli import choices, options, preflight
 from mimiq.cli.failures import Command
 from mimiq.cli.output import print_json, show, shown, working
 from mimiq.cli.parameters import PATH
-from mimiq.errors import BadInput
+from mimiq.errors import BadInput, EnvironmentLacks
 from mimiq.files import write_whole
 
 if TYPE_CHECKING:
@@ -58,10 +59,12 @@ def report(
         out = output.out or Path(f"{bundle.resolve().name.removesuffix('.mimiq')}.html")
         preflight.require_new(out, output.force, ".html")
         engines = {name: list(proof_rows(proof)) for name, proof in recorded_proofs(opened).items()}
+        images: CalibrationSet | None = None
         if calibration is not None:
-            images: CalibrationSet | None = _named(opened, calibration)
+            images = _named(opened, calibration)
         else:
-            images = _cached(opened, cache_dir or default_cache_dir())
+            with contextlib.suppress(EnvironmentLacks):  # no home, no finished stages
+                images = _cached(opened, cache_dir or default_cache_dir())
         write_whole(out, page(opened, engines, _sheet(images) if images else None))
     if json:
         print_json({"path": str(out), "images_shown": images is not None})
