@@ -29,13 +29,13 @@ from mimiq.calibrate.manifest import FORMAT, MANIFEST, read_manifest, refuse_oth
 from mimiq.calibrate.storage import ByteArray, LabelArray
 from mimiq.durable import remove_all_leftovers
 from mimiq.errors import BadInput
-from mimiq.runtime.image_files import InputShape
+from mimiq.runtime.image_files import InputShape, described
 
 CONTACT_SHEET = "contact_sheet.png"
 _MAKE_AGAIN = "Run the command that made it again: it makes only what is missing."
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class CalibrationSet:
     """A finished set, or a contiguous part of one. Pixels stay on disk until asked for.
 
@@ -83,6 +83,10 @@ class CalibrationSet:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def __repr__(self) -> str:
+        kind, shape = self.manifest.get("kind", "unknown"), self.input_shape
+        return f"<CalibrationSet {self.path}: {len(self)} images, {kind}, {described(shape)}>"
 
     @property
     def input_shape(self) -> InputShape:

@@ -68,6 +68,21 @@ class Bundle:
             _check_file(self.path / check_name(name), entry, verify)
         self.labels = self._read_labels()
 
+    def __repr__(self) -> str:
+        size = self.model_path.stat().st_size / 1e6
+        return f"<Bundle {self.path}: {self.model_name} at {self.precision_label}, {size:.1f} MB>"
+
+    def _repr_html_(self) -> str:
+        """The page of ``mimiq report`` as a notebook shows it, in a frame of its own."""
+        from html import escape
+
+        from mimiq.runtime.report.page import page
+
+        return (
+            f'<iframe srcdoc="{escape(page(self), quote=True)}" sandbox '
+            'style="width: 100%; height: 40em; border: 0"></iframe>'
+        )
+
     @property
     def model_path(self) -> Path:
         """The Q/DQ graph, ``model.onnx``."""

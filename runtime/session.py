@@ -58,6 +58,15 @@ class Session(Protocol):
 class OfOneProcess:
     """Base of sessions: their engines live in the process that opened them."""
 
+    backend: str
+    input_shape: tuple[int, int, int]
+    num_classes: int
+
+    def __repr__(self) -> str:
+        shape = ", ".join(map(str, self.input_shape))
+        name = type(self).__name__
+        return f"<{name} {self.backend}: float32 (B, {shape}) to (B, {self.num_classes})>"
+
     def __reduce__(self) -> Any:
         raise BadInput(
             "A session cannot be pickled, nor sent to another process.",
