@@ -13,8 +13,8 @@ from mimiq.runtime.tensorrt.library import PRODUCTS
 
 RECIPES = tuple(SYNTHESIS_RECIPES)
 RECIPE_LINES = {
-    "fast": "16 images and 192 scenes, fitted and not distilled: the quickest.",
-    "cpu": "48 images and 192 scenes, distilled at 8 bits: the point where more gains little.",
+    "fast": "32 images and 192 scenes, fitted and not distilled: the quickest.",
+    "cpu": "96 images and 192 scenes, distilled at 8 bits: the point where more gains little.",
     "gpu": "2048 images and 1024 scenes, 4000 steps of distillation: for one GPU.",
     "paper": "10 000 images of 2000 steps, 62 500 steps of distillation: as published.",
     "tiny": "For the embedded network of digits: 256 images, 300 steps of distillation.",

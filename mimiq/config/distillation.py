@@ -81,13 +81,13 @@ class DistillationRecipe:
 
         Args:
             images: those of the set last.
-            of_set: how many are the set's, where others are shown beside it: a quarter of them at
+            of_set: how many are the set's, where others are shown beside it: an eighth of them at
                 most is held out. All of them by default.
 
         Raises:
             BadInput: when there are too few images to hold any out.
         """
-        most = len(images) if of_set is None else of_set // 4
+        most = len(images) if of_set is None else of_set // 8
         held_out = max(1, min(round(len(images) * self.held_out), most))
         if len(images) <= held_out:
             raise BadInput(

@@ -30,9 +30,9 @@ def split(
 
 @pytest.mark.parametrize(
     ("images", "scenes", "held_out"),
-    [(32, 0, 4), (32, 32, 8), (12, 24, 3), (4, 24, 1), (2, 0, 1)],
+    [(32, 0, 4), (32, 32, 4), (12, 24, 1), (4, 24, 1), (2, 0, 1)],
 )
-def test_an_eighth_of_all_is_held_out_and_at_most_a_quarter_of_the_set(
+def test_an_eighth_of_the_set_is_held_out(
     small_vit: LoadedModel, tmp_path: Path, images: int, scenes: int, held_out: int
 ) -> None:
     made, found = split(small_vit, tmp_path, images, scenes)
@@ -50,7 +50,7 @@ def test_fresh_scenes_are_dozens_and_none_of_those_fitted(
     fitted = {image.numpy().tobytes() for image in found.fitted}
     assert not fitted & {image.numpy().tobytes() for image in found.scenes}
     assert {kind: len(each) for kind, each in found.judging.items()} == {
-        "synthetic": 2,
+        "synthetic": 1,
         "scenes": 48,
     }
 
