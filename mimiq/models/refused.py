@@ -75,9 +75,10 @@ def unknown_family(module: nn.Module, architecture: str) -> UnsupportedModel:
     name = type(module).__name__
     why = _WHY.get(name)
     what = (
-        f"which {why}: that has no description here" if why else "no vision transformer known here"
+        f"{architecture} is of the class {name}, which {why}; mimiq does not compile such networks."
+        if why
+        else f"{architecture} is of the class {name}, no vision transformer that mimiq knows."
     )
     return UnsupportedModel(
-        f"{architecture} is of the class {name}, {what}.",
-        "Choose a ViT, DeiT, BEiT, EVA, DINOv3 or Swin from timm, e.g. deit_s.",
+        what, "Choose a ViT, DeiT, BEiT, EVA, DINOv3 or Swin from timm, e.g. deit_s."
     )

@@ -147,7 +147,7 @@ def test_contradictions(tmp_path: Path) -> None:
         load_model(_NAME, weights=tmp_path / "x.pth")
     with pytest.raises(BadInput, match="3 labels"):
         load_model(_NAME, untrained=True, labels=("a", "b", "c"))
-    with pytest.raises(UnsupportedModel, match="no vision transformer"):
+    with pytest.raises(UnsupportedModel, match="convolutional"):
         load_model("resnet18", untrained=True)
 
 
