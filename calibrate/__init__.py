@@ -4,9 +4,10 @@ What is exported here needs numpy and Pillow alone. The observers
 (:mod:`mimiq.calibrate.observers`) need torch and are imported from their own module.
 """
 
-from mimiq.calibrate.dataset import CalibrationSet, CalibrationSetWriter
+from mimiq.calibrate.dataset import CalibrationSet
 from mimiq.calibrate.manifest import make_manifest
 from mimiq.calibrate.sources import from_folder, gaussian_noise, open_or_import
+from mimiq.calibrate.writing import CalibrationSetWriter
 
 __all__ = [
     "CalibrationSet",

@@ -14,14 +14,8 @@ from mimiq.calibrate.output_error import SLACK, OutputErrorObserver
 from mimiq.config.precision import Precision
 from mimiq.models.attention import ExplicitAttention
 from mimiq.models.family import Family
-from mimiq.quantize.fake_quant import (
-    Grid,
-    QuantConv2d,
-    Quantizer,
-    QuantLinear,
-    fake_quantize_to,
-    without_columns,
-)
+from mimiq.quantize.fake_quant import Grid, Quantizer, fake_quantize_to
+from mimiq.quantize.layers import QuantConv2d, QuantLinear, without_columns
 
 ObserverName = Literal["minmax", "percentile", "mse", "entropy", "output"]
 

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from mimiq.calibrate.dataset import CalibrationSet, CalibrationSetWriter
+from mimiq.calibrate.dataset import CalibrationSet
 from mimiq.calibrate.manifest import make_manifest
+from mimiq.calibrate.writing import CalibrationSetWriter
 from mimiq.errors import BadInput
 from mimiq.runtime.evaluation.walking import images_below
 from mimiq.runtime.image_files import described, suffixes_for, wanted_files

@@ -18,7 +18,7 @@ from torch import nn
 from mimiq.errors import BadInput, UnsupportedModel
 from mimiq.export import passes
 from mimiq.export.graph import DOMAIN, FAKE_QUANTIZE, save
-from mimiq.quantize.fake_quant import freeze
+from mimiq.quantize.layers import freeze
 
 OPSET = 21  # the first with INT4 and block-wise DequantizeLinear
 INPUT, OUTPUT, BATCH = "images", "logits", "batch"

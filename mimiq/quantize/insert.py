@@ -19,15 +19,8 @@ from mimiq.models import LoadedModel, quantizable_layers
 from mimiq.models.family import Stream
 from mimiq.quantize.centring import centre
 from mimiq.quantize.equalization import MigrationResult, migrate_outliers
-from mimiq.quantize.fake_quant import (
-    Grid,
-    QuantConv2d,
-    Quantizer,
-    QuantLayer,
-    QuantLinear,
-    weight_axis,
-    without_columns,
-)
+from mimiq.quantize.fake_quant import Grid, Quantizer, weight_axis
+from mimiq.quantize.layers import QuantConv2d, QuantLayer, QuantLinear, without_columns
 from mimiq.quantize.layerwise import Fit, reconstruct
 from mimiq.quantize.outliers import Outliers, survey
 from mimiq.quantize.rotation import rotate

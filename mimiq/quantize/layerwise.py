@@ -24,10 +24,11 @@ from torch import nn
 from mimiq.calibrate.observers import mse_weight_scale
 from mimiq.config.precision import Precision
 from mimiq.models.family import Family
-from mimiq.quantize.fake_quant import Quantizer, QuantLinear, quant_layers, without_columns
+from mimiq.quantize.fake_quant import Quantizer
 from mimiq.quantize.gptq import gptq
 from mimiq.quantize.hooks import evenly_spread
 from mimiq.quantize.importance import prefix_shares
+from mimiq.quantize.layers import QuantLinear, quant_layers, without_columns
 from mimiq.quantize.walk import Rows, Visit, walk
 
 # At most; evenly spread over those given. DeiT-T, 720 images instead of 384: logit error on

@@ -4,7 +4,7 @@ Trained vision transformers have massive activations (Sun et al., COLM 2024): on
 thirty times as large as all others, at a few tokens of every image. One scale for the tensor then
 leaves the other units a handful of integers, and the rounding error of the unit's own weights
 counts thirty times. Such a column is computed in floating point beside the integers
-(:class:`mimiq.quantize.fake_quant.QuantLinear`), which leaves the function as it is.
+(:class:`mimiq.quantize.layers.QuantLinear`), which leaves the function as it is.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ from mimiq.calibrate.observers import mse_weight_scale
 from mimiq.config.precision import LayerPrecision, Precision
 from mimiq.models import quantizable_layers
 from mimiq.models.family import Family
-from mimiq.quantize.fake_quant import Grid, fake_quantize_to, weight_axis, without_columns
+from mimiq.quantize.fake_quant import Grid, fake_quantize_to, weight_axis
 from mimiq.quantize.hooks import evenly_spread
 from mimiq.quantize.importance import weighed_inputs
+from mimiq.quantize.layers import without_columns
 
 IMAGES = 64  # at most; massive activations stand at the same units in every image
 MOST = 8  # columns a Linear: each is a product of its own

@@ -13,8 +13,9 @@ from torch import nn
 from mimiq.config.precision import Precision
 from mimiq.errors import BadInput
 from mimiq.models import LoadedModel
-from mimiq.quantize.fake_quant import Grid, QuantConv2d, Quantizer, QuantLinear, quant_layers
+from mimiq.quantize.fake_quant import Grid, Quantizer
 from mimiq.quantize.insert import QuantizedModel
+from mimiq.quantize.layers import QuantConv2d, QuantLinear, quant_layers
 
 VALUES, QUANTIZERS = "values.safetensors", "quantizers.json"
 

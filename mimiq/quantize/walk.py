@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from mimiq.models.family import Family, Write
-from mimiq.quantize.fake_quant import QuantLinear
+from mimiq.quantize.layers import QuantLinear
 
 MEMORY = 1 << 30  # bytes that the parts of a block remember, in each of the two networks
 

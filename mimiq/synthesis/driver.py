@@ -19,8 +19,9 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from mimiq.calibrate.dataset import CalibrationSet, CalibrationSetWriter
+from mimiq.calibrate.dataset import CalibrationSet
 from mimiq.calibrate.manifest import make_manifest
+from mimiq.calibrate.writing import CalibrationSetWriter
 from mimiq.devices import describe_device, fast_dtype, pick_device
 from mimiq.errors import BadInput, CheckFailed, EnvironmentLacks
 from mimiq.models import LoadedModel

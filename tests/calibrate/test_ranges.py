@@ -12,8 +12,9 @@ from mimiq.calibrate.ranges import activation_quantizers, two_sided_grids, two_s
 from mimiq.config.precision import from_bits, int8
 from mimiq.models import ExplicitAttention
 from mimiq.models.families.vit import ViTFamily
-from mimiq.quantize.fake_quant import Grid, Quantizer, fake_quantize, quant_layers
+from mimiq.quantize.fake_quant import Grid, Quantizer, fake_quantize
 from mimiq.quantize.insert import swap_layers
+from mimiq.quantize.layers import quant_layers
 
 
 @pytest.fixture(scope="module")

@@ -27,7 +27,8 @@ from mimiq.config.precision import int4, int8
 from mimiq.errors import BadInput, UnsupportedModel
 from mimiq.export import export_onnx, summarize
 from mimiq.export.graph import save
-from mimiq.quantize.fake_quant import Grid, Quantizer, QuantLinear
+from mimiq.quantize.fake_quant import Grid, Quantizer
+from mimiq.quantize.layers import QuantLinear
 
 Export = Callable[[str], Exported]
 

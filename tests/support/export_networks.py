@@ -22,15 +22,8 @@ from mimiq.config.precision import (
 )
 from mimiq.models import ExplicitAttention, quantizable_layers
 from mimiq.models.families.vit import ViTFamily
-from mimiq.quantize.fake_quant import (
-    Grid,
-    QuantConv2d,
-    Quantizer,
-    QuantLinear,
-    freeze,
-    weight_axis,
-    without_columns,
-)
+from mimiq.quantize.fake_quant import Grid, Quantizer, weight_axis
+from mimiq.quantize.layers import QuantConv2d, QuantLinear, freeze, without_columns
 
 DEIT_T = Path(__file__).parents[3] / "shared" / "weights" / "deit_tiny_patch16_224.safetensors"
 

@@ -69,7 +69,7 @@ def _fold(node: ir.Node) -> bool:
         if scales is None or scales.ndim != data.ndim:
             raise UnsupportedModel(
                 f"The block scales of {weight.name} are no constant of the weight's rank.",
-                "Freeze the quantisers (mimiq.quantize.fake_quant.freeze) before export.",
+                "Freeze the quantisers (mimiq.quantize.layers.freeze) before export.",
             )
         scale = add_initializer(
             graph, scale.name or "scale", np.ascontiguousarray(np.transpose(scales, perm))

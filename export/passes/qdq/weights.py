@@ -76,7 +76,7 @@ def _lower(node: ir.Node) -> bool:
     if scale is None:
         raise UnsupportedModel(
             f"The scale of {name} is computed in the graph.",
-            "Freeze the quantisers (mimiq.quantize.fake_quant.freeze) before export.",
+            "Freeze the quantisers (mimiq.quantize.layers.freeze) before export.",
         )
     qmin, qmax = int_attribute(node, "qmin", -128), int_attribute(node, "qmax", 127)
     axis = int_attribute(node, "axis", -1)

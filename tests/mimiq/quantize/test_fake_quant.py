@@ -14,11 +14,10 @@ from mimiq.quantize.fake_quant import (
     FrozenQuantizer,
     Grid,
     Quantizer,
-    QuantLinear,
     fake_quantize,
     fake_quantize_to,
-    freeze,
 )
+from mimiq.quantize.layers import QuantLinear, freeze
 
 _grids = st.sampled_from(
     [Grid.signed(8), Grid.signed(4), Grid.weight(8), Grid(0, 127), Grid(-1, 14), Grid.signed(2)]

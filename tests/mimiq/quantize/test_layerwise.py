@@ -11,8 +11,8 @@ from torch import nn
 from mimiq.config.precision import Precision, from_bits, int4, int8, weight_only
 from mimiq.models import LoadedModel
 from mimiq.models.family import Write
-from mimiq.quantize.fake_quant import QuantLinear, quant_layers
 from mimiq.quantize.insert import RangeRecipe, quantize, swap_layers
+from mimiq.quantize.layers import QuantLinear, quant_layers
 from mimiq.quantize.layerwise import reconstruct, row_weights
 
 

@@ -9,8 +9,9 @@ import torch
 
 from mimiq.config.precision import Precision, from_bits, int8
 from mimiq.models import LoadedModel, load_model
-from mimiq.quantize.fake_quant import Quantizer, QuantLinear
+from mimiq.quantize.fake_quant import Quantizer
 from mimiq.quantize.insert import RangeRecipe, quantize
+from mimiq.quantize.layers import QuantLinear
 from mimiq.quantize.outliers import survey
 
 LAYER = "blocks.1.mlp.fc2"

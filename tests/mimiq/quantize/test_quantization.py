@@ -12,9 +12,10 @@ from mimiq.config.precision import FLOAT, FP32, Precision, from_bits, int4, int8
 from mimiq.errors import BadInput
 from mimiq.models import LoadedModel, quantizable_layers
 from mimiq.quantize.equalization import migrate_outliers
-from mimiq.quantize.fake_quant import Grid, QuantConv2d, Quantizer, QuantLinear, quant_layers
+from mimiq.quantize.fake_quant import Grid, Quantizer
 from mimiq.quantize.gptq import gptq
 from mimiq.quantize.insert import RangeRecipe, quantize
+from mimiq.quantize.layers import QuantConv2d, QuantLinear, quant_layers
 from mimiq.quantize.store import load_quantized, save_quantized
 
 _PLAIN = RangeRecipe("minmax", rotate=False, migrate=False, refit=False, rounding="nearest")

@@ -9,9 +9,9 @@ import torch
 
 from mimiq.config.precision import from_bits
 from mimiq.models import LoadedModel
-from mimiq.quantize.fake_quant import QuantLinear
 from mimiq.quantize.hooks import watch_inputs
 from mimiq.quantize.insert import RangeRecipe, quantize
+from mimiq.quantize.layers import QuantLinear
 from mimiq.quantize.walk import MEMORY, walk
 
 

@@ -24,8 +24,9 @@ from mimiq.config.precision import (
 )
 from mimiq.errors import BadInput
 from mimiq.models import LoadedModel, quantizable_layers
-from mimiq.quantize.fake_quant import Quantizer, quant_layers
+from mimiq.quantize.fake_quant import Quantizer
 from mimiq.quantize.insert import RangeRecipe, quantize
+from mimiq.quantize.layers import quant_layers
 from mimiq.stages.sensitivity import Ranking, _Bench, rank
 from mimiq.stages.units import candidates, raise_units, raised_layer, stored_bytes, units_of
 

@@ -18,8 +18,8 @@ from mimiq.config.precision import FP32, int4, int8
 from mimiq.export import check, export_onnx, to_fp16
 from mimiq.models import LoadedModel, observe_attention
 from mimiq.quantize.equalization import migrate_outliers
-from mimiq.quantize.fake_quant import QuantLinear, quant_layers
 from mimiq.quantize.insert import RangeRecipe, quantize, swap_layers
+from mimiq.quantize.layers import QuantLinear, quant_layers
 from mimiq.quantize.rotation import rotate
 from mimiq.quantize.walk import walk
 
