@@ -24,6 +24,7 @@ from torch import nn
 
 from mimiq.errors import MimiqError
 from mimiq.models.loading import described
+from mimiq.models.refused import WHY
 from mimiq.models.sources import timm as source
 from mimiq.models.sources.fitting import built_size
 from mimiq.models.sources.original import Original
@@ -92,10 +93,8 @@ def _described(name: str, module: str, network: nn.Module) -> Name:
         size = source.preprocessing_of(network, built_size(network))
         family, _, answers = described(Original(network, name, size), name)
     except MimiqError as error:
-        reason = str(error).splitlines()[0]
-        # The table's own column has the class.
-        reason = reason.removeprefix(f"{name} is of the class {found.network}, which ")
-        reason = reason.removesuffix(": that has no description here.")
+        # The table has a column for the class, so that its reason is enough.
+        reason = WHY.get(found.network) or str(error).splitlines()[0]
         return Name(name, module, found.network, refused=reason)
     return Name(name, module, found.network, family.name, answers)
 

@@ -11,8 +11,8 @@ _POOLS = "pools queries, keys or values between its tokens"
 _CONVOLUTIONAL = "is convolutional, and has no attention"
 _ROPE_TOWER = "is the vision tower of a language model, with a projector of its own"
 
-# By the class of the network; each ends the sentence "it is of the class Name, which …".
-_WHY = {
+# Why, by the class of the network; each ends the sentence "it is of the class Name, which …".
+WHY = {
     "CSATv2": _CONVOLUTIONS,
     "Cait": "mixes the scores of its heads with each other",
     "CoaT": "attends by factors of keys and values, with convolutional positions",
@@ -73,7 +73,7 @@ _WHY = {
 def unknown_family(module: nn.Module, architecture: str) -> UnsupportedModel:
     """The error for a network that no family describes, with what it is where that is known."""
     name = type(module).__name__
-    why = _WHY.get(name)
+    why = WHY.get(name)
     what = (
         f"{architecture} is of the class {name}, which {why}; mimiq does not compile such networks."
         if why
