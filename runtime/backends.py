@@ -6,9 +6,10 @@ from mimiq.errors import BadInput
 from mimiq.runtime.backend import Backend
 from mimiq.runtime.null import NULL
 from mimiq.runtime.onnxruntime.backend import ORT, ORT_CUDA
+from mimiq.runtime.openvino.backend import OPENVINO
 from mimiq.runtime.tensorrt.backend import RTX_ENGINES, TRT_ENGINES
 
-BACKENDS: tuple[Backend, ...] = (RTX_ENGINES, TRT_ENGINES, ORT_CUDA, ORT)
+BACKENDS: tuple[Backend, ...] = (RTX_ENGINES, TRT_ENGINES, ORT_CUDA, OPENVINO, ORT)
 AUTO = "auto"
 _NAMED: tuple[Backend, ...] = (*BACKENDS, NULL)  # nobody gets the last without asking for it
 

@@ -32,7 +32,7 @@ _INSTRUCTION_SETS = (
 _NUMPY_NAMES = {"AVX2": "avx2", "AVX512F": "avx512f", "AVX512VNNI": "avx512_vnni"}
 _NUMPY_NAMES |= {"ASIMDDP": "asimddp"}
 
-_DEFAULT_SOFTWARE = ("mimiq", "numpy", "pillow", "onnxruntime-gpu", "onnxruntime")
+_DEFAULT_SOFTWARE = ("mimiq", "numpy", "pillow", "onnxruntime-gpu", "onnxruntime", "openvino")
 
 
 def describe_hardware() -> dict[str, Any]:

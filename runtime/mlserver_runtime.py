@@ -4,8 +4,10 @@
 serves every packed model of a repository. A bundle is served by a file of one's own::
 
     {"name": "deit", "implementation": "mimiq.runtime.mlserver_runtime.MimiqRuntime",
-     "parameters": {"uri": "/models/deit_s-w8a8.mimiq"}}
+     "parameters": {"uri": "/models/deit_s-w8a8.mimiq",
+                    "extra": {"backend": "openvino", "threads": 2}}}
 
+``extra`` is what :func:`mimiq.runtime.open_bundle` takes: a backend, and its options.
 MLServer gives each model its own event loop thread; runs of one model take turns on one thread of
 their own, for ONNX Runtime spreads a single run over the cores.
 """
@@ -32,7 +34,7 @@ from mlserver.types import (
 )
 from mlserver.utils import to_absolute_path
 
-from mimiq.errors import MimiqError
+from mimiq.errors import BadInput, MimiqError
 from mimiq.runtime.bundle import Bundle
 from mimiq.runtime.manifest import MANIFEST
 from mimiq.runtime.serving.packed import PackedModel, PackedRecord, check_feeds, versions_of
@@ -76,6 +78,10 @@ class MimiqRuntime(MLModel):  # type: ignore[misc]  # MLServer ships no types
         # A relative folder counts from the settings file.
         return Path(to_absolute_path(self._settings, str(uri))) if uri else None
 
+    def _extra(self) -> dict[str, Any]:
+        """What the settings say of how to open the model."""
+        return dict(getattr(self.settings.parameters, "extra", None) or {})
+
     async def load(self) -> bool:
         """Open the model; what is wrong with it is MLServer's answer to whoever loads it."""
         folder = self._folder()
@@ -83,7 +89,7 @@ class MimiqRuntime(MLModel):  # type: ignore[misc]  # MLServer ships no types
             raise MLServerError(f"Model {self.name} names no folder: set parameters.uri.", 422)
         self._turns = ThreadPoolExecutor(1, thread_name_prefix="mimiq")
         try:
-            self._served = await asyncio.to_thread(_open, folder)
+            self._served = await asyncio.to_thread(_open, folder, self._extra())
         except MimiqError as error:
             raise MLServerError(str(error), _UNPROCESSABLE) from error
         record = self._served.record
@@ -130,10 +136,16 @@ class MimiqRuntime(MLModel):  # type: ignore[misc]  # MLServer ships no types
         return True
 
 
-def _open(folder: Path) -> _Served:
+def _open(folder: Path, extra: Mapping[str, Any]) -> _Served:
     if (folder / MANIFEST).is_file():
-        return BundleModel(Bundle(folder))
-    return PackedModel(folder)
+        return BundleModel(Bundle(folder), **extra)
+    unknown = sorted(set(extra) - {"threads"})
+    if unknown:
+        raise BadInput(
+            f"A packed model takes no {unknown[0]!r} in parameters.extra.",
+            "Serve the bundle itself: let parameters.uri name its folder.",
+        )
+    return PackedModel(folder, **extra)
 
 
 def _metadata(tensor: Any) -> MetadataTensor:

@@ -21,10 +21,11 @@ def open_bundle(
     Args:
         path: the bundle's folder, or a bundle already read.
         backend: ``ort`` (ONNX Runtime on the CPU), ``ort-cuda`` (ONNX Runtime on an NVIDIA GPU),
-            ``rtx`` (TensorRT-RTX), ``trt`` (TensorRT), or ``auto``: a TensorRT engine if the
-            bundle holds one that this host can run, else ONNX Runtime on the GPU if it can be
-            used, else on the CPU. Or a backend itself, see :mod:`mimiq.runtime.backends`.
-        options: passed to the backend, e.g. ``threads=2`` for ONNX Runtime.
+            ``rtx`` (TensorRT-RTX), ``trt`` (TensorRT), ``openvino`` (OpenVINO on the CPU), or
+            ``auto``: a TensorRT engine if the bundle holds one that this host can run, else ONNX
+            Runtime on the GPU if it can be used, else on the CPU. Or a backend itself, see
+            :mod:`mimiq.runtime.backends`.
+        options: passed to the backend, e.g. ``threads=2`` on a CPU.
 
     Raises:
         BadInput: the bundle is damaged, the backend unknown, or it takes no such option.

@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -368,3 +370,34 @@ def test_a_bundle_whose_manifest_was_edited_is_not_served(bundle: Path, tmp_path
         assert "was edited: its content does not match" in running.log.read_text()
     finally:
         stop(running)
+
+
+def test_a_bundle_is_served_by_the_backend_that_the_settings_name(bundle: Path) -> None:
+    """In a process of its own, as MLServer loads it: names of its protocol are taken here."""
+    pytest.importorskip("openvino", reason="openvino is not installed")
+    program = """
+import asyncio, sys
+from mlserver import ModelSettings
+from mlserver.errors import MLServerError
+from mlserver.settings import ModelParameters
+from mimiq.runtime.mlserver_runtime import MimiqRuntime
+
+for extra in ({"backend": "openvino", "threads": 1}, {"backend": "null", "threads": 1}):
+    runtime = MimiqRuntime(ModelSettings(
+        name="digits",
+        implementation="mimiq.runtime.mlserver_runtime.MimiqRuntime",
+        parameters=ModelParameters(uri=sys.argv[1], extra=extra),
+    ))
+    try:
+        asyncio.run(runtime.load())
+        print(runtime.settings.platform)
+    except MLServerError as error:
+        print(error)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(bundle)], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    first, *rest = done.stdout.splitlines()
+    assert first == "mimiq_openvino-cpu"
+    assert "takes no 'threads'" in rest[0]

@@ -17,8 +17,9 @@ class ModelConfig:
 
     Attributes:
         name: of the model: its folder.
-        backend: ``onnxruntime`` or ``tensorrt``.
-        max_batch_size: images a batch at most.
+        backend: ``onnxruntime``, ``tensorrt`` or ``openvino``.
+        max_batch_size: images a batch at most, as the dynamic batcher makes them; 0 where the
+            server makes none, and each request is run as it comes.
         inputs, outputs: without the batch.
         labelled: the output whose values are named by ``labels.txt``, or None.
         preferred_batch_sizes: what the dynamic batcher aims at, ascending.
@@ -29,6 +30,7 @@ class ModelConfig:
         accelerator: ``tensorrt`` (ONNX Runtime on a GPU), ``openvino`` (on a CPU), or None.
         accelerator_parameters: of the accelerator.
         parameters: free text, shown by the server's model configuration endpoint.
+        filename: of the model's file, where it is not the backend's own.
     """
 
     name: str
@@ -45,6 +47,12 @@ class ModelConfig:
     accelerator: str | None
     accelerator_parameters: Mapping[str, str]
     parameters: Mapping[str, str]
+    filename: str | None = None
+
+    @property
+    def batched(self) -> bool:
+        """Whether the server makes batches of requests; shapes are then written without."""
+        return self.max_batch_size > 0
 
 
 def config_text(config: ModelConfig) -> str:
@@ -53,20 +61,30 @@ def config_text(config: ModelConfig) -> str:
         f"name: {_quoted(config.name)}",
         f"backend: {_quoted(config.backend)}",
         f"max_batch_size: {config.max_batch_size}",
-        *(_tensor("input", tensor) for tensor in config.inputs),
+        *(_tensor("input", tensor, config.batched) for tensor in config.inputs),
         *(
-            _tensor("output", tensor, "labels.txt" if tensor.name == config.labelled else None)
+            _tensor(
+                "output",
+                tensor,
+                config.batched,
+                "labels.txt" if tensor.name == config.labelled else None,
+            )
             for tensor in config.outputs
-        ),
-        _block(
-            "dynamic_batching",
-            f"preferred_batch_size: {_numbers(config.preferred_batch_sizes)}",
-            f"max_queue_delay_microseconds: {config.queue_delay_us}",
         ),
         _block("instance_group", f"count: {config.instances}", f"kind: {config.kind}"),
         "version_policy { latest { num_versions: 1 } }",
-        *(_warmup(batch, config.inputs) for batch in config.warmup_batches),
+        *(_warmup(batch, config.inputs, config.batched) for batch in config.warmup_batches),
     ]
+    if config.batched:
+        blocks.append(
+            _block(
+                "dynamic_batching",
+                f"preferred_batch_size: {_numbers(config.preferred_batch_sizes)}",
+                f"max_queue_delay_microseconds: {config.queue_delay_us}",
+            )
+        )
+    if config.filename is not None:
+        blocks.append(f"default_model_filename: {_quoted(config.filename)}")
     if config.accelerator is not None:
         blocks.append(_accelerator(config))
     for key, value in config.parameters.items():
@@ -99,23 +117,23 @@ def check_config(text: str) -> bool:
     return True
 
 
-def _tensor(kind: str, tensor: Tensor, labels: str | None = None) -> str:
+def _tensor(kind: str, tensor: Tensor, batched: bool, labels: str | None = None) -> str:
+    shape = tensor.shape if batched else (-1, *tensor.shape)
     lines = [
         f"name: {_quoted(tensor.name)}",
         f"data_type: {_TYPES[tensor.datatype]}",
-        f"dims: {_numbers(tensor.shape)}",
+        f"dims: {_numbers(shape)}",
     ]
     if labels is not None:
         lines.append(f"label_filename: {_quoted(labels)}")
     return _block(kind, *lines)
 
 
-def _warmup(batch: int, inputs: Sequence[Tensor]) -> str:
-    lines = [f'name: "batch {batch}"', f"batch_size: {batch}"]
+def _warmup(batch: int, inputs: Sequence[Tensor], batched: bool) -> str:
+    lines = [f'name: "batch {batch}"', f"batch_size: {batch if batched else 1}"]
     for tensor in inputs:
-        value = (
-            f"data_type: {_TYPES[tensor.datatype]} dims: {_numbers(tensor.shape)} random_data: true"
-        )
+        shape = tensor.shape if batched else (batch, *tensor.shape)
+        value = f"data_type: {_TYPES[tensor.datatype]} dims: {_numbers(shape)} random_data: true"
         lines.append(f"inputs {{ key: {_quoted(tensor.name)} value {{ {value} }} }}")
     return _block("model_warmup", *lines)
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from mimiq.errors import BadInput, UnsupportedTarget
 from mimiq.export.triton.config import ModelConfig
+from mimiq.export.triton.openvino import for_graph, for_openvino
 from mimiq.runtime.bundle import CPU_MODEL, Bundle
 from mimiq.runtime.serving.packed import (
     ONNX_FILE,
@@ -34,7 +35,8 @@ class PackOptions:
     """How a bundle is to be served.
 
     Attributes:
-        backend: ``onnxruntime`` serves the graph, ``tensorrt`` an engine of TensorRT proper.
+        backend: ``onnxruntime`` and ``openvino`` serve the graph, ``tensorrt`` an engine of
+            TensorRT proper.
         instances: copies of the model on each device.
         device: ``gpu``, ``cpu``, or ``auto``: whatever the server finds.
         max_batch: images a batch at most; None for the engine's largest, or 64.
@@ -44,7 +46,7 @@ class PackOptions:
             ``auto``: ``tensorrt`` on ``gpu``, whose CUDA kernels know no int8 Q/DQ.
     """
 
-    backend: Literal["onnxruntime", "tensorrt"] = "onnxruntime"
+    backend: Literal["onnxruntime", "tensorrt", "openvino"] = "onnxruntime"
     instances: int = 1
     device: Literal["auto", "gpu", "cpu"] = "auto"
     max_batch: int | None = None
@@ -52,13 +54,19 @@ class PackOptions:
     top_k: int | None = None
     accelerator: Literal["auto", "tensorrt", "openvino", "none"] = "auto"
 
+    @property
+    def labelled(self) -> bool:
+        """Whether the likeliest classes come by name as well: Triton's OpenVINO has no text."""
+        return self.backend != "openvino"
+
 
 @dataclass(frozen=True)
 class Plan:
     """A pack operation, decided.
 
     ``write`` puts the model file where it is told; ``write_cpu``, where there is one, the form for
-    a CPU, which stands beside it.
+    a CPU, which stands beside it. ``batched`` says whether Triton makes batches of requests,
+    ``parameters`` are the backend's, and ``model_server`` is what OpenVINO Model Server is told.
     """
 
     backend: str
@@ -73,6 +81,9 @@ class Plan:
     accelerator: str | None
     notes: tuple[str, ...] = ()
     write_cpu: Callable[[Path], None] | None = None
+    batched: bool = True
+    parameters: Mapping[str, str] = field(default_factory=dict)
+    model_server: Mapping[str, Any] | None = None
 
 
 def plan_for(bundle: Bundle, options: PackOptions) -> Plan:
@@ -91,6 +102,9 @@ def plan_for(bundle: Bundle, options: PackOptions) -> Plan:
             raise BadInput(f"`{name}={value}` is out of range.", "Give 1 or more.")
     if options.backend == "tensorrt":
         return _engine_plan(bundle, options)
+    if options.backend == "openvino":
+        plan = _graph_plan(bundle, for_graph(options))
+        return for_openvino(plan, options)
     return _graph_plan(bundle, options)
 
 
@@ -117,7 +131,7 @@ def config_of(
     return ModelConfig(
         name=name,
         backend=plan.backend,
-        max_batch_size=plan.max_batch,
+        max_batch_size=plan.max_batch if plan.batched else 0,
         inputs=plan.inputs,
         outputs=plan.outputs,
         labelled="logits" if bundle.labels is not None else None,
@@ -128,7 +142,8 @@ def config_of(
         warmup_batches=tuple(sorted({1, plan.preferred[0]})),
         accelerator=plan.accelerator,
         accelerator_parameters=accelerated if plan.accelerator == "tensorrt" else {},
-        parameters=parameters,
+        parameters={**plan.parameters, **parameters},
+        filename=None if plan.batched else plan.file,
     )
 
 
@@ -153,7 +168,7 @@ def _graph_plan(bundle: Bundle, options: PackOptions) -> Plan:
             )
         shape = (options.top_k,)
         outputs += (Tensor(TOP_PROBABILITIES, "FP32", shape), Tensor(TOP_CLASSES, "INT64", shape))
-        if bundle.labels is not None:
+        if bundle.labels is not None and options.labelled:
             outputs += (Tensor(TOP_LABELS, "BYTES", shape),)
     accelerator = options.accelerator
     if accelerator == "auto":
@@ -176,7 +191,7 @@ def _graph_plan(bundle: Bundle, options: PackOptions) -> Plan:
                 out,
                 preprocessing=bundle.preprocessing if options.preprocess else None,
                 top_k=options.top_k,
-                labels=bundle.labels,
+                labels=bundle.labels if options.labelled else None,
             )
 
         return write

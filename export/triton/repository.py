@@ -6,6 +6,7 @@ import hashlib
 import os
 import re
 import shutil
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from mimiq.runtime.serving.packed import CPU_FILE, RECORD, PackedRecord, version
 from mimiq.version import __version__
 
 CONFIG, SETTINGS = "config.pbtxt", "model-settings.json"
+MODEL_SERVER = ".ovms.json"  # beside the model's folder, after its name
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 
 
@@ -107,6 +109,8 @@ def pack(
             if labels is not None:
                 _replace(folder / LABELS, labels)
             _replace(folder / SETTINGS, _mlserver_settings(name, plan))
+            if plan.model_server is not None:
+                _replace(_beside(folder), _model_server_settings(name, plan.model_server))
             _replace(folder / CONFIG, text)
         except BaseException:
             moved = made and not aside.exists()
@@ -200,6 +204,16 @@ def _mlserver_settings(name: str, plan: Plan) -> str:
     )
 
 
+def _model_server_settings(name: str, settings: Mapping[str, Any]) -> str:
+    """What OpenVINO Model Server reads; the folder is found from where the file lies."""
+    config = {"name": name, "base_path": name, **settings}
+    return pretty_json({"model_config_list": [{"config": config}]})
+
+
+def _beside(folder: Path) -> Path:
+    return folder.with_name(folder.name + MODEL_SERVER)
+
+
 def _labels_text(bundle: Bundle) -> str | None:
     return None if bundle.labels is None else "".join(f"{label}\n" for label in bundle.labels)
 
@@ -253,8 +267,8 @@ def _take_back(aside: Path, place: Path | None, *, first: bool) -> None:
     if not first or versions_of(folder):
         return
     if place is not None:  # no other pack has a version, so these are of this one
-        for name in (LABELS, SETTINGS):
+        for path in (folder / LABELS, folder / SETTINGS, _beside(folder)):
             with suppress(OSError):
-                (folder / name).unlink(missing_ok=True)
+                path.unlink(missing_ok=True)
     with suppress(OSError):  # another pack is at work in it
         folder.rmdir()

@@ -42,8 +42,9 @@ class Engine:
 
     Attributes:
         path: a bundle's folder, or an ONNX file.
-        backend: see :func:`mimiq.runtime.open_bundle`; an ONNX file runs under ONNX Runtime.
-        threads: of ONNX Runtime on the CPU, or None for its own choice.
+        backend: see :func:`mimiq.runtime.open_bundle`; an ONNX file runs under ONNX Runtime
+            or OpenVINO.
+        threads: on the CPU, or None for the runtime's own choice.
         command: what to run as the measuring process; None for ours. A peer's calls
             :func:`mimiq.runtime.latency.worker.serve` with a way to open its engines.
     """

@@ -161,7 +161,7 @@ def open_engine(engine: Engine) -> Session:
     backend = chosen(bundle, engine.backend)
     if not set(options) <= backend.options:
         raise BadInput(
-            f"`threads` is for ONNX Runtime, and {bundle.path} would run on {backend.title}.",
+            f"`threads` is for the CPU, and {bundle.path} would run on {backend.title}.",
             "Leave it out, or add `backend=ort`.",
         )
     return open_bundle(bundle, engine.backend, **options)
@@ -172,8 +172,11 @@ def open_onnx(path: Path, backend: str, **options: Any) -> Session:
     from mimiq.runtime.backends import AUTO, backend_named
     from mimiq.runtime.onnxruntime.backend import OnnxRuntime
     from mimiq.runtime.onnxruntime.session import OnnxRuntimeSession
+    from mimiq.runtime.openvino.backend import OpenVINO
 
     named = None if backend == AUTO else backend_named(backend)
+    if isinstance(named, OpenVINO):
+        return named.open_graph(path, **options)
     device = named.device if isinstance(named, OnnxRuntime) else AUTO
     return OnnxRuntimeSession(path, device=device, **options)
 

@@ -5,6 +5,7 @@
     REPO/NAME/config.pbtxt          for Triton
     REPO/NAME/model-settings.json   for MLServer
     REPO/NAME/labels.txt
+    REPO/NAME.ovms.json             for OpenVINO Model Server, where OpenVINO is asked for
     REPO/NAME/1/model.onnx          or model.plan
     REPO/NAME/1/model.cpu.onnx      the form for a CPU, where Triton may also choose a GPU
     REPO/NAME/1/mimiq.json          which bundle this is: a :class:`PackedRecord`
@@ -75,7 +76,7 @@ class PackedRecord:
     """The content of ``mimiq.json`` beside a packed model.
 
     Attributes:
-        backend: ``onnxruntime`` or ``tensorrt``.
+        backend: ``onnxruntime``, ``tensorrt`` or ``openvino``.
         model, precision, mimiq: the model's name, its precision's label, the version of mimiq.
         manifest_sha256: identity of the bundle that was packed.
         file, sha256, bytes: the model file's name, SHA-256 and size.

@@ -16,6 +16,7 @@ from mimiq.runtime.bundle import Bundle
 from mimiq.runtime.null import NULL, Null, NullSession
 from mimiq.runtime.onnxruntime.backend import ORT, ORT_CUDA
 from mimiq.runtime.opening import chosen, open_bundle
+from mimiq.runtime.openvino.backend import OPENVINO
 from mimiq.runtime.session import Session
 from mimiq.runtime.tensorrt.backend import RTX_ENGINES, TRT_ENGINES
 
@@ -30,7 +31,7 @@ class Unwilling(Null):
 
 
 def test_engines_come_first_and_the_cpu_last() -> None:
-    assert BACKENDS == (RTX_ENGINES, TRT_ENGINES, ORT_CUDA, ORT)
+    assert BACKENDS == (RTX_ENGINES, TRT_ENGINES, ORT_CUDA, OPENVINO, ORT)
 
 
 @pytest.mark.parametrize("backend", [*BACKENDS, NULL])
@@ -43,8 +44,8 @@ def test_fp8_is_a_variant_of_its_own() -> None:
     variant = backend_of("tensorrt-rtx-fp8")
     assert variant != RTX_ENGINES
     assert variant.name == "rtx"
-    with pytest.raises(BadInput, match="openvino"):
-        backend_of("openvino-cpu")
+    with pytest.raises(BadInput, match="no-such-chip"):
+        backend_of("no-such-chip")
 
 
 def test_the_graph_is_that_of_the_numbers(make_bundle: MakeBundle) -> None:

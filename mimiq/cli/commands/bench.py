@@ -47,7 +47,7 @@ _COUNTED: dict[str, dict[str, bool]] = {
     "Measurement",
     "--threads",
     type=click.IntRange(1, 1024),
-    help="Of ONNX Runtime on the CPU; by default all that this process may use. Refused where a "
+    help="On the CPU; by default all that this process may use. Refused where a "
     "TensorRT engine would run.",
 )
 @options.option(

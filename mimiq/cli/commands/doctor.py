@@ -34,6 +34,7 @@ _SOFTWARE = (
     "nvidia-ml-py",
     "onnxruntime-gpu",
     "onnxruntime",
+    "openvino",
     "torch",
     "timm",
     "onnx",

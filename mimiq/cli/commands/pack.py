@@ -31,10 +31,11 @@ from mimiq.cli.parameters import PATH
 @options.option(
     "Serving",
     "--backend",
-    type=click.Choice(("onnxruntime", "tensorrt")),
+    type=click.Choice(("onnxruntime", "tensorrt", "openvino")),
     default="onnxruntime",
     show_default=True,
-    help="Serve the graph, or an engine that mimiq build --target trt made.",
+    help="Serve the graph, or with tensorrt an engine that mimiq build --target trt made. "
+    "openvino also writes what OpenVINO Model Server reads.",
 )
 @options.option(
     "Serving",

@@ -316,6 +316,49 @@ def test_openvino_is_given_the_plain_graph(bundle: Bundle, tmp_path: Path) -> No
     assert (packed.folder / "1/model.onnx").read_bytes() == formed.model_path.read_bytes()
 
 
+def test_openvino_s_own_servers_are_told_what_they_read(bundle: Bundle, tmp_path: Path) -> None:
+    options = PackOptions(backend="openvino", instances=2, top_k=3, preprocess=True)
+    packed = pack(with_cpu_form(bundle, tmp_path), tmp_path / "repo", "net", options)
+    config, size = config_at(packed.folder), bundle.preprocessing.image_size
+    assert (config.backend, config.default_model_filename) == ("openvino", "model.onnx")
+    # A batch that the server makes would fix the network's: requests run as they come.
+    assert config.max_batch_size == 0
+    assert not config.HasField("dynamic_batching")
+    assert list(config.input[0].dims) == [-1, size, size, 3]
+    assert [list(output.dims) for output in config.output] == [
+        [-1, bundle.num_classes],
+        [-1, 3],
+        [-1, 3],
+    ]
+    assert [warmup.batch_size for warmup in config.model_warmup] == [1, 1]
+    assert [w.inputs["pixels"].dims[0] for w in config.model_warmup] == [1, 8]
+    values = {key: value.string_value for key, value in config.parameters.items()}
+    assert (values["PERFORMANCE_HINT"], values["NUM_STREAMS"]) == ("THROUGHPUT", "2")
+    assert values["mimiq_manifest_sha256"] == packed.record.manifest_sha256
+    assert "was run on this" in packed.notes[0]
+
+    (entry,) = json.loads((tmp_path / "repo/net.ovms.json").read_text())["model_config_list"]
+    documented = {"name", "base_path", "model_version_policy", "target_device", "plugin_config"}
+    assert set(entry["config"]) == documented
+    assert (entry["config"]["name"], entry["config"]["base_path"]) == ("net", "net")
+    assert b"MatMulIntegerToFloat" not in (packed.folder / "1/model.onnx").read_bytes()
+
+    with pytest.raises(BadInput, match="OpenVINO serves on the CPU"):
+        pack(bundle, tmp_path / "repo", "gpu", PackOptions(backend="openvino", device="gpu"))
+
+
+def test_openvino_takes_the_packed_graph(bundle: Bundle, tmp_path: Path) -> None:
+    openvino = pytest.importorskip("openvino", reason="openvino is not installed")
+    options = PackOptions(backend="openvino", top_k=3, preprocess=True)
+    packed, pixels = pack(bundle, tmp_path, "net", options), images_for(bundle, 2)
+    network = openvino.Core().compile_model(packed.folder / "1/model.onnx", "CPU")
+    found = network({"pixels": pixels})
+    with PackedModel(packed.folder, device="cpu") as model:
+        wanted = model.run({"pixels": pixels})
+    assert {key.get_any_name() for key in found} == set(wanted)
+    np.testing.assert_allclose(found["logits"], wanted["logits"], atol=0.1)
+
+
 def test_a_damaged_form_for_a_cpu_is_refused(bundle: Bundle, tmp_path: Path) -> None:
     packed = pack(with_cpu_form(bundle, tmp_path), tmp_path, "net")
     form = packed.folder / "1/model.cpu.onnx"

@@ -320,7 +320,7 @@ class TestDoctor:
         assert found["software"]["click"] is not None
         backends = {item["name"]: item for item in found["backends"]}
         targets = {item["name"]: item for item in found["targets"]}
-        assert set(backends) == {"ort", "ort-cuda", "rtx", "trt"}
+        assert set(backends) == {"ort", "openvino", "ort-cuda", "rtx", "trt"}
         assert backends["ort"]["possible"]
         assert targets["ort"]["possible"]
         for item in [*found["backends"], *found["targets"]]:

@@ -145,7 +145,7 @@ def test_threads_are_refused_where_an_engine_would_run(
 ) -> None:
     bundle = make_bundle(tmp_path).path
     answer = bench(bundle, "--backend", "rtx", "--threads", 1, code=BadInput.exit_code)
-    assert "--threads is for ONNX Runtime" in answer.stderr
+    assert "--threads is for the CPU" in answer.stderr
     assert "add --backend ort" in answer.stderr
     for runs in (True, False):
         monkeypatch.setattr(
