@@ -13,6 +13,7 @@ from mimiq.lazy import lazily
 if TYPE_CHECKING:
     from mimiq.export.cpu_form import to_cpu
     from mimiq.export.forms import to_fp16, to_int8_carrier
+    from mimiq.export.openvino_form import to_openvino
     from mimiq.export.rules import Finding, check, require
     from mimiq.export.summary import summarize
     from mimiq.export.torch_onnx import export_onnx
@@ -26,6 +27,7 @@ __all__ = [
     "to_cpu",
     "to_fp16",
     "to_int8_carrier",
+    "to_openvino",
 ]
 
 _HOMES = {
@@ -37,6 +39,7 @@ _HOMES = {
     "to_cpu": "cpu_form",
     "to_fp16": "forms",
     "to_int8_carrier": "forms",
+    "to_openvino": "openvino_form",
 }
 
 __getattr__ = lazily(__name__, _HOMES)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 MODEL = "model.onnx"
 CPU_MODEL = "model.cpu.onnx"  # the same numbers in the form ONNX Runtime's CPU runs fastest
+OPENVINO_MODEL = "model.openvino.onnx"  # the same in the form OpenVINO runs fastest
 LABELS = "labels.txt"
 REPORT = "report.json"
 

@@ -13,12 +13,12 @@ from mimiq.calibrate import CalibrationSet
 from mimiq.models import LoadedModel
 from mimiq.progress import Progress
 from mimiq.quantize.insert import QuantizedModel
-from mimiq.runtime.bundle import CPU_MODEL, MODEL
+from mimiq.runtime.bundle import CPU_MODEL, MODEL, OPENVINO_MODEL
 from mimiq.runtime.tensorrt.record import HALF_MODEL
 from mimiq.spec import Job
 from mimiq.stages.tune import Tuned
 
-FORMS = (MODEL, HALF_MODEL, CPU_MODEL)
+FORMS = (MODEL, HALF_MODEL, CPU_MODEL, OPENVINO_MODEL)
 
 
 @dataclass(frozen=True)
@@ -27,11 +27,12 @@ class ExportGraphs:
 
     ``model.onnx`` is fp32 outside its quantised layers, for ONNX Runtime; ``model.fp16.onnx`` is
     the same numbers in the half-precision form that TensorRT builds fastest; ``model.cpu.onnx``,
-    where activations are quantised, the same numbers in the form that a CPU runs fastest.
+    where activations are quantised, the same numbers in the form that ONNX Runtime runs fastest on
+    a CPU; and ``model.openvino.onnx``, in that for OpenVINO.
     """
 
     name: ClassVar[str] = "graphs"
-    revision: ClassVar[int] = 1
+    revision: ClassVar[int] = 2
 
     tuned: str
     model: LoadedModel
@@ -49,7 +50,7 @@ class ExportGraphs:
         Raises:
             UnsupportedTarget: when ONNX Runtime or TensorRT would refuse a node.
         """
-        from mimiq.export import export_onnx, require, to_cpu, to_fp16
+        from mimiq.export import export_onnx, require, to_cpu, to_fp16, to_openvino
 
         with progress.stage("export") as stage:
             stage.update(text="Q/DQ graph")
@@ -64,6 +65,8 @@ class ExportGraphs:
             to_fp16(plain, folder / HALF_MODEL)
             stage.update(text="form for ONNX Runtime on a CPU")
             to_cpu(plain, folder / CPU_MODEL)
+            stage.update(text="form for OpenVINO")
+            to_openvino(plain, folder / OPENVINO_MODEL)
             stage.update(text="checking the rules of the targets")
             require(plain, "ort")
 

@@ -18,7 +18,7 @@ from mimiq.export.graph import (
 from mimiq.export.passes.conditions import require_none
 from mimiq.export.passes.integers.unsigned_activations import signed_activations
 
-_MOVES = ("Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten")
+MOVES = ("Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten")
 
 
 class QuantizeEarly(ir.passes.InPlacePass):
@@ -36,14 +36,14 @@ class QuantizeEarly(ir.passes.InPlacePass):
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         modified = False
         for node in nodes_of(model, QUANTIZE):
-            while _fold(node) or (node.outputs[0].dtype != ir.DataType.INT8 and _swap(node)):
+            while fold_scaling(node) or (node.outputs[0].dtype != ir.DataType.INT8 and _swap(node)):
                 modified = True
         return ir.passes.PassResult(model, modified=modified)
 
 
 def _swap(quantize: ir.Node) -> bool:
     move = producer(quantize.inputs[0])
-    if move is None or move.op_type not in _MOVES or not _reads_alone(quantize, move):
+    if move is None or move.op_type not in MOVES or not reads_alone(quantize, move):
         return False
     x, moved, integers = operand(move, 0), move.outputs[0], quantize.outputs[0]
     graph = graph_of(move)
@@ -56,13 +56,13 @@ def _swap(quantize: ir.Node) -> bool:
     return True
 
 
-def _fold(quantize: ir.Node) -> bool:
+def fold_scaling(quantize: ir.Node) -> bool:
     scale, reader = array(quantize.inputs[1]), quantize
     scaling = producer(reader.inputs[0])
-    while scaling is not None and scaling.op_type in _MOVES and _reads_alone(reader, scaling):
+    while scaling is not None and scaling.op_type in MOVES and reads_alone(reader, scaling):
         reader = scaling
         scaling = producer(reader.inputs[0])
-    if scaling is None or scaling.op_type != "Mul" or not _reads_alone(reader, scaling):
+    if scaling is None or scaling.op_type != "Mul" or not reads_alone(reader, scaling):
         return False
     if scale is None or scale.size != 1:
         return False
@@ -83,6 +83,6 @@ def _fold(quantize: ir.Node) -> bool:
     return False
 
 
-def _reads_alone(quantize: ir.Node, node: ir.Node) -> bool:
+def reads_alone(quantize: ir.Node, node: ir.Node) -> bool:
     output = node.outputs[0]
     return consumers(output) == [quantize] and not output.is_graph_output()
