@@ -35,7 +35,11 @@ def open_bundle(
     bundle = path if isinstance(path, Bundle) else Bundle(path)
     if not isinstance(wanted, str):
         return _open(wanted, bundle, options)
-    candidates = [backend for backend in BACKENDS if backend.suits(bundle)]
+    candidates = [
+        backend
+        for backend in BACKENDS
+        if backend.suits(bundle) and (set(options) <= backend.options or not _replaceable(backend))
+    ]
     for candidate in candidates[:-1]:
         try:
             return _open(candidate, bundle, options)
@@ -65,6 +69,11 @@ def deployed_graph(graphs: Mapping[str, Path], device: str = "auto") -> Path:
     from mimiq.runtime.onnxruntime.graph import runs_on_cpu
 
     return graphs[CPU_MODEL if CPU_MODEL in graphs and runs_on_cpu(device) else MODEL]
+
+
+def _replaceable(backend: Backend) -> bool:
+    """Whether another one runs the bundle on the same device: the last does, on every CPU."""
+    return backend.label.endswith("-cpu") and backend != BACKENDS[-1]
 
 
 def _open(backend: Backend, bundle: Bundle, options: Mapping[str, Any]) -> Session:

@@ -12,18 +12,12 @@ import torch
 from mimiq.errors import CheckFailed
 from mimiq.quantize.insert import QuantizedModel
 from mimiq.runtime.evaluation.binary import as_classes
-from mimiq.runtime.evaluation.held_out import relative_error
+from mimiq.runtime.evaluation.held_out import explained_by_rounding, relative_error
 from mimiq.runtime.evaluation.similarity import similarity
 from mimiq.runtime.preprocessing import FloatArray
 from mimiq.runtime.session import Output
 
-# Two roundings of one network differ by about twice what one of them differs from full precision
-# by; what rounding does to the sixth digit of the input is taken this many times for that of every
-# sum in every layer.
-_MORE_THAN_NUDGED = 16.0
-_MORE_THAN_ERROR = 2.0
 _ALIKE = 0.998  # mean cosine of embeddings of which nothing need be said
-_EXACT = 1e-6  # of the answers' variance: sums of floating-point numbers in another order
 
 
 @dataclass(frozen=True)
@@ -64,11 +58,11 @@ def agreement_notes(kinds: Sequence[Answers], output: Output = "logits") -> list
     own = relative_error(every.nudged, every.simulated)
     error = relative_error(every.simulated, every.full)
     named = "logits" if output == "logits" else "embeddings"
-    if difference > max(_EXACT, _MORE_THAN_ERROR * error, _MORE_THAN_NUDGED * own):
+    bound = explained_by_rounding(error, own)
+    if difference > bound:
         raise CheckFailed(
             f"The {named} of the exported graph and of the simulated network differ by "
-            f"{difference:.2%} of their variance, where rounding can explain "
-            f"{max(_MORE_THAN_ERROR * error, _MORE_THAN_NUDGED * own):.2%}.",
+            f"{difference:.2%} of their variance, where rounding can explain {bound:.2%}.",
             "This is a defect of the export on this host: please report it with the output of "
             "mimiq doctor.",
         )

@@ -24,6 +24,9 @@ BATCH = 16
 # networks at four precisions above 4 bits of activations; docs/accuracy.md has the figures.
 _POINTS_PER_PERCENT = 0.2
 
+_MORE_THAN_NUDGED, _MORE_THAN_ERROR = 16.0, 2.0
+_EXACT = 1e-6  # of the answers' variance: sums of floating-point numbers in another order
+
 
 @dataclass(frozen=True)
 class Cost:
@@ -175,3 +178,15 @@ def relative_error(found: FloatArray, wanted: FloatArray) -> float:
     variance = float(np.var(wanted, dtype=np.float64))
     difference = np.subtract(found, wanted, dtype=np.float64)
     return float(np.square(difference).mean() / variance) if variance else 0.0
+
+
+def explained_by_rounding(error: float, own: float) -> float:
+    """How far apart two roundings of one network may be, as :func:`relative_error` counts.
+
+    Args:
+        error: of one of them towards full precision; two, independent at worst, differ by twice
+            that.
+        own: of the network towards itself when its input changes in the sixth digit; as large a
+            change in every sum of every layer is taken for sixteen times that.
+    """
+    return max(_EXACT, _MORE_THAN_ERROR * error, _MORE_THAN_NUDGED * own)

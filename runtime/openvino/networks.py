@@ -31,6 +31,10 @@ _DAMAGED = (
 _VARIABLES = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
 
 
+class Refused(BadInput):
+    """The library does not take a file, which may be as it should be."""
+
+
 @dataclass(frozen=True)
 class Settings:
     """How OpenVINO is to run a network.
@@ -157,9 +161,9 @@ class Networks:
         except RuntimeError as error:
             raise self._refused(error) from error
 
-    def _refused(self, error: RuntimeError) -> BadInput:
+    def _refused(self, error: RuntimeError) -> Refused:
         version = str(self._library.__version__).partition("-")[0]
-        return BadInput(
+        return Refused(
             f"{self.path} cannot be opened by OpenVINO {version}: {what_it_says(error)}", _DAMAGED
         )
 

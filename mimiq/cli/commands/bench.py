@@ -58,6 +58,13 @@ _COUNTED: dict[str, dict[str, bool]] = {
     show_default=True,
     help="To spend on each batch size.",
 )
+@options.option(
+    "Measurement",
+    "--tune",
+    is_flag=True,
+    help="Measure every backend of this CPU that is installed, also on the network without "
+    "quantisation, and write the fastest beside the bundle: auto takes it from then on.",
+)
 @options.say_options
 def bench(
     bundle: Path,
@@ -66,6 +73,7 @@ def bench(
     backend: str,
     threads: int | None,
     seconds: float,
+    tune: bool,
     say: choices.Say,
 ) -> None:
     """Measure BUNDLE's latency and throughput, alone or in turns with another.
@@ -80,6 +88,13 @@ def bench(
     from mimiq.runtime.latency.measure import Engine, measure
     from mimiq.runtime.report.report import build_report
 
+    if tune:
+        from mimiq.cli.tuning import tune_and_show
+
+        if against is not None or backend != choices.BACKENDS[0]:
+            raise BadInput("--tune compares all backends.", "Leave --against and --backend out.")
+        tune_and_show(bundle, batches, threads, seconds, say)
+        return
     opened = Bundle(bundle)
     engines = {}
     if against is not None:
