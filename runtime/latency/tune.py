@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mimiq.errors import EnvironmentLacks
+from mimiq.errors import EnvironmentLacks, MimiqError
 from mimiq.progress import SILENT_STAGE, Stage
 from mimiq.runtime.backend import Backend
 from mimiq.runtime.backends import BACKENDS
@@ -61,11 +61,13 @@ def tune(
     count = threads or usable_cores()
     backends = on_this_cpu()
     stage.update(text="comparing answers")
-    unlike = differing(bundle, backends, count)
-    alike = [backend for backend in backends if backend.name not in unlike]
+    unfit = left_out(bundle, backends, count)
+    alike = [backend for backend in backends if backend.name not in unfit]
+    if not alike:
+        raise EnvironmentLacks("No backend runs this bundle on this CPU.", " ".join(unfit.values()))
     engines: dict[str, Engine] = {}
     if unquantized is not None:
-        for backend in backends:
+        for backend in alike:
             engines[backend.name + UNQUANTIZED] = Engine(unquantized, backend.name, count)
     engines |= {backend.name: Engine(bundle.path, backend.name, count) for backend in alike}
     rows = measure(engines, batches, budget_s=budget_s, stage=stage)
@@ -78,30 +80,36 @@ def tune(
         software=describe_software(),
         best=best,
         rows=tuple(rows),
-        notes=(*unlike.values(), *sentences(rows, best, titles)),
+        notes=(*unfit.values(), *sentences(rows, best, titles)),
     )
 
 
-def differing(bundle: Bundle, backends: Sequence[Backend], threads: int) -> dict[str, str]:
-    """By name, a sentence on each backend whose answers differ by more than rounding explains.
+def left_out(bundle: Bundle, backends: Sequence[Backend], threads: int) -> dict[str, str]:
+    """By name, a sentence on each backend that does not start, or answers otherwise.
 
     Two roundings of one network differ by about twice what one of them loses; that is in the
-    bundle's report. Where there is none, all are taken.
+    bundle's report. Where there is none, all answers are taken.
     """
-    report = bundle.report
-    if report is None or report.held_out is None or ORT not in backends:
-        return {}
     shape = (_IMAGES, *bundle.preprocessing.input_shape)
     images: FloatArray = np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
-    with ORT.open(bundle, threads=threads, spinning=False) as session:
-        wanted, nudged = session.run(images), session.run(images * (1 + _NUDGE))
-    bound = explained_by_rounding(report.held_out.logit_error, relative_error(nudged, wanted))
-    found = {}
+    found: dict[str, str] = {}
+    answers: dict[str, FloatArray] = {}
+    own = 0.0
     for backend in backends:
-        if backend is ORT:
-            continue
-        with backend.open(bundle, threads=threads) as session:
-            difference = relative_error(session.run(images), wanted)
+        try:
+            with backend.open(bundle, threads=threads) as session:
+                answers[backend.name] = session.run(images)
+                if backend == ORT:
+                    nudged = session.run(images * (1 + _NUDGE))
+                    own = relative_error(nudged, answers[backend.name])
+        except MimiqError as error:
+            found[backend.name] = f"{backend.title} is left out: {error.problem}"
+    report, wanted = bundle.report, answers.get(ORT.name)
+    if report is None or report.held_out is None or wanted is None:
+        return found
+    bound = explained_by_rounding(report.held_out.logit_error, own)
+    for backend in backends:
+        difference = relative_error(answers.get(backend.name, wanted), wanted)
         if difference > bound:
             found[backend.name] = (
                 f"{backend.title} is left out: its logits differ from ONNX Runtime's by "

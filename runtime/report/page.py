@@ -14,9 +14,11 @@ from mimiq.runtime.bundle import Bundle
 from mimiq.runtime.evaluation.accuracy import Comparison
 from mimiq.runtime.evaluation.binary import Words, words
 from mimiq.runtime.image_files import described
+from mimiq.runtime.latency import tuned
 from mimiq.runtime.manifest import COMPILE_AGAIN
 from mimiq.runtime.report import charts
 from mimiq.runtime.report.cost import cost_parts
+from mimiq.runtime.report.fastest import fastest_parts
 from mimiq.runtime.report.markup import append, element, prose, table, to_html
 from mimiq.runtime.report.report import Report, Tuning, host_name
 from mimiq.runtime.report.terminal import megabytes, similarity_rows
@@ -133,6 +135,8 @@ def _sections(
         yield "Similarity", [table((), similarity_rows(report.similarity))]
     if report.latency:
         yield "Latency", _latency(report)
+    if measured := tuned.read(bundle):
+        yield "Fastest backend", fastest_parts(measured)
     yield "Precision", _precision(bundle, engines)
     yield "Calibration", _calibration(bundle, sheet)
     if report.tuning and report.tuning.steps:

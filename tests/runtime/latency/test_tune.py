@@ -13,14 +13,19 @@ from runtime_models import SIZE, MakeBundle
 
 from mimiq.cli import main
 from mimiq.errors import BadInput, DidNotStart
-from mimiq.runtime import Bundle, open_bundle
+from mimiq.runtime import Bundle, Report, open_bundle
+from mimiq.runtime.backend import Lack
 from mimiq.runtime.bundle_writing import add_files
+from mimiq.runtime.evaluation.held_out import Cost, HeldOut
 from mimiq.runtime.latency import tuned
 from mimiq.runtime.latency.measure import LatencyRow
-from mimiq.runtime.latency.tune import UNQUANTIZED, choose, sentences
+from mimiq.runtime.latency.tune import UNQUANTIZED, choose, left_out, sentences
 from mimiq.runtime.latency.tuned import Host, Measured
+from mimiq.runtime.null import Null
+from mimiq.runtime.onnxruntime.backend import ORT
 from mimiq.runtime.openvino.backend import OpenVINO
 from mimiq.runtime.openvino.networks import Refused
+from mimiq.runtime.report.page import page
 
 TITLES = {"ort": "ONNX Runtime on the CPU", "openvino": "OpenVINO on the CPU"}
 
@@ -32,7 +37,7 @@ def row(engine: str, batch: int, speed: float) -> LatencyRow:
 def measured(best: str = "openvino", threads: int = 1, host: Host | None = None) -> Measured:
     here = host or Host.here()
     return Measured(
-        here, threads, "2026-11-29", {"numpy": "2"}, best, (row("ort", 1, 1.0),), ("So.",)
+        here, threads, "2026-11-29", {"numpy": "2"}, best, (row("ort", 1, 1.0),), ("It was warm.",)
     )
 
 
@@ -75,6 +80,16 @@ def test_it_is_kept_beside_the_bundle_by_host_and_threads(make_bundle: MakeBundl
     # Another CPU with the same instructions tells more than none; one with others does not.
     assert tuned.fastest(bundle, replace(elsewhere, cpu="a third")) == "ort"
     assert tuned.fastest(bundle, Host("a third", ("avx2", "avx512f"))) is None
+
+
+def test_the_report_shows_it(make_bundle: MakeBundle) -> None:
+    bundle = make_bundle()
+    assert "Fastest backend" not in page(bundle)
+    tuned.keep(bundle, measured())
+    text = page(bundle)
+    assert "Fastest backend" in text
+    assert "1 thread: openvino is the fastest" in text
+    assert "It was warm." in text
 
 
 def test_that_of_another_bundle_does_not_tell(make_bundle: MakeBundle, tmp_path: Path) -> None:
@@ -124,6 +139,22 @@ def test_auto_takes_it_and_falls_back(
     with open_bundle(bundle) as session:
         assert session.run(np.zeros((1, 3, SIZE, SIZE), np.float32)).shape == (1, 10)
         assert session.backend == "onnxruntime-cpu"
+
+
+def test_who_does_not_start_or_answers_otherwise_is_left_out(make_bundle: MakeBundle) -> None:
+    cost = Cost(count=100, agreeing=100, logit_error=0.001, believed=0.0)
+    bundle = add_files(make_bundle(), report=Report(held_out=HeldOut({"scenes": cost})))
+    with open_bundle(bundle, "ort", threads=1) as session:
+
+        def scaled(name: str, scale: float) -> Null:
+            return Null(lambda images, _: scale * session.run(images), name=name, title=name)
+
+        gone = Null(lack=Lack("It is gone."), name="gone", title="Gone")
+        found = left_out(bundle, [ORT, scaled("like", 1.01), scaled("unlike", 1.2), gone], 1)
+    assert list(found) == ["gone", "unlike"]
+    assert found["gone"] == "Gone is left out: It is gone."
+    assert "unlike is left out: its logits differ from ONNX Runtime's by " in found["unlike"]
+    assert "explains 0.20%" in found["unlike"]
 
 
 def test_the_command_measures_and_writes_it_down(make_bundle: MakeBundle) -> None:
