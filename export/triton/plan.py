@@ -11,7 +11,7 @@ from typing import Any, Literal
 from mimiq.errors import BadInput, UnsupportedTarget
 from mimiq.export.triton.config import ModelConfig
 from mimiq.export.triton.openvino import for_graph, for_openvino
-from mimiq.runtime.bundle import CPU_MODEL, Bundle
+from mimiq.runtime.bundle import CPU_MODEL, MODEL, OPENVINO_MODEL, Bundle
 from mimiq.runtime.serving.packed import (
     ONNX_FILE,
     PIXELS,
@@ -201,7 +201,8 @@ def _graph_plan(bundle: Bundle, options: PackOptions) -> Plan:
     if accelerator != "none" or options.device == "gpu":
         form = None
     on_cpu = options.device == "cpu"
-    graph = form if form is not None and on_cpu else bundle.model_path
+    plain = OPENVINO_MODEL if accelerator == "openvino" and bundle.has(OPENVINO_MODEL) else MODEL
+    graph = form if form is not None and on_cpu else bundle.file(plain)
     max_batch = options.max_batch or DEFAULT_MAX_BATCH
     return Plan(
         backend="onnxruntime",

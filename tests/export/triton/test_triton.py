@@ -18,7 +18,7 @@ from tensorrt_bundles import make_bundle as make_transformer_bundle
 
 from mimiq.cli import main
 from mimiq.errors import BadInput, EnvironmentLacks, UnsupportedTarget
-from mimiq.export import to_cpu
+from mimiq.export import to_cpu, to_openvino
 from mimiq.export.triton import PackOptions, pack
 from mimiq.export.triton.config import ModelConfig, check_config, config_text
 from mimiq.runtime.bundle import Bundle
@@ -310,10 +310,15 @@ def test_the_form_for_a_cpu_is_served_on_one(
                 np.testing.assert_array_equal(model.run({name: given})["logits"], expected)
 
 
-def test_openvino_is_given_the_plain_graph(bundle: Bundle, tmp_path: Path) -> None:
+def test_openvino_is_given_its_own_form_or_the_plain_graph(bundle: Bundle, tmp_path: Path) -> None:
+    options = PackOptions(device="cpu", accelerator="openvino")
     formed = with_cpu_form(bundle, tmp_path)
-    packed = pack(formed, tmp_path, "net", PackOptions(device="cpu", accelerator="openvino"))
+    packed = pack(formed, tmp_path, "net", options)
     assert (packed.folder / "1/model.onnx").read_bytes() == formed.model_path.read_bytes()
+    form = to_openvino(formed.model_path, tmp_path / "openvino.onnx")
+    assert form is not None
+    packed = pack(add_files(formed, {"model.openvino.onnx": form}), tmp_path, "own", options)
+    assert (packed.folder / "1/model.onnx").read_bytes() == form.read_bytes()
 
 
 def test_openvino_s_own_servers_are_told_what_they_read(bundle: Bundle, tmp_path: Path) -> None:
