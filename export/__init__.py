@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mimiq.lazy import lazily
+from mimiq.lazy import lazily, make_callable
 
 if TYPE_CHECKING:
     from mimiq.export.cpu_form import to_cpu
     from mimiq.export.forms import to_fp16, to_int8_carrier
+    from mimiq.export.network import export
     from mimiq.export.openvino_form import to_openvino
     from mimiq.export.rules import Finding, check, require
     from mimiq.export.summary import summarize
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Finding",
     "check",
+    "export",
     "export_onnx",
     "require",
     "summarize",
@@ -33,6 +35,7 @@ __all__ = [
 _HOMES = {
     "Finding": "rules",
     "check": "rules",
+    "export": "network",
     "export_onnx": "torch_onnx",
     "require": "rules",
     "summarize": "summary",
@@ -43,3 +46,4 @@ _HOMES = {
 }
 
 __getattr__ = lazily(__name__, _HOMES)
+make_callable(__name__)

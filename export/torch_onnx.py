@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import io
-import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -18,6 +17,7 @@ from torch import nn
 from mimiq.errors import BadInput, UnsupportedModel
 from mimiq.export import passes
 from mimiq.export.graph import DOMAIN, FAKE_QUANTIZE, save
+from mimiq.libraries import hushed
 from mimiq.quantize.layers import freeze
 
 OPSET = 21  # the first with INT4 and block-wise DequantizeLinear
@@ -140,14 +140,10 @@ def _translation() -> Callable[..., Any]:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Nothing of torch's and onnxscript's progress and hints reaches the terminal."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript")]
-    levels = [logger.level for logger in loggers]
-    try:
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+    with (
+        hushed("torch.onnx", "torch.export", "onnxscript"),
+        warnings.catch_warnings(),
+        contextlib.redirect_stdout(io.StringIO()),
+    ):
+        warnings.simplefilter("ignore")
+        yield

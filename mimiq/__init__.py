@@ -1,7 +1,8 @@
 """mimiq: compile a trained vision transformer into a quantised engine without one real image.
 
 ``mimiq.compile`` does all of it; ``mimiq.Bundle`` and ``mimiq.open_bundle`` run the result and need
-neither torch nor timm. What is slow to import is imported when it is first used.
+neither torch nor timm. ``load_model``, ``synthesize``, ``quantize``, ``distill`` and ``export`` are
+its stages. What is slow to import is imported when it is first used.
 """
 
 from __future__ import annotations
@@ -10,31 +11,46 @@ from typing import TYPE_CHECKING
 
 from mimiq.config.precision import Block, LayerPrecision, PerChannel, PerTensor, Precision
 from mimiq.errors import MimiqError
-from mimiq.lazy import lazily
+from mimiq.lazy import PACKAGE, lazily
 from mimiq.progress import Progress
 from mimiq.version import __version__
 
 if TYPE_CHECKING:
+    from mimiq import calibrate, models, runtime
     from mimiq.api import compile
+    from mimiq.calibrate.dataset import CalibrationSet
+    from mimiq.distill.loop import distill
+    from mimiq.export.network import export
     from mimiq.models.loading import LoadedModel, load_model
     from mimiq.models.memory import load_module
+    from mimiq.quantize.insert import quantize
     from mimiq.runtime.bundle import Bundle
     from mimiq.runtime.opening import open_bundle
     from mimiq.runtime.preprocessing import Preprocessing
+    from mimiq.synthesis.mimiq import synthesize
 
 _WHERE = {
     "Bundle": "runtime.bundle",
+    "CalibrationSet": "calibrate.dataset",
     "LoadedModel": "models.loading",
     "Preprocessing": "runtime.preprocessing",
+    "calibrate": PACKAGE,
     "compile": "api",
+    "distill": PACKAGE,
+    "export": PACKAGE,
     "load_model": "models.loading",
     "load_module": "models.memory",
+    "models": PACKAGE,
     "open_bundle": "runtime.opening",
+    "quantize": PACKAGE,
+    "runtime": PACKAGE,
+    "synthesize": "synthesis.mimiq",
 }
 
 __all__ = [
     "Block",
     "Bundle",
+    "CalibrationSet",
     "LayerPrecision",
     "LoadedModel",
     "MimiqError",
@@ -44,10 +60,17 @@ __all__ = [
     "Preprocessing",
     "Progress",
     "__version__",
+    "calibrate",
     "compile",
+    "distill",
+    "export",
     "load_model",
     "load_module",
+    "models",
     "open_bundle",
+    "quantize",
+    "runtime",
+    "synthesize",
 ]
 
 __getattr__ = lazily(__name__, _WHERE)

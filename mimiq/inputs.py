@@ -5,24 +5,77 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict
 
+from mimiq.chosen_precision import widths_of
+from mimiq.config.budget import Budget, parse_size
+from mimiq.config.precision import Precision
 from mimiq.config.synthesis import CALIBRATIONS
-from mimiq.errors import BadInput
+from mimiq.config.targets import GRAPH, TARGETS
+from mimiq.errors import BadInput, EnvironmentLacks, missing_extra
+from mimiq.outputs import require_folder, require_new
 
 if TYPE_CHECKING:
-    from mimiq.config.budget import Budget
+    from collections.abc import Sequence
+
     from mimiq.models import LoadedModel
     from mimiq.runtime.bundle import Bundle
-    from mimiq.runtime.evaluation.datasets import ImageFiles
+    from mimiq.runtime.evaluation.datasets import ImageFiles, LabelledImages
 
 
-def linear_inputs(model: LoadedModel) -> dict[str, int]:
-    """How many inputs each Linear has, by its name."""
-    from mimiq.models import quantizable_layers
+class Early(TypedDict):
+    """What of a compilation's arguments can be refused without its network; see
+    :func:`mimiq.compile`.
+    """
 
-    layers = quantizable_layers(model.module)
-    return {name: layer.weight.shape[1] for name, layer in layers.items() if layer.weight.ndim == 2}
+    out: str | Path | None
+    overwrite: bool
+    calibration: str | Path
+    images: int | None
+    evaluation: str | Path | LabelledImages | None
+    eval_limit: int | None
+    max_drop: float | None
+    size_budget: str | None
+    target: str
+    fp8: bool
+
+
+def check_early(precision: str | Precision, asked: Early) -> None:
+    """Refuse what cannot be, before anything slow begins.
+
+    Raises:
+        BadInput: a value that cannot be, a place or a folder that cannot be used.
+        EnvironmentLacks: an engine that this host cannot build.
+    """
+    if isinstance(precision, str):
+        widths_of(precision)
+    from mimiq.runtime.manifest import MANIFEST
+
+    out, evaluation = asked["out"], asked["evaluation"]
+    if out is not None:
+        require_new(Path(out), asked["overwrite"], MANIFEST)
+    if isinstance(evaluation, str | Path):
+        require_folder(Path(evaluation), f"`evaluation={evaluation}`", "a folder of images")
+    elif asked["eval_limit"] is not None:
+        raise BadInput(
+            "`eval_limit` is of the images in a folder, and none were given.",
+            "Leave it out, or give a folder as `evaluation`.",
+        )
+    check_count(calibration_of(asked["calibration"]), asked["images"])
+    budget_of(asked["max_drop"], asked["size_budget"])
+    _check_target(asked["target"])
+    _check_fp8(asked["fp8"], precision, asked["target"])
+
+
+def budget_of(max_drop: float | None, size_budget: str | None) -> Budget | None:
+    """The budget; None where there is no limit.
+
+    Raises:
+        BadInput: a number of points or a size that is none.
+    """
+    if max_drop is None and size_budget is None:
+        return None
+    return Budget(max_drop, None if size_budget is None else parse_size(size_budget))
 
 
 def check_budget(budget: Budget | None, model: LoadedModel) -> None:
@@ -100,3 +153,75 @@ def dataset_of(
         dataset = open_dataset(folder, classes, limit, labels=answered.labels, channels=channels)
     deep = [check_file(path, channels) for path, _ in dataset]
     return replace(dataset, notes=(*dataset.notes, DEEP)) if any(deep) else dataset
+
+
+def labels_of(labels: str | Path | Sequence[str]) -> tuple[str, ...]:
+    """Class names: as they are, or of a text file with one a line.
+
+    Raises:
+        BadInput: the file cannot be read, or a line is empty.
+    """
+    if not isinstance(labels, str | Path):
+        return tuple(labels)
+    try:
+        text = Path(labels).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(
+            f"Labels file {labels} cannot be read: {getattr(error, 'strerror', None) or error}.",
+            "Give a UTF-8 text file with one class name a line.",
+        ) from error
+    names = tuple(line.strip() for line in text.rstrip("\n").split("\n"))
+    for number, name in enumerate(names, start=1):
+        if not name:
+            raise BadInput(f"{labels}, line {number} is empty.", "Give one class name a line.")
+    return names
+
+
+def _check_target(target: str) -> None:
+    """Refuse an engine that was asked for by name and cannot be built on this host.
+
+    Raises:
+        BadInput: the name is unknown.
+        EnvironmentLacks: the product is not installed, too old, or lacks its GPU.
+    """
+    from mimiq.runtime.tensorrt.library import find_product
+
+    if target not in TARGETS:
+        raise BadInput(f"`target={target}` is unknown.", f"Choose one of {', '.join(TARGETS)}.")
+    product = find_product(target)
+    if product is None:
+        return
+    product.load()
+    lack = product.why_not_build()
+    if lack is not None:
+        raise EnvironmentLacks(
+            f"{product.title} times its kernels on a GPU. {lack.reason}",
+            "Choose `target=rtx`, which builds anywhere, or run mimiq build on the host that "
+            "will serve the model.",
+        )
+
+
+def _check_fp8(fp8: bool, precision: str | Precision, target: str) -> None:
+    """Refuse an engine in FP8 before the work where none can come of it.
+
+    Raises:
+        BadInput: with another precision than INT8, or for ONNX Runtime.
+        EnvironmentLacks: this host builds no engine.
+    """
+    if not fp8:
+        return
+    if isinstance(precision, Precision):
+        widths = (precision.linear.weight_bits, precision.linear.activation_bits)
+    else:
+        widths = widths_of(precision)[:2]
+    if widths != (8, 8):
+        raise BadInput(
+            "`fp8` takes the place of INT8, and another precision was given.",
+            "Leave out `fp8`, or choose INT8.",
+        )
+    if target == GRAPH:
+        raise BadInput("`fp8` is for engines; `target=ort` builds none.", "Use `target=rtx`.")
+    from mimiq.export.tensorrt.engines import choose_product
+
+    if choose_product(target) is None:
+        raise missing_extra("TensorRT-RTX", "rtx")

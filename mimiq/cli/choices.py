@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from mimiq.config.synthesis import SYNTHESIS_RECIPES
+from mimiq.config.targets import GRAPH as GRAPH
+from mimiq.config.targets import TARGETS as TARGETS
 from mimiq.runtime import backends as runnable
 from mimiq.runtime.null import NULL
-from mimiq.runtime.tensorrt.library import PRODUCTS
 
 RECIPES = tuple(SYNTHESIS_RECIPES)
 RECIPE_LINES = {
@@ -20,8 +21,6 @@ RECIPE_LINES = {
     "tiny": "For the embedded network of digits: 256 images, 300 steps of distillation.",
 }
 CROP_MODES = ("center", "squash", "border")
-GRAPH = "ort"  # as a target: the graph as it is, and no engine
-TARGETS = ("auto", *(product.name for product in PRODUCTS), GRAPH)
 BACKENDS = (runnable.AUTO, *(backend.name for backend in runnable.BACKENDS), NULL.name)
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mimiq.cli import choices, preflight, values
+from mimiq.cli import choices, values
 from mimiq.inputs import calibration_of
+from mimiq.outputs import require_new
 
 if TYPE_CHECKING:
     from mimiq.calibrate import CalibrationSet
@@ -28,16 +29,16 @@ def prepared(
     kind: str,
     progress: Progress,
 ) -> Job:
-    """The job, its inputs and output checked; ``kind`` as of :func:`preflight.require_new`."""
+    """The job, its inputs and output checked; ``kind`` as of :func:`mimiq.outputs.require_new`."""
     from mimiq.spec import default_out
 
     if output.out is not None:
-        preflight.require_new(output.out, output.force, kind)
+        require_new(output.out, output.force, kind)
     calibration_of(tuning.calibration)
     model = values.load(choice, progress)
     wanted = values.precision_of(precision, model, images.recipe)
     out = output.out or default_out(choice.model, wanted.label, suffix)
-    preflight.require_new(out, output.force, kind)
+    require_new(out, output.force, kind)
     return values.job_of(model, wanted, images, tuning, out)
 
 

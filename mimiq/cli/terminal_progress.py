@@ -25,6 +25,7 @@ from rich.progress import Progress as Bars
 from rich.table import Column
 from rich.text import Text
 
+from mimiq.cli.flags import with_flags
 from mimiq.progress import SILENT, Progress, Stage
 
 _SECONDS_BETWEEN_LINES = 30.0
@@ -45,7 +46,7 @@ class BarProgress(Progress):
         self.console = console
 
     def note(self, text: str) -> None:
-        self.console.print(Text(text, style="dim"))
+        self.console.print(Text(with_flags(text), style="dim"))
 
     @contextmanager
     def stage(self, name: str, total: int | None = None) -> Iterator[Stage]:
@@ -106,7 +107,7 @@ class LogProgress(Progress):
         self._now = now
 
     def note(self, text: str) -> None:
-        self._say(text)
+        self._say(with_flags(text))
 
     @contextmanager
     def stage(self, name: str, total: int | None = None) -> Iterator[Stage]:

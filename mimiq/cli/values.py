@@ -3,35 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from mimiq.chosen_precision import precision_for
 from mimiq.cli.choices import (
-    BudgetChoice,
     ImagesChoice,
     ModelChoice,
     PrecisionChoice,
     TuningChoice,
 )
-from mimiq.cli.flags import with_flags
-from mimiq.config.precision import (
-    Block,
-    LayerPrecision,
-    Precision,
-    from_bits,
-    largest_block,
-    parse_bits,
-    weight_only,
-)
+from mimiq.config.precision import Block, LayerPrecision, Precision, parse_bits
 from mimiq.errors import BadInput
-from mimiq.inputs import calibration_of, check_count, dataset_of, linear_inputs
+from mimiq.inputs import calibration_of, dataset_of, labels_of
 from mimiq.progress import SILENT, Progress
 
 if TYPE_CHECKING:
-    from mimiq.config.budget import Budget
-    from mimiq.config.recipes import Recipe
     from mimiq.config.synthesis import SynthesisRecipe
     from mimiq.models import LoadedModel
     from mimiq.runtime.bundle import Bundle
@@ -64,6 +52,14 @@ def check_precision(choice: PrecisionChoice) -> None:
         LayerPrecision(weight_bits, Block(choice.block_size), activation_bits)
 
 
+def precision_name(choice: PrecisionChoice) -> str:
+    """The chosen precision as :func:`mimiq.compile` names it; INT8 where none was chosen."""
+    weight_bits, activation_bits = _widths(choice)
+    if choice.weight_only:
+        return f"int{weight_bits}-weight-only"
+    return f"w{weight_bits}a{activation_bits or 16}"
+
+
 def precision_of(
     choice: PrecisionChoice, model: LoadedModel, recipe: str | None = None
 ) -> Precision:
@@ -75,29 +71,28 @@ def precision_of(
         BadInput: a block size that does not divide a Linear's inputs, or where none does.
     """
     check_precision(choice)
-    weight_bits, activation_bits = _widths(choice)
-    uniform = choice.uniform or recipe == "paper"
-    if choice.weight_only or choice.block_size is not None:
-        inputs = linear_inputs(model)
-        if choice.block_size is not None:
-            _check_block(choice.block_size, inputs)
-        block = choice.block_size or largest_block(inputs.values())
-        return weight_only(weight_bits, block, uniform=uniform)
-    return from_bits(weight_bits, activation_bits, uniform=uniform)
+    return precision_for(
+        model,
+        precision_name(choice),
+        block_size=choice.block_size,
+        uniform=choice.uniform or recipe == "paper",
+    )
 
 
-def budget_of(choice: BudgetChoice) -> Budget | None:
-    """The budget, or None where none was given.
+def loading(choice: ModelChoice) -> dict[str, Any]:
+    """What :func:`mimiq.load_model` is told beside the name, weights and labels.
 
     Raises:
-        BadInput: a number of points or a size that is none.
+        BadInput: one of mean and deviation without the other.
     """
-    if choice.max_drop is None and choice.size_budget is None:
-        return None
-    from mimiq.config.budget import Budget, parse_size
-
-    size = parse_size(choice.size_budget) if choice.size_budget is not None else None
-    return Budget(choice.max_drop, size)
+    if (choice.mean is None) != (choice.std is None):
+        raise BadInput("--mean and --std belong together.", "Give both, or neither.")
+    apart = ("model", "weights", "labels")
+    return {
+        field.name: getattr(choice, field.name)
+        for field in fields(choice)
+        if field.name not in apart
+    }
 
 
 def load(choice: ModelChoice, progress: Progress = SILENT) -> LoadedModel:
@@ -107,25 +102,10 @@ def load(choice: ModelChoice, progress: Progress = SILENT) -> LoadedModel:
     """
     from mimiq.models import load_model
 
-    if (choice.mean is None) != (choice.std is None):
-        raise BadInput("--mean and --std belong together.", "Give both, or neither.")
-    model = load_model(
-        choice.model,
-        weights=choice.weights,
-        untrained=choice.untrained,
-        num_classes=choice.num_classes,
-        image_size=choice.image_size,
-        crop_pct=choice.crop_pct,
-        mean=choice.mean,
-        std=choice.std,
-        labels=read_labels(choice.labels) if choice.labels else None,
-        crop_mode=choice.crop_mode,
-        interpolation=choice.interpolation,
-        ema=choice.ema,
-        model_kwargs=choice.model_kwargs,
-    )
+    labels = labels_of(choice.labels) if choice.labels else None
+    model = load_model(choice.model, weights=choice.weights, labels=labels, **loading(choice))
     for note in model.notes:
-        progress.note(with_flags(note))
+        progress.note(note)
     return model
 
 
@@ -156,26 +136,6 @@ def _said(name: str, value: object) -> list[str]:
     return [option, ",".join(str(part) for part in parts)]
 
 
-def read_labels(path: Path) -> tuple[str, ...]:
-    """Class names, one a line.
-
-    Raises:
-        BadInput: the file cannot be read, or a line is empty.
-    """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(
-            f"Labels file {path} cannot be read: {getattr(error, 'strerror', None) or error}.",
-            "Give a UTF-8 text file with one class name a line.",
-        ) from error
-    labels = tuple(line.strip() for line in text.rstrip("\n").split("\n"))
-    for number, label in enumerate(labels, start=1):
-        if not label:
-            raise BadInput(f"{path}, line {number} is empty.", "Give one class name a line.")
-    return labels
-
-
 def recipe_name(choice: ImagesChoice, model: str) -> str:
     """The chosen recipe, or what suits model and device.
 
@@ -187,16 +147,6 @@ def recipe_name(choice: ImagesChoice, model: str) -> str:
 
     device = pick_device(choice.device)
     return choice.recipe or default_recipe(model, device.type)
-
-
-def recipe_of(
-    images: ImagesChoice, tuning: TuningChoice, model: str, precision: Precision
-) -> Recipe:
-    """The recipe with what the flags change in it."""
-    from mimiq.config.recipes import changed, recipe_for
-
-    recipe = recipe_for(recipe_name(images, model), precision)
-    return changed(recipe, images.images, tuning.steps)
 
 
 def synthesis_of(images: ImagesChoice, model: str) -> SynthesisRecipe:
@@ -232,20 +182,19 @@ def job_of(
     tuning: TuningChoice,
     out: Path,
 ) -> Job:
-    """A compilation without measurements; what those need is put in by the caller."""
-    from mimiq.spec import Job
+    """A compilation without measurements and engine."""
+    from mimiq import jobs
 
-    calibration = calibration_of(tuning.calibration)
-    check_count(calibration, images.images)
-    return Job(
-        model=model,
-        precision=precision,
-        recipe=recipe_of(images, tuning, model.name, precision),
+    return jobs.job_of(
+        model,
+        precision,
         out=out,
-        calibration=calibration,
+        calibration=calibration_of(tuning.calibration),
+        recipe=images.recipe,
+        images=images.images,
+        steps=tuning.steps,
         seed=images.seed or 0,
         device=images.device,
-        batches=(),
     )
 
 
@@ -255,13 +204,3 @@ def _widths(choice: PrecisionChoice) -> tuple[int, int | None]:
     if choice.int4:
         return 4, None if choice.weight_only else 8
     return 8, 8
-
-
-def _check_block(size: int, inputs: Mapping[str, int]) -> None:
-    for name, count in inputs.items():
-        if count % size:
-            raise BadInput(
-                f"Block size {size} does not divide the {count} inputs of {name}.",
-                "Choose a --block-size that divides them (32 and 64 suit most ViTs), or leave it "
-                "out.",
-            )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mimiq.lazy import lazily
+from mimiq.lazy import lazily, make_callable
 
 if TYPE_CHECKING:
     from mimiq.distill.loop import distill
@@ -12,3 +12,4 @@ if TYPE_CHECKING:
 __all__ = ["distill"]
 
 __getattr__ = lazily(__name__, {"distill": "loop"})
+make_callable(__name__)

@@ -20,9 +20,11 @@ from torch import nn
 
 from mimiq import files
 from mimiq.config.distillation import DistillationRecipe
+from mimiq.config.recipes import recipe_for
 from mimiq.devices import fast_dtype
 from mimiq.distill.losses import Target, distillation_loss, outputs_of
 from mimiq.distill.views import random_views
+from mimiq.images import Images, pixels_of
 from mimiq.models.answers import same_answer
 from mimiq.quantize import kernels as fake_quant_kernels
 from mimiq.quantize.fake_quant import Quantizer
@@ -36,10 +38,10 @@ _CACHE_BYTES = 2 * 2**30  # teacher outputs are kept in memory up to this size
 
 def distill(
     quantized: QuantizedModel,
-    images: torch.Tensor,
-    recipe: DistillationRecipe,
+    images: Images,
+    recipe: DistillationRecipe | str,
     *,
-    held_out: torch.Tensor | None = None,
+    held_out: Images | None = None,
     seed: int = 0,
     checkpoint: Path | None = None,
     progress: Callable[[int, float, float], None] = lambda *_: None,
@@ -48,8 +50,8 @@ def distill(
 
     Args:
         quantized: its module is on the device to work on, in eval mode, and stays in it.
-        images: uint8 (B, H, W, C) on the CPU, to learn from.
-        recipe: how.
+        images: a calibration set, or pixels, uint8 (B, H, W, C): to learn from.
+        recipe: how; a name stands for that recipe's distillation at this precision.
         held_out: more of them, which choose the state that is kept; without them the recipe's share
             of ``images`` does, and is not learnt from.
         seed: of views and order; step k draws from (seed, k) alone, so a resumed run goes on alike.
@@ -57,13 +59,18 @@ def distill(
         progress: told (steps done, training loss, held-out loss) after each step.
 
     Raises:
-        BadInput: when there are too few images to hold any out.
+        BadInput: an unknown recipe, images of another type, or too few to hold any out.
     """
     started = time.monotonic()
+    if isinstance(recipe, str):
+        recipe = recipe_for(recipe, quantized.precision).distillation
+    shown = pixels_of(images)
     if held_out is None:
-        images, held_out = recipe.split(images)
-    run = Distillation(quantized, images, held_out, recipe, seed)
-    pixels = recipe.steps * recipe.batch_size * images.shape[1] * images.shape[2]
+        shown, judging = recipe.split(shown)
+    else:
+        judging = pixels_of(held_out)
+    run = Distillation(quantized, shown, judging, recipe, seed)
+    pixels = recipe.steps * recipe.batch_size * shown.shape[1] * shown.shape[2]
     with fake_quant_kernels.compiled(run.device) if pixels > _WORTH_COMPILING else nullcontext():
         _tune(run, checkpoint, started, progress)
     run.restore_best()

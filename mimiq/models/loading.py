@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -101,16 +101,16 @@ class LoadedModel:
 
 
 def load_model(
-    name: str,
+    name: str | Path,
     *,
-    weights: Path | None = None,
+    weights: str | Path | None = None,
     untrained: bool = False,
     num_classes: int | None = None,
     image_size: int | tuple[int, int] | None = None,
     crop_pct: float | None = None,
     mean: tuple[float, ...] | None = None,
     std: tuple[float, ...] | None = None,
-    labels: tuple[str, ...] | None = None,
+    labels: Sequence[str] | None = None,
     crop_mode: str | None = None,
     interpolation: str | None = None,
     ema: bool | None = None,
@@ -140,11 +140,12 @@ def load_model(
             nor file.
         UnsupportedModel: the network is of no family described here, or gives no vector.
     """
+    name = str(name)
     if untrained and weights is not None:
         raise BadInput("`untrained` and `weights` exclude each other.", "Give one of them.")
     request = Request(
         name,
-        weights=weights,
+        weights=None if weights is None else Path(weights),
         untrained=untrained,
         num_classes=num_classes,
         image_size=(image_size, image_size) if isinstance(image_size, int) else image_size,
@@ -164,7 +165,8 @@ def load_model(
     else:
         original = _original(request)
         original = replace(original, preprocessing=_changed(original.preprocessing, changed))
-    return finished(original, name, labels, untrained=untrained)
+    names = None if labels is None else tuple(labels)
+    return finished(original, name, names, untrained=untrained)
 
 
 def finished(

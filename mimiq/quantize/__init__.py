@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mimiq.lazy import lazily
+from mimiq.lazy import lazily, make_callable
 
 if TYPE_CHECKING:
     from mimiq.quantize.insert import quantize
@@ -12,3 +12,4 @@ if TYPE_CHECKING:
 __all__ = ["quantize"]
 
 __getattr__ = lazily(__name__, {"quantize": "insert"})
+make_callable(__name__)

@@ -13,8 +13,10 @@ from torch import nn
 
 from mimiq.calibrate.observers import mse_weight_scale
 from mimiq.calibrate.ranges import ObserverName, activation_quantizers
+from mimiq.chosen_precision import precision_for
 from mimiq.config.precision import Block, LayerPrecision, Precision
 from mimiq.errors import BadInput
+from mimiq.images import Images, network_input
 from mimiq.models import LoadedModel, quantizable_layers
 from mimiq.models.family import Stream
 from mimiq.quantize.centring import centre
@@ -82,8 +84,8 @@ class QuantizedModel:
 
 def quantize(
     model: LoadedModel,
-    precision: Precision,
-    images: torch.Tensor,
+    precision: Precision | str,
+    images: Images,
     recipe: RangeRecipe = RangeRecipe(),
     progress: Callable[[str], None] = lambda _: None,
 ) -> QuantizedModel:
@@ -91,15 +93,19 @@ def quantize(
 
     Args:
         model: left as it is.
-        precision: which layers, how many bits; placed in the network here, where that was not done.
-        images: calibration images (B, C, H, W), normalised, on the device to work on.
+        precision: which layers, how many bits, as a value or by its name; placed in the network
+            here, where that was not done.
+        images: a calibration set, or pixels: uint8 (B, H, W, C). Normalised images, float32
+            (B, C, H, W), are worked on where they are.
         recipe: how scales are found.
         progress: told the name of each step as it begins.
 
     Raises:
-        BadInput: when a block size does not divide a layer's input size.
+        BadInput: a block size does not divide a layer's input size, the precision's name is
+            unknown, or the images do not suit the network.
     """
-    precision = precision.placed(model.family.roles(model.module))
+    images = network_input(images, model.preprocessing)
+    precision = precision_for(model, precision).placed(model.family.roles(model.module))
     _check_blocks(model.module, precision)
     module = copy.deepcopy(model.module).to(images.device)
     migrations = spread_outliers(model, module, precision, images, recipe, progress)

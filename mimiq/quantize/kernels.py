@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from mimiq.config.grid import Grid
+from mimiq.libraries import hushed
 
 _log = logging.getLogger(__name__)
 
@@ -99,18 +100,15 @@ def compiled(device: torch.device) -> Iterator[bool]:
     global _kernels
     before = _kernels
     # On import it warns about a CUDA toolkit without a GPU, of which no user asked.
-    noisy = logging.getLogger("torch.utils.cpp_extension")
-    level = noisy.level
-    noisy.setLevel(logging.ERROR)
     try:
-        _kernels = (torch.compile(_forward, dynamic=True), torch.compile(_backward, dynamic=True))
-        works = _gives_what_eager_gives(device)
+        with hushed("torch.utils.cpp_extension"):
+            forward, backward = (torch.compile(f, dynamic=True) for f in (_forward, _backward))
+            _kernels = (forward, backward)
+            works = _gives_what_eager_gives(device)
     except Exception as error:
         # No compiler, one that fails, a full disk, a platform without it: it is only for speed.
         _log.info("Quantisers run in eager mode; compiling them failed: %s", error)
         works = False
-    finally:
-        noisy.setLevel(level)
     if not works:
         _kernels = before
     try:

@@ -17,9 +17,10 @@ from torch import nn
 
 from mimiq.calibrate.dataset import CalibrationSet
 from mimiq.config.synthesis import SYNTHESIS_RECIPES, SynthesisRecipe
+from mimiq.errors import BadInput
 from mimiq.models import LoadedModel
 from mimiq.models.answers import label_loss
-from mimiq.progress import SILENT, Progress
+from mimiq.progress import SILENT, Told, progress_for
 from mimiq.runtime.preprocessing import Preprocessing
 from mimiq.synthesis.augment import augment
 from mimiq.synthesis.driver import Batch, Objective, Teacher, make_set
@@ -37,12 +38,12 @@ _Look = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 
 def synthesize(
     model: LoadedModel,
-    recipe: SynthesisRecipe,
+    recipe: SynthesisRecipe | str,
     *,
-    seed: int,
-    out: Path,
+    seed: int = 0,
+    out: str | Path,
     device: str = "auto",
-    progress: Progress = SILENT,
+    progress: Told = SILENT,
 ) -> CalibrationSet:
     """Synthesise a calibration set for ``model``.
 
@@ -51,27 +52,42 @@ def synthesize(
 
     Args:
         model: the trained network.
-        recipe: one of :data:`SYNTHESIS_RECIPES`, or a changed one.
+        recipe: one of :data:`SYNTHESIS_RECIPES`, by its name or as a value, perhaps changed.
         seed: fixes the set on one machine.
         out: folder of the set.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
-        progress: told how far it is.
+        progress: told how far it is, as of :func:`mimiq.compile`.
+
+    Returns:
+        The set; ``images()`` gives its pixels, uint8 (N, H, W, C), as ``mimiq.quantize`` and
+        ``mimiq.distill`` take them, and these take the set as well.
 
     Raises:
         BadInput: the folder holds another set, or device or recipe make no sense.
         CheckFailed: the images diverged.
         EnvironmentLacks: no such device, too little GPU memory, or a full disk.
     """
+    chosen = _recipe(recipe)
     return make_set(
         model,
         "synthetic",
-        recipe,
-        lambda teacher: mimiq_objective(teacher, recipe),
+        chosen,
+        lambda teacher: mimiq_objective(teacher, chosen),
         seed=seed,
-        out=out,
+        out=Path(out),
         device=device,
-        progress=progress,
+        progress=progress_for(progress),
     )
+
+
+def _recipe(recipe: SynthesisRecipe | str) -> SynthesisRecipe:
+    if not isinstance(recipe, str):
+        return recipe
+    if recipe not in SYNTHESIS_RECIPES:
+        raise BadInput(
+            f"Recipe {recipe!r} is unknown.", f"Choose one of {', '.join(SYNTHESIS_RECIPES)}."
+        )
+    return SYNTHESIS_RECIPES[recipe]
 
 
 def mimiq_objective(teacher: Teacher, recipe: SynthesisRecipe) -> Objective:

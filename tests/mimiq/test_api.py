@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
+import io
 import json
+import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +14,22 @@ import numpy as np
 import pytest
 import timm
 import torch
-from click.testing import CliRunner
+from compiled import INT4, Compile
 from torch import nn
+from tqdm.auto import tqdm
 
 import mimiq
-from mimiq.api import precision_for
 from mimiq.calibrate import gaussian_noise
+from mimiq.chosen_precision import precision_for
 from mimiq.cli import compile_main
+from mimiq.config.precision import int4
+from mimiq.config.recipes import recipe_for
+from mimiq.config.synthesis import SYNTHESIS_RECIPES
 from mimiq.errors import BadInput, UnsupportedModel
+from mimiq.jobs import job_for
 from mimiq.models.loading import LoadedModel
+from mimiq.progress import progress_for
+from mimiq.runtime.onnxruntime.session import OnnxRuntimeSession
 
 CHEAP: dict[str, Any] = {
     "calibration": "noise",
@@ -48,24 +59,120 @@ def test_the_package_says_what_it_offers() -> None:
         mimiq.quantise  # type: ignore[attr-defined]  # noqa: B018
 
 
-def test_the_bundle_is_the_commands(tmp_path: Path) -> None:
+def test_the_bundle_is_the_command_s(
+    compile_digits: Compile, own_cache: Path, tmp_path: Path
+) -> None:
+    """Every stage of the call sees what the command's saw, and every byte but times is the same."""
+    theirs = compile_digits(*INT4)
+    steps: list[str] = []
     ours = mimiq.compile(
-        "digits", "w4a8", out=tmp_path / "ours.mimiq", cache=tmp_path / "cache", **CHEAP
+        "digits",
+        "int4",
+        out=tmp_path / theirs.path.name,
+        batches=(),
+        cache=own_cache,
+        progress=lambda stage, *_: steps.append(stage),
     )
-    flags = ["--bits", "w4a8", "--calibration", "noise", "--images", "16", "--steps", "0"]
-    flags += ["--no-bench", "--target", "ort", "--device", "cpu", "--quiet"]
-    theirs = tmp_path / "theirs.mimiq"
-    places = ["--cache-dir", str(tmp_path / "other"), "-o", str(theirs)]
-    answer = CliRunner().invoke(compile_main, ["digits", *flags, *places])
-    assert answer.exit_code == 0, answer.output
-    for name in ("model.onnx", "model.fp16.onnx", "model.cpu.onnx", "labels.txt"):
-        assert (ours.path / name).read_bytes() == (theirs / name).read_bytes()
-    manifests = [json.loads((path / "manifest.json").read_text()) for path in (ours.path, theirs)]
-    for manifest in manifests:
-        for key in ("created", "manifest_sha256", "calibration"):
-            del manifest[key]
-        del manifest["files"]["report.json"]  # it holds times
-    assert manifests[0] == manifests[1]
+    assert set(steps) <= {"load", "accuracy", "cost", "engine"}  # all else was in the cache
+    first, second = (contents(path) for path in (ours.path, theirs.path))
+    assert first.keys() == second.keys()
+    for name in first:
+        assert first[name] == second[name], name
+
+
+def contents(bundle: Path) -> dict[str, Any]:
+    """Every file of a bundle, without when it was made and how long it took.
+
+    A builder's engines differ from run to run.
+    """
+    found: dict[str, Any] = {}
+    for file in sorted(bundle.rglob("*")):
+        name = file.relative_to(bundle).as_posix()
+        if file.is_dir() or "engine" in name:
+            continue
+        is_json = file.suffix == ".json"
+        found[name] = timeless(json.loads(file.read_text())) if is_json else file.read_bytes()
+    return found
+
+
+def timeless(value: Any) -> Any:
+    # The manifest's hashes of files that hold times, and of itself, go with these.
+    times = ("created", "seconds", "manifest_sha256", "report.json")
+    if isinstance(value, dict):
+        return {
+            key: timeless(item)
+            for key, item in value.items()
+            if key not in times and "engine" not in key
+        }
+    return [timeless(item) for item in value] if isinstance(value, list) else value
+
+
+def test_the_command_s_flags_are_the_call_s_parameters() -> None:
+    """A flag that the call lacks, or the other way round, would be a bundle only one can make."""
+    call = inspect.signature(mimiq.compile).parameters
+    loading = inspect.signature(mimiq.load_model).parameters
+    flags = {parameter.name for parameter in compile_main.params}
+    spelled = {"cache_dir": "cache", "force": "overwrite"}
+    named_by_precision = {"int8", "int4", "bits", "weight_only"}
+    of_the_terminal = {"json", "quiet", "dry_run", "no_bench", "version"}
+    flags = {spelled.get(str(name), str(name)) for name in flags}
+    flags -= named_by_precision | of_the_terminal
+    assert flags - {*call, *loading} == set()
+    assert {*call, *loading} - flags == {
+        "precision",
+        "preprocessing",
+        "progress",
+        "loading",
+        "name",
+    }
+
+
+def test_stages_of_one_s_own(small_vit: LoadedModel, tmp_path: Path) -> None:
+    """The same images go from one to the next, as a set or as its pixels."""
+    model = small_vit
+    recipe = replace(SYNTHESIS_RECIPES["tiny"], images=24, iterations=2)
+    made = mimiq.synthesize(model, recipe, out=str(tmp_path / "set"))
+    quantised = mimiq.quantize(model, "int4", made)
+    tuning = mimiq.distill(
+        quantised, made.images(), replace(recipe_for("tiny", int4()).distillation, steps=2)
+    )
+    assert tuning.steps == 2
+    graph = mimiq.export(quantised, tmp_path / "int4.onnx")
+    images = model.preprocessing.normalize(made.images()[:4])
+    with OnnxRuntimeSession(graph) as session, torch.inference_mode():
+        answers = torch.from_numpy(session.run(images))
+        wanted = quantised.module(torch.from_numpy(images))
+    assert torch.allclose(answers, wanted, atol=0.05 * float(wanted.std()))
+    with pytest.raises(BadInput, match="Images are uint8"):
+        mimiq.distill(quantised, images, "tiny")
+    with pytest.raises(BadInput, match="the network takes"):
+        mimiq.quantize(model, "int4", np.zeros((4, 16, 16, 3), np.uint8))
+
+
+def test_progress_on_bars_like_tqdm_s() -> None:
+    made: list[tqdm[Any]] = []
+
+    class Kept(tqdm):  # type: ignore[type-arg]
+        def __init__(self, *given: Any, **more: Any) -> None:
+            super().__init__(*given, file=io.StringIO(), **more)
+            made.append(self)
+
+    for told in (Kept, Kept(desc="mine")):
+        with progress_for(told).stage("distill") as stage:
+            stage.update(2, "loss 0.3", total=4)
+            stage.update(3)
+        assert (made[-1].n, made[-1].total) == (3, 4)
+        assert made[-1].desc.startswith("distill")
+    assert len(made) == 2
+
+
+def test_notes_are_logged_and_no_level_is_changed(caplog: pytest.LogCaptureFixture) -> None:
+    before = {name: logging.getLogger(name).level for name in ("timm", "huggingface_hub", "")}
+    with caplog.at_level(logging.INFO, "mimiq"):
+        told = progress_for(lambda *_: None)
+        job = job_for("vit_tiny_patch16_224", untrained=True, progress=told)
+    assert [record.message for record in caplog.records] == list(job.model.notes)
+    assert before == {name: logging.getLogger(name).level for name in before}
 
 
 def test_a_module_in_memory(tmp_path: Path) -> None:

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mimiq.cli import choices, options, preflight, values
+from mimiq.cli import choices, options, values
 from mimiq.cli.failures import Command
 from mimiq.cli.output import print_json, show, table, working
 from mimiq.cli.parameters import BATCHES, PATH
 from mimiq.errors import BadInput
 from mimiq.models.names import EMBEDDED
+from mimiq.outputs import require_folder
 
 if TYPE_CHECKING:
     from mimiq.runtime.bundle import Bundle
@@ -188,7 +189,7 @@ def _dataset(
     bundle: Bundle, folder: Path | None, limit: int | None
 ) -> tuple[LabelledImages | None, str]:
     if folder is not None:
-        preflight.require_folder(folder, "--eval", "a folder of images")
+        require_folder(folder, f"--eval {folder}", "a folder of images")
         return values.images_of(folder, bundle, limit), str(folder)
     if bundle.manifest.architecture != EMBEDDED:
         return None, ""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,11 +9,10 @@ import click
 
 from mimiq.cli import choices, options, preflight, values
 from mimiq.cli.dry_run import show_plan
-from mimiq.cli.engines import engine_json, engine_spec, require_fp8
+from mimiq.cli.engines import engine_json
 from mimiq.cli.failures import Command
 from mimiq.cli.output import next_commands, print_json, show, show_report, shown, working
-from mimiq.errors import BadInput
-from mimiq.inputs import calibration_of, check_budget
+from mimiq.inputs import Early, check_early
 
 if TYPE_CHECKING:
     from mimiq.cache import Cache
@@ -23,8 +21,6 @@ if TYPE_CHECKING:
     from mimiq.runtime.bundle import Bundle
     from mimiq.spec import Job
     from mimiq.stages.estimate import Estimate
-
-MANIFEST = "manifest.json"  # by which a bundle is known
 
 
 @click.command("compile", cls=Command, short_help="From a trained network to a checked bundle.")
@@ -61,32 +57,45 @@ def compile_command(
     """
     preflight.require_model(choice.model)
     values.check_precision(precision)
-    if output.out is not None:
-        preflight.require_new(output.out, output.force, MANIFEST)
-    if measurement.evaluation is not None:
-        preflight.require_folder(measurement.evaluation, "--eval", "a folder of images")
-    elif measurement.eval_limit is not None:
-        raise BadInput(
-            "--eval-limit is of the images of --eval, and none were given.",
-            "Leave it out, or give --eval DIR.",
-        )
-    calibration_of(tuning.calibration)
-    preflight.require_target(engine.target)
-    require_fp8(engine, precision)
-    limits = values.budget_of(budget)
+    early = Early(
+        out=output.out,
+        overwrite=output.force,
+        calibration=tuning.calibration,
+        images=images.images,
+        evaluation=measurement.evaluation,
+        eval_limit=measurement.eval_limit,
+        max_drop=budget.max_drop,
+        size_budget=budget.size_budget,
+        target=engine.target,
+        fp8=engine.fp8,
+    )
+    check_early(values.precision_name(precision), early)
 
     from mimiq.cache import Cache, default_cache_dir
     from mimiq.cli.terminal_progress import shown_progress
     from mimiq.compiler import compile_model
+    from mimiq.jobs import job_for
 
     progress = shown_progress(say.quiet)
     with working():
-        with progress.stage("load") as stage:
-            stage.update(text=choice.model)
-            job = _measured(_job(choice, precision, images, tuning, output, progress), measurement)
-            check_budget(limits, job.model)
+        job = job_for(
+            choice.model,
+            values.precision_name(precision),
+            weights=choice.weights,
+            labels=choice.labels,
+            block_size=precision.block_size,
+            uniform=precision.uniform,
+            recipe=images.recipe,
+            steps=tuning.steps,
+            seed=images.seed or 0,
+            device=images.device,
+            batches=() if measurement.no_bench else measurement.batches,
+            allow_fallback=engine.allow_fallback,
+            progress=progress,
+            **early,
+            **values.loading(choice),
+        )
         cache = Cache(cache_dir or default_cache_dir(), progress.note)
-        job = replace(job, budget=limits, engine=engine_spec(engine))
         if dry_run:
             plan = _plan(job, cache, progress)
         else:
@@ -105,33 +114,6 @@ def _plan(job: Job, cache: Cache, progress: Progress) -> Estimate:
     with progress.stage("speed") as stage:
         stage.update(text="of this host, measured for a few seconds")
         return estimate(job, cache)
-
-
-def _job(
-    choice: choices.ModelChoice,
-    precision: choices.PrecisionChoice,
-    images: choices.ImagesChoice,
-    tuning: choices.TuningChoice,
-    output: choices.OutChoice,
-    progress: Progress,
-) -> Job:
-    from mimiq.spec import default_out
-
-    model = values.load(choice, progress)
-    wanted = values.precision_of(precision, model, images.recipe)
-    out = output.out or default_out(choice.model, wanted.label, ".mimiq")
-    preflight.require_new(out, output.force, MANIFEST)
-    return replace(values.job_of(model, wanted, images, tuning, out), overwrite=output.force)
-
-
-def _measured(job: Job, measurement: choices.MeasureChoice) -> Job:
-    """The job with its measurements, whose images are looked at now."""
-    job = replace(job, batches=() if measurement.no_bench else measurement.batches)
-    folder = measurement.evaluation
-    if folder is None:
-        return job
-    dataset = values.images_of(folder, job.model, measurement.eval_limit)
-    return replace(job, evaluation=dataset, evaluation_name=str(folder))
 
 
 def result_json(bundle: Bundle, built: BundleEngine | None) -> dict[str, Any]:

@@ -17,8 +17,8 @@ from mimiq.cli.choices import GRAPH
 from mimiq.cli.failures import Command
 from mimiq.cli.flags import with_flags
 from mimiq.cli.output import print_json, show, table, working
-from mimiq.cli.preflight import missing_libraries
 from mimiq.errors import EnvironmentLacks, MimiqError
+from mimiq.libraries import missing_libraries
 from mimiq.runtime.backend import Backend, Lack
 from mimiq.runtime.backends import BACKENDS
 from mimiq.runtime.host import describe_hardware, installed_version

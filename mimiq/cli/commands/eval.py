@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mimiq.cli import choices, options, preflight, values
+from mimiq.cli import choices, options, values
 from mimiq.cli.failures import Command
 from mimiq.cli.output import print_json, show, table, working
 from mimiq.cli.parameters import PATH
 from mimiq.errors import BadInput, CheckFailed, MimiqError
 from mimiq.models.names import EMBEDDED
+from mimiq.outputs import require_folder
 
 if TYPE_CHECKING:
     from mimiq.export.divergence import Divergence
@@ -218,7 +219,7 @@ def _opened(bundle: Bundle, backend: str) -> Session:
 
 def _dataset(bundle: Bundle, folder: Path | None, limit: int | None) -> tuple[LabelledImages, str]:
     if folder is not None:
-        preflight.require_folder(folder, "IMAGES", "a folder of labelled images")
+        require_folder(folder, f"IMAGES {folder}", "a folder of labelled images")
         return values.images_of(folder, bundle, limit), str(folder)
     if bundle.manifest.architecture != EMBEDDED:
         raise BadInput(

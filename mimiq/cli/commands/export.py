@@ -17,6 +17,7 @@ from mimiq.cli.parameters import PATH
 from mimiq.cli.preparing import ORIGIN, prepared, tuned
 from mimiq.errors import BadInput
 from mimiq.files import copy_whole
+from mimiq.outputs import require_folder, require_new
 
 if TYPE_CHECKING:
     from mimiq.export.rules.findings import Finding
@@ -82,14 +83,14 @@ def export(
             metadata = graph_metadata(model, quantized, calibration)
         else:
             _refuse(precision, images, tuning)
-            preflight.require_folder(source, "--from", "a folder that mimiq distill wrote")
+            require_folder(source, f"--from {source}", "a folder that mimiq distill wrote")
             if output.out is not None:
-                preflight.require_new(output.out, output.force, ".onnx")
+                require_new(output.out, output.force, ".onnx")
             model = values.load(choice, progress)
             quantized, metadata = _read_tuned(model, source)
             label = quantized.precision.label
             out = output.out or default_out(choice.model, label, ".onnx")
-            preflight.require_new(out, output.force, ".onnx")
+            require_new(out, output.force, ".onnx")
         with progress.stage("export") as stage, tempfile.TemporaryDirectory() as folder:
             stage.update(text="Q/DQ graph")
             graph = Path(folder) / "model.onnx"

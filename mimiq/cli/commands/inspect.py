@@ -12,8 +12,8 @@ from mimiq.cli import options
 from mimiq.cli.failures import Command
 from mimiq.cli.output import print_json, show, shown, size, table, working
 from mimiq.cli.parameters import PATH
-from mimiq.cli.preflight import missing_libraries
 from mimiq.errors import BadInput, missing_extra, pip_install
+from mimiq.libraries import missing_libraries
 
 if TYPE_CHECKING:
     from mimiq.export.tensorrt.proof import Proof

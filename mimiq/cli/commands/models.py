@@ -9,7 +9,7 @@ import click
 from mimiq.cli import options
 from mimiq.cli.failures import Command
 from mimiq.cli.output import print_json, show, table
-from mimiq.cli.preflight import require_compile_extra
+from mimiq.libraries import require_compile_extra
 from mimiq.models.names import EMBEDDED, SHORT_NAMES, TORCHVISION, described_names
 
 

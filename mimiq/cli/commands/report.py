@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mimiq.cli import choices, options, preflight
+from mimiq.cli import choices, options
 from mimiq.cli.failures import Command
 from mimiq.cli.output import print_json, show, shown, working
 from mimiq.cli.parameters import PATH
 from mimiq.errors import BadInput, EnvironmentLacks
 from mimiq.files import write_whole
+from mimiq.outputs import require_new
 
 if TYPE_CHECKING:
     from mimiq.calibrate import CalibrationSet
@@ -57,7 +58,7 @@ def report(
     with working():
         opened = Bundle(bundle)
         out = output.out or Path(f"{bundle.resolve().name.removesuffix('.mimiq')}.html")
-        preflight.require_new(out, output.force, ".html")
+        require_new(out, output.force, ".html")
         engines = {name: list(proof_rows(proof)) for name, proof in recorded_proofs(opened).items()}
         images: CalibrationSet | None = None
         if calibration is not None:

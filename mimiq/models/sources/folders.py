@@ -6,6 +6,7 @@ import logging
 from pathlib import Path
 
 from mimiq.errors import BadInput
+from mimiq.libraries import hushed
 from mimiq.models import checkpoint
 from mimiq.models.sources import timm
 from mimiq.models.sources.original import Original, Request
@@ -112,12 +113,12 @@ def download(name: str) -> Path:
     """
     from huggingface_hub import snapshot_download
 
-    logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)
     wanted = ["*.json", "*.safetensors"]
     try:
-        folder = Path(snapshot_download(name, allow_patterns=wanted))
-        if not any(folder.glob("*.safetensors")):
-            folder = Path(snapshot_download(name, allow_patterns=[*wanted, "*.bin"]))
+        with hushed("huggingface_hub", level=logging.CRITICAL):
+            folder = Path(snapshot_download(name, allow_patterns=wanted))
+            if not any(folder.glob("*.safetensors")):
+                folder = Path(snapshot_download(name, allow_patterns=[*wanted, "*.bin"]))
     except Exception as error:  # the hub client's own, by version
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise BadInput(

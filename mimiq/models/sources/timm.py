@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from mimiq.errors import BadInput, UnsupportedModel
+from mimiq.libraries import hushed
 from mimiq.models import checkpoint
 from mimiq.models.sources import explain, fitting, layouts
 from mimiq.models.sources.fitting import as_argument, built_size, channels_of
@@ -121,10 +122,9 @@ def build(
     import timm
 
     # timm and its hub client warn about retries at length; our error says what is needed.
-    logging.getLogger("timm").setLevel(logging.ERROR)
-    logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)
+    quiet = hushed("timm", "huggingface_hub", level=logging.CRITICAL)
     try:
-        with torch.random.fork_rng(devices=[]), torch.device("meta" if meta else "cpu"):
+        with quiet, torch.random.fork_rng(devices=[]), torch.device("meta" if meta else "cpu"):
             torch.manual_seed(0)
             module: nn.Module = timm.create_model(architecture, pretrained=pretrained, **kwargs)
     except Exception as error:

@@ -15,14 +15,17 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from mimiq.cli import choices, compile_main, main, preflight, values
+from mimiq import libraries
+from mimiq.cli import choices, compile_main, main, values
 from mimiq.cli.commands import doctor as diagnosis
 from mimiq.cli.failures import INTERNAL_ERROR, INTERRUPTED, Command, explained
 from mimiq.cli.output import print_json, show
 from mimiq.cli.parameters import ARGUMENTS, SIZE
 from mimiq.config.precision import Block, LayerPrecision, PerChannel, from_bits, int4, int8
 from mimiq.errors import BadInput, CheckFailed, EnvironmentLacks, MimiqError, UnsupportedTarget
+from mimiq.inputs import labels_of
 from mimiq.models import LoadedModel, load_model
+from mimiq.outputs import require_new
 from mimiq.runtime.backend import Lack
 from mimiq.runtime.null import Null
 from mimiq.spec import default_out
@@ -74,9 +77,9 @@ class TestStreams:
 def test_only_an_onnx_file_is_replaced_by_one(tmp_path: Path) -> None:
     for name in ("notes", "old.onnx"):
         (tmp_path / name).write_text("precious")
-    preflight.require_new(tmp_path / "old.onnx", True, ".onnx")
-    with pytest.raises(BadInput, match="something else"):
-        preflight.require_new(tmp_path / "notes", True, ".onnx")
+    require_new(tmp_path / "old.onnx", True, ".onnx")
+    with pytest.raises(BadInput, match="not a result of this kind"):
+        require_new(tmp_path / "notes", True, ".onnx")
 
 
 class TestHelp:
@@ -229,10 +232,10 @@ class TestValues:
     def test_labels_are_lines(self, tmp_path: Path) -> None:
         file = tmp_path / "labels.txt"
         file.write_text("cat\ndog\n", encoding="utf-8")
-        assert values.read_labels(file) == ("cat", "dog")
+        assert labels_of(file) == ("cat", "dog")
         file.write_text("cat\n\ndog\n", encoding="utf-8")
         with pytest.raises(BadInput, match="line 2 is empty"):
-            values.read_labels(file)
+            labels_of(file)
 
 
 class TestFailures:
@@ -366,7 +369,7 @@ class TestModels:
 def test_without_the_extra_the_line_that_installs_it_is_named(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(preflight, "missing_libraries", lambda: ["torch", "timm"])
+    monkeypatch.setattr(libraries, "missing_libraries", lambda: ["torch", "timm"])
     for arguments in (["compile", "digits"], ["synthesize", "digits", "-o", "x"]):
         answer = CliRunner().invoke(main, arguments)
         assert answer.exit_code == EnvironmentLacks.exit_code

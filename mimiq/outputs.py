@@ -1,0 +1,67 @@
+"""Places that are written to and folders that are read, looked at before the work."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from mimiq.errors import BadInput
+
+
+def require_new(out: Path, overwrite: bool, kind: str) -> None:
+    """Refuse an output that is in the way, or cannot be written, before the work and not after it.
+
+    Args:
+        out: the folder or file to be.
+        overwrite: whether one of our own may be replaced.
+        kind: how one of our own is known: a folder by a file in it (``manifest.json``), a file by
+            its suffix (``.onnx``).
+
+    Raises:
+        BadInput: naming what stands in the way.
+    """
+    if os.path.lexists(out):
+        if not overwrite:
+            raise BadInput(
+                f"{out} exists already.",
+                "Choose another name with `out`, or replace it with `overwrite=True`.",
+            )
+        if kind.startswith("."):
+            ours = out.is_file() and out.suffix == kind
+        else:
+            ours = (out / kind).is_file() or _is_empty(out)
+        if not ours:
+            raise BadInput(
+                f"{out} is not a result of this kind, so it will not be replaced.",
+                "Choose another name with `out`.",
+            )
+    parent = out.absolute().parent
+    while not parent.exists():
+        parent = parent.parent
+    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+        raise BadInput(
+            f"{out} cannot be written: {parent} is no folder that you may write to.",
+            "Choose another place with `out`.",
+        )
+
+
+def require_folder(path: Path, named: str, what: str) -> None:
+    """Refuse a folder that cannot be listed.
+
+    Args:
+        path: the folder.
+        named: how the error names it: its parameter and its path.
+        what: what it should be.
+
+    Raises:
+        BadInput: it does not exist, is a file, or may not be read.
+    """
+    if not path.is_dir():
+        problem = "is a file" if path.exists() else "does not exist"
+        raise BadInput(f"{named} {problem}; {what} is needed.", "Check the path.")
+    if not os.access(path, os.R_OK | os.X_OK):
+        raise BadInput(f"{named} may not be read.", "Check its permissions.")
+
+
+def _is_empty(folder: Path) -> bool:
+    return folder.is_dir() and not any(folder.iterdir())
