@@ -45,7 +45,7 @@ def edit_graph(
     try:
         import onnx
     except ImportError as error:
-        raise missing_extra("onnx", "compile") from error
+        raise missing_extra("onnx", "pack") from error
     try:
         model = onnx.load(source)
     except Exception as error:  # protobuf's own errors, by version

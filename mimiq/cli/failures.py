@@ -10,12 +10,10 @@ import sys
 import traceback
 import warnings
 from collections.abc import Iterator
-from typing import Any
 
 import click
 
 from mimiq import files
-from mimiq.cli.choices import RECIPE_LINES
 from mimiq.cli.flags import with_flags
 from mimiq.errors import BadInput, EnvironmentLacks, MimiqError
 
@@ -30,6 +28,18 @@ _NO_MEMORY = (
     "bad_alloc",
     "bad allocation",
 )
+EXIT_CODES = {
+    0: "All went well.",
+    1: "Anything else failed.",
+    2: "A file, a flag or a value cannot be used as given.",
+    3: "The network's structure is not supported.",
+    4: "The target would refuse the graph, or run it in another precision.",
+    5: "The engine builder gave up.",
+    6: "A library, a driver or a device is missing on this host, or memory or disk.",
+    7: "A measured accuracy, agreement or latency missed its limit.",
+    INTERNAL_ERROR: "A defect of mimiq.",
+    INTERRUPTED: "Interrupted; what is finished is kept.",
+}
 _ACCESS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
 
 
@@ -37,7 +47,8 @@ _ACCESS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, 
 def reported() -> Iterator[None]:
     """Turn whatever is raised inside into a message on standard error and an exit code.
 
-    click's own exceptions pass, and a closed pipe too: click ends quietly for it.
+    click's own mistakes of usage are told as others are; its other exceptions pass, and a closed
+    pipe too: click ends quietly for it.
 
     Raises:
         click.exceptions.Exit: with the error's exit code.
@@ -46,6 +57,11 @@ def reported() -> Iterator[None]:
     try:
         with _quiet_libraries():
             yield
+    except click.UsageError as error:
+        if isinstance(error, click.exceptions.NoArgsIsHelpError):
+            raise
+        print_error(_misused(error))
+        raise click.exceptions.Exit(BadInput.exit_code) from error
     except (click.ClickException, click.Abort, click.exceptions.Exit, BrokenPipeError):
         raise
     except KeyboardInterrupt as error:
@@ -64,6 +80,14 @@ def reported() -> Iterator[None]:
         raise click.exceptions.Exit(known.exit_code) from error
 
 
+def _misused(error: click.UsageError) -> BadInput:
+    """click's error in the words of all others."""
+    problem = error.format_message()
+    if error.ctx is None:
+        return BadInput(problem)
+    return BadInput(problem, f"Run: {error.ctx.command_path} --help")
+
+
 def _open_streams() -> None:
     """No result is lost for a stream that is closed, or whose encoding lacks a letter."""
     for name in ("stdout", "stderr"):
@@ -72,53 +96,6 @@ def _open_streams() -> None:
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
         elif isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
-
-
-class Command(click.Command):
-    """A command whose errors are reported by :func:`reported`, and whose help has sections."""
-
-    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
-        with reported():  # help is printed while arguments are read
-            return super().make_context(*args, **kwargs)
-
-    def invoke(self, ctx: click.Context) -> Any:
-        # PyTorch's idle threads would spin, and take the cores from those that have work; read when
-        # it is loaded.
-        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-        with reported():
-            return super().invoke(ctx)
-
-    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """The options under the headings that :class:`mimiq.cli.options.Option` gives them."""
-        sections: dict[str, list[tuple[str, str]]] = {}
-        for parameter in self.get_params(ctx):
-            record = parameter.get_help_record(ctx)
-            if isinstance(parameter, click.Option) and record is not None:
-                section = getattr(parameter, "section", "General")
-                sections.setdefault(section, []).append(record)
-        if any(parameter.name == "recipe" for parameter in self.get_params(ctx)):
-            sections["Recipes"] = list(RECIPE_LINES.items())
-        for heading, records in sections.items():
-            with formatter.section(heading):
-                formatter.write_dl(records)
-
-
-class Group(click.Group):
-    """A group of such commands."""
-
-    command_class = Command
-
-    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
-        with reported():
-            return super().make_context(*args, **kwargs)
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """In the order in which they were added: that of the work."""
-        return list(self.commands)
-
-    def invoke(self, ctx: click.Context) -> Any:
-        with reported():
-            return super().invoke(ctx)
 
 
 def explained(error: Exception) -> MimiqError | None:

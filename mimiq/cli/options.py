@@ -29,6 +29,7 @@ from mimiq.cli.choices import (
     Say,
     TuningChoice,
 )
+from mimiq.cli.completing import complete_model
 from mimiq.cli.parameters import ARGUMENTS, BATCHES, CHANNELS, PATH, SIZE, Option
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -61,7 +62,7 @@ def option(section: str, *names: str, **attributes: Any) -> Callable[[Function],
 model_options = _group(
     "choice",
     ModelChoice,
-    click.argument("model"),
+    click.argument("model", shell_complete=complete_model),
     option(
         "Network",
         "--weights",
@@ -296,12 +297,24 @@ dry_run_option = option(
     help="Say what would be done and about how long it takes on this host, and do none of it.",
 )
 
-out_options = _group(
-    "output",
-    OutChoice,
-    option("Output", "-o", "--out", type=PATH, help="Where to write the result."),
-    option("Output", "--force", is_flag=True, help="Replace an existing result of the same kind."),
-)
+
+def out_options(default: str) -> Callable[[Function], Function]:
+    """Where the result goes; ``default`` is its name where none is given, in this folder."""
+    return _group(
+        "output",
+        OutChoice,
+        option(
+            "Output",
+            "-o",
+            "--out",
+            type=PATH,
+            help=f"Where to write the result.  [default: {default}, in this folder]",
+        ),
+        option(
+            "Output", "--force", is_flag=True, help="Replace an existing result of the same kind."
+        ),
+    )
+
 
 say_options = _group(
     "say",

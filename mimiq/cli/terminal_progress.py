@@ -13,13 +13,10 @@ import click
 from rich.console import Console
 from rich.progress import (
     BarColumn,
-    MofNCompleteColumn,
     ProgressColumn,
     Task,
     TaskID,
     TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
 )
 from rich.progress import Progress as Bars
 from rich.table import Column
@@ -40,7 +37,7 @@ def shown_progress(quiet: bool = False) -> Progress:
 
 
 class BarProgress(Progress):
-    """One bar a stage, with its rate and the time left."""
+    """One bar a stage, with its rate, the time it took so far and the time left, in words."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
@@ -54,17 +51,15 @@ class BarProgress(Progress):
             return Column(no_wrap=True)
 
         columns: list[ProgressColumn] = [
-            TextColumn("{task.description:<12}"),
-            BarColumn(bar_width=16, table_column=whole()),
+            TextColumn("{task.description:<10}"),
+            *([BarColumn(bar_width=16, table_column=whole())] if self.console.width > 100 else []),
+            _Times(table_column=whole()),
+            _Words(),
         ]
-        if total is not None:
-            columns.append(MofNCompleteColumn(table_column=whole()))
-            columns.append(TimeRemainingColumn(table_column=whole()))
-        columns += [TimeElapsedColumn(table_column=whole()), _Words()]
         with Bars(*columns, console=self.console) as bars:
-            task = bars.add_task(name, total=total, text="")
+            task = bars.add_task(name, total=total, text="", counted=total is not None)
             yield _Bar(bars, task)
-            if total is None:
+            if not bars.tasks[0].fields["counted"]:
                 bars.update(task, total=1, completed=1)
 
 
@@ -77,7 +72,22 @@ class _Bar(Stage):
         self, done: int | None = None, text: str | None = None, *, total: int | None = None
     ) -> None:
         words: dict[str, Any] = {} if text is None else {"text": text}
+        if total is not None:
+            words["counted"] = True
         self._bars.update(self._task, completed=done, total=total, **words)
+
+
+class _Times(ProgressColumn):
+    """Steps, their rate, and how long it took and will take; what each is, is said."""
+
+    def render(self, task: Task) -> Text:
+        parts = [f"{duration(task.elapsed or 0)} so far"]
+        if task.total is not None and task.fields["counted"]:
+            rate = f", {_rate(task.speed)}" if task.speed and not task.finished else ""
+            parts.insert(0, f"{task.completed:.0f}/{task.total:.0f}{rate}")
+            if task.time_remaining and not task.finished:
+                parts.append(f"{duration(task.time_remaining)} left")
+        return Text(", ".join(parts))
 
 
 class _Words(ProgressColumn):
@@ -131,7 +141,7 @@ class LogProgress(Progress):
 
 @dataclass
 class LoggedStage(Stage):
-    """A stage in words.
+    """A stage in words: how far it is, how fast, and for how long yet.
 
     Attributes:
         name: what it is called.
@@ -162,12 +172,14 @@ class LoggedStage(Stage):
             self.total = total
 
     def line(self) -> str:
-        """How it stands: ``distill: 120 of 600 (20 %), 2 min so far, 8 min left; loss 0.31``."""
+        """How it stands: ``distill: 120 of 600 (20 %), 1.0/s, 2 min so far, about 8 min left``."""
         parts = [f"{duration(self.now() - self._started)} so far"]
         if self.total and self._last is not None:
             done = self._last[1]
             parts.insert(0, f"{done} of {self.total} ({done / self.total:.0%})".replace("%", " %"))
-            left = self.seconds_left()
+            rate, left = self.rate(), self.seconds_left()
+            if rate is not None:
+                parts.insert(1, _rate(rate))
             if left is not None:
                 parts.append(f"about {duration(left)} left")
         return self._line(", ".join(parts))
@@ -176,21 +188,33 @@ class LoggedStage(Stage):
         """That it is done, how long it took, and its last words."""
         return self._line(f"done in {duration(self.now() - self._started)}")
 
-    def seconds_left(self) -> float | None:
-        """An estimate from the steps seen so far; None where there is nothing to judge by."""
-        if self.total is None or self._first is None or self._last is None:
+    def rate(self) -> float | None:
+        """Steps a second so far, of this run alone; None where there is nothing to judge by."""
+        if self._first is None or self._last is None:
             return None
         since, before = self._first
         at, done = self._last
         if done == before:  # a single report: as if it had begun with nothing done
             since, before = self._started, 0
-        if done <= before:
+        return (done - before) / (at - since) if done > before and at > since else None
+
+    def seconds_left(self) -> float | None:
+        """An estimate from the steps seen so far; None where there is nothing to judge by."""
+        rate = self.rate()
+        if self.total is None or self._last is None or rate is None:
             return None
-        left = (self.total - done) * (at - since) / (done - before)
-        return max(0.0, left - (self.now() - at))
+        at, done = self._last
+        return max(0.0, (self.total - done) / rate - (self.now() - at))
 
     def _line(self, words: str) -> str:
         return f"{self.name}: {words}" + (f"; {self._text}" if self._text else "")
+
+
+def _rate(steps: float) -> str:
+    """Steps a second for people, or seconds a step where they are slow."""
+    if steps >= 0.1:
+        return f"{steps:.0f}/s" if steps >= 10 else f"{steps:.1f}/s"
+    return f"{duration(1 / steps)} each"
 
 
 def duration(seconds: float) -> str:

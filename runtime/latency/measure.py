@@ -136,9 +136,10 @@ def measure(
             else:
                 runners[name], backends[name] = session_runner(engine), engine.backend
         rows: list[LatencyRow] = []
-        for batch in batches:
-            stage.update(text=f"latency at batch {batch}")
+        for done, batch in enumerate(batches):
+            stage.update(done, f"batch {batch}", total=len(batches))
             rows += _measure_batch(runners, backends, batch, budget_s)
+        stage.update(len(batches))
     return rows
 
 

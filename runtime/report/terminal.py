@@ -40,8 +40,11 @@ def _figures(report: Report) -> Table:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for heading in ("", "full precision", report.label, "difference"):
-        table.add_column(heading, justify="right" if heading else "left")
+    # Where it is narrow, names and remarks give way, and no figure is cut.
+    table.add_column("", overflow="fold")
+    for heading in ("full precision", report.label):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("difference", justify="right", overflow="fold")
     size = report.size
     if size.bytes is not None:
         table.add_row(
@@ -149,13 +152,18 @@ def _latency_table(report: Report) -> Table:
         pad_edge=False,
         padding=(0, 2, 0, 0),
     )
-    for heading in ("batch", "engine", "p50 ms", "p90 ms", "p99 ms", "images/s"):
-        table.add_column(heading, justify="left" if heading == "engine" else "right")
-    table.add_column(f"speed against {rows[0].engine}", justify="right")
+    table.add_column("batch", justify="right", no_wrap=True)
+    table.add_column("engine", overflow="fold")
+    for heading in ("p50 ms", "p90 ms", "p99 ms", "images/s"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    alone = len({row.engine for row in rows}) == 1
+    if not alone:
+        table.add_column(f"speed against {rows[0].engine}", justify="right", overflow="fold")
     for row in rows:
         speed = "" if row.engine == rows[0].engine else f"{row.speedup:.2f}×"
         times = [f"{value:.2f}" for value in (row.p50_ms, row.p90_ms, row.p99_ms)]
-        table.add_row(str(row.batch), row.engine, *times, f"{row.throughput:.0f}", speed)
+        cells = (str(row.batch), row.engine, *times, f"{row.throughput:.0f}")
+        table.add_row(*cells, *(() if alone else (speed,)))
     return table
 
 

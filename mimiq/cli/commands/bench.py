@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mimiq.cli import choices, options
-from mimiq.cli.failures import Command
+from mimiq.cli.commanding import Command
 from mimiq.cli.flags import with_flags
 from mimiq.cli.output import print_json, show, show_report, table, working
 from mimiq.cli.parameters import PATH
@@ -33,7 +33,14 @@ _COUNTED: dict[str, dict[str, bool]] = {
 }
 
 
-@click.command(cls=Command, short_help="Latency and throughput of a bundle.")
+@click.command(
+    cls=Command,
+    short_help="Latency and throughput of a bundle.",
+    examples=(
+        ("mimiq bench deit_t-w8a8.mimiq --batches 1,8", "latency and throughput here"),
+        ("mimiq bench deit_t-w8a8.mimiq --against fp32.onnx", "in turns with another"),
+    ),
+)
 @click.argument("bundle", type=PATH)
 @options.option(
     "Measurement",
@@ -274,14 +281,17 @@ def _words(state: Mapping[str, str]) -> str:
 
 
 def _device_table(how: str, rows: Sequence[LatencyRow]) -> Any:
-    headings = ("batch", "engine", "p50 ms", "p90 ms", "p99 ms", "images/s", "speed")
+    headings = ["batch", "engine", "p50 ms", "p90 ms", "p99 ms", "images/s"]
+    alone = len({row.engine for row in rows}) == 1
+    if not alone:
+        headings.append("speed")
     cells = [
         (
             row.batch,
             row.engine,
             *(f"{value:.3f}" for value in (row.p50_ms, row.p90_ms, row.p99_ms)),
             f"{row.throughput:.0f}",
-            f"{row.speedup:.2f}×",
+            *(() if alone else (f"{row.speedup:.2f}×",)),
         )
         for row in rows
     ]

@@ -8,14 +8,21 @@ from typing import Any
 import click
 
 from mimiq.cli import choices, options
+from mimiq.cli.commanding import Command
 from mimiq.cli.engines import engine_json, show_engine
-from mimiq.cli.failures import Command
 from mimiq.cli.output import print_json, working
 from mimiq.cli.parameters import NAMES, PATH, PROFILE
 from mimiq.errors import BadInput
 
 
-@click.command(cls=Command, short_help="Build a TensorRT engine into a bundle.")
+@click.command(
+    cls=Command,
+    short_help="Build a TensorRT engine into a bundle.",
+    examples=(
+        ("mimiq build deit_t-w8a8.mimiq --target rtx", "an engine, on any host"),
+        ("mimiq build deit_t-w8a8.mimiq --target trt", "on the host that will serve it"),
+    ),
+)
 @click.argument("bundle", type=PATH)
 @options.engine_options
 @options.option(

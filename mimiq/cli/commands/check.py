@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mimiq.cli import choices, options, values
-from mimiq.cli.failures import Command
+from mimiq.cli.commanding import Command
 from mimiq.cli.output import print_json, show, table, working
 from mimiq.cli.parameters import BATCHES, PATH
 from mimiq.errors import BadInput
@@ -27,7 +27,20 @@ _IDENTITY = {
 }
 
 
-@click.command(cls=Command, short_help="Compare a served model with its bundle.")
+@click.command(
+    cls=Command,
+    short_help="Compare a served model with its bundle.",
+    examples=(
+        (
+            "mimiq check --bundle vit.mimiq --url localhost:8000 --model vit",
+            "is it the model that was compiled?",
+        ),
+        (
+            "mimiq check --bundle vit.mimiq --url localhost:8000 --model vit --load 8 --p99-ms 50",
+            "and is it fast enough?",
+        ),
+    ),
+)
 @options.option(
     "Server", "--url", required=True, metavar="HOST:PORT", help="Of the inference server."
 )

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mimiq.cli import choices, options, preflight, values
+from mimiq.cli.commanding import Command
 from mimiq.cli.dry_run import show_plan
 from mimiq.cli.engines import engine_json
-from mimiq.cli.failures import Command
 from mimiq.cli.output import next_commands, print_json, show, show_report, shown, working
 from mimiq.inputs import Early, check_early
 
@@ -23,7 +23,24 @@ if TYPE_CHECKING:
     from mimiq.stages.estimate import Estimate
 
 
-@click.command("compile", cls=Command, short_help="From a trained network to a checked bundle.")
+@click.command(
+    "compile",
+    cls=Command,
+    short_help="From a trained network to a checked bundle.",
+    examples=(
+        ("mimiq-compile digits --int4", "the network that comes with mimiq, offline"),
+        (
+            "mimiq-compile deit_s --int8 --eval imagenet/val",
+            "timm's weights, measured on your images",
+        ),
+        ("mimiq-compile deit_t --int4 --weights deit_tiny.safetensors", "your own checkpoint"),
+        (
+            "mimiq-compile ./my-vit --int4 --max-drop 1",
+            "a folder of transformers; at most a point lost",
+        ),
+        ("mimiq-compile vit_b --int4 --dry-run", "what it would do, and for how long"),
+    ),
+)
 @options.model_options
 @options.precision_options
 @options.budget_options
@@ -31,7 +48,7 @@ if TYPE_CHECKING:
 @options.tuning_options
 @options.measure_options
 @options.engine_options
-@options.out_options
+@options.out_options("MODEL-PRECISION.mimiq")
 @options.cache_option
 @options.dry_run_option
 @options.say_options

@@ -8,18 +8,28 @@ from pathlib import Path
 import click
 
 from mimiq.cli import choices, options, preflight, values
-from mimiq.cli.failures import Command
+from mimiq.cli.commanding import Command
 from mimiq.cli.output import next_commands, print_json, show, table, working
 from mimiq.cli.preparing import ORIGIN, TUNED, prepared, tuned
 from mimiq.files import make_folder_whole
 
 
-@click.command(cls=Command, short_help="Quantise a model and tune it.")
+@click.command(
+    cls=Command,
+    short_help="Quantise a model and tune it.",
+    examples=(
+        (
+            "mimiq distill deit_t --int4 --calibration images/ -o deit_t.tuned",
+            "tune on a set that is there",
+        ),
+        ("mimiq distill digits --bits w4a4 --steps 600", "longer than the recipe says"),
+    ),
+)
 @options.model_options
 @options.precision_options
 @options.images_options
 @options.tuning_options
-@options.out_options
+@options.out_options("MODEL-PRECISION.tuned")
 @options.cache_option
 @options.say_options
 def distill(

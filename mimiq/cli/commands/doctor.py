@@ -14,7 +14,7 @@ import click
 
 from mimiq.cli import options
 from mimiq.cli.choices import GRAPH
-from mimiq.cli.failures import Command
+from mimiq.cli.commanding import Command
 from mimiq.cli.flags import with_flags
 from mimiq.cli.output import print_json, show, table, working
 from mimiq.errors import EnvironmentLacks, MimiqError
@@ -68,7 +68,14 @@ class Ability:
     next_step: str = ""
 
 
-@click.command(cls=Command, short_help="What this host can build and run.")
+@click.command(
+    cls=Command,
+    short_help="What this host can build and run.",
+    examples=(
+        ("mimiq doctor", "what works here, and what is missing"),
+        ("mimiq doctor --json", "for a bug report"),
+    ),
+)
 @options.cache_option
 @options.json_option
 def doctor(cache_dir: Path | None, json: bool) -> None:

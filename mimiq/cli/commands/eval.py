@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from mimiq.cli import choices, options, values
-from mimiq.cli.failures import Command
+from mimiq.cli.commanding import Command
 from mimiq.cli.output import print_json, show, table, working
 from mimiq.cli.parameters import PATH
 from mimiq.errors import BadInput, CheckFailed, MimiqError
@@ -25,7 +25,18 @@ if TYPE_CHECKING:
     from mimiq.runtime.session import Session
 
 
-@click.command("eval", cls=Command, short_help="Accuracy of a bundle on labelled images.")
+@click.command(
+    "eval",
+    cls=Command,
+    short_help="Accuracy of a bundle on labelled images.",
+    examples=(
+        ("mimiq eval deit_t-w8a8.mimiq imagenet/val", "top-1 and top-5"),
+        (
+            "mimiq eval deit_t-w8a8.mimiq imagenet/val --backend rtx --against ort",
+            "two backends on the same images",
+        ),
+    ),
+)
 @click.argument("bundle", type=PATH)
 @click.argument("images", type=PATH, required=False)
 @options.backend_option

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mimiq.cli import choices, options, preflight, values
-from mimiq.cli.failures import Command
+from mimiq.cli.commanding import Command
 from mimiq.cli.output import print_json, show, size, table, working
 from mimiq.cli.parameters import PATH
 from mimiq.cli.preparing import ORIGIN, prepared, tuned
@@ -31,7 +31,17 @@ _CARRIED = (
 )
 
 
-@click.command(cls=Command, short_help="Write a model as a Q/DQ ONNX graph.")
+@click.command(
+    cls=Command,
+    short_help="Write a model as a Q/DQ ONNX graph.",
+    examples=(
+        (
+            "mimiq export deit_t --from deit_t.tuned --target rtx -o deit_t.onnx",
+            "a tuned network for TensorRT-RTX",
+        ),
+        ("mimiq export digits --int8", "quantise and write, in one go"),
+    ),
+)
 @options.model_options
 @options.precision_options
 @options.images_options
@@ -51,7 +61,7 @@ _CARRIED = (
     show_default=True,
     help="Whose rules the graph must obey: rtx and trt get the half-precision form.",
 )
-@options.out_options
+@options.out_options("MODEL-PRECISION.onnx")
 @options.cache_option
 @options.say_options
 def export(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mimiq.cli import options
-from mimiq.cli.failures import Command
+from mimiq.cli.commanding import Command
 from mimiq.cli.output import print_json, show, shown, size, table, working
 from mimiq.cli.parameters import PATH
 from mimiq.errors import BadInput, missing_extra, pip_install
@@ -22,7 +22,15 @@ if TYPE_CHECKING:
 _GRAPH_LIBRARIES = {"onnx", "onnx_ir"}
 
 
-@click.command("inspect", cls=Command, short_help="Layers, weights and engines, and their proof.")
+@click.command(
+    "inspect",
+    cls=Command,
+    short_help="Layers, weights and engines, and their proof.",
+    examples=(
+        ("mimiq inspect deit_t-w8a8.mimiq", "layers, weights, engines"),
+        ("mimiq inspect model.onnx", "any graph"),
+    ),
+)
 @click.argument("path", type=PATH)
 @options.json_option
 def inspect_command(path: Path, json: bool) -> None:
@@ -56,7 +64,7 @@ def inspect_command(path: Path, json: bool) -> None:
 
 def _inspect_graph(path: Path, json: bool) -> None:
     if not _can_read_graphs():
-        raise missing_extra("onnx-ir", "compile")
+        raise missing_extra("onnx-ir", "pack")
     summary = _summary(path)
     if json:
         print_json({"path": str(path), "graph": summary})
@@ -126,7 +134,7 @@ def _show_bundle(
     if bundle.untrained:
         show("UNTRAINED: random weights, good for latency alone.")
     if graphs is None:
-        show("", f"The graphs are not shown: {pip_install('compile')} brings what reads them.")
+        show("", f"The graphs are not shown: {pip_install('pack')} brings what reads them.")
     for name, summary in (graphs or {}).items():
         show("", graph_table(name, summary))
     for name, proof in proofs.items():

@@ -7,13 +7,20 @@ import fnmatch
 import click
 
 from mimiq.cli import options
-from mimiq.cli.failures import Command
+from mimiq.cli.commanding import Command
 from mimiq.cli.output import print_json, show, table
 from mimiq.libraries import require_compile_extra
 from mimiq.models.names import EMBEDDED, SHORT_NAMES, TORCHVISION, described_names
 
 
-@click.command(cls=Command, short_help="The models that can be compiled.")
+@click.command(
+    cls=Command,
+    short_help="The models that can be compiled.",
+    examples=(
+        ("mimiq models", "short names"),
+        ("mimiq models 'vit_small*'", "timm's names that match"),
+    ),
+)
 @click.argument("pattern", required=False)
 @options.json_option
 def models(pattern: str | None, json: bool) -> None:

@@ -9,12 +9,22 @@ from typing import Any
 import click
 
 from mimiq.cli import choices, options
-from mimiq.cli.failures import Command
+from mimiq.cli.commanding import Command
 from mimiq.cli.output import print_json, show, shown, table, working
 from mimiq.cli.parameters import PATH
 
 
-@click.command(cls=Command, short_help="Make a model repository for Triton.")
+@click.command(
+    cls=Command,
+    short_help="Make a model repository for Triton.",
+    examples=(
+        ("mimiq pack deit_t-w8a8.mimiq --triton models/", "a model repository"),
+        (
+            "mimiq pack deit_t-w8a8.mimiq --triton models/ --preprocess --top-k 5",
+            "pixels in, labels out",
+        ),
+    ),
+)
 @click.argument("bundle", type=PATH)
 @options.option(
     "Serving",

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mimiq.cli import choices, options
-from mimiq.cli.failures import Command
+from mimiq.cli.commanding import Command
 from mimiq.cli.output import print_json, show, shown, working
 from mimiq.cli.parameters import PATH
 from mimiq.errors import BadInput, EnvironmentLacks
@@ -25,7 +25,15 @@ if TYPE_CHECKING:
 _ROWS, _QUALITY = 4, 85  # of the sheet of images: some 100 kB
 
 
-@click.command("report", cls=Command, short_help="A bundle's report as an HTML page.")
+@click.command(
+    "report",
+    cls=Command,
+    short_help="A bundle's report as an HTML page.",
+    examples=(
+        ("mimiq report deit_t-w8a8.mimiq", "deit_t-w8a8.html"),
+        ("mimiq report deit_t-w8a8.mimiq -o page.html --force", "another name, replaced if there"),
+    ),
+)
 @click.argument("bundle", type=PATH)
 @options.option(
     "Calibration",
@@ -34,7 +42,7 @@ _ROWS, _QUALITY = 4, 85  # of the sheet of images: some 100 kB
     help="The set that BUNDLE was calibrated on, to show its images.  [default: looked for among "
     "the finished stages]",
 )
-@options.out_options
+@options.out_options("BUNDLE.html")
 @options.cache_option
 @options.json_option
 def report(

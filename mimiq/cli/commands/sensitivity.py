@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from mimiq.cli import choices, options, preflight, values
-from mimiq.cli.failures import Command
+from mimiq.cli.commanding import Command
 from mimiq.cli.output import next_commands, print_json, show, size, table, working
 from mimiq.config.synthesis import CALIBRATIONS
 from mimiq.errors import BadInput
@@ -24,7 +24,14 @@ if TYPE_CHECKING:
 MANIFEST = "manifest.json"  # by which a bundle is known
 
 
-@click.command(cls=Command, short_help="Rank layers by what their quantisation costs.")
+@click.command(
+    cls=Command,
+    short_help="Rank layers by what their quantisation costs.",
+    examples=(
+        ("mimiq sensitivity deit_t --int4", "which layers pay most at INT4"),
+        ("mimiq sensitivity deit_t-w4a8.mimiq --limit 5", "the same of a bundle, the first five"),
+    ),
+)
 @options.model_options
 @options.precision_options
 @options.images_options

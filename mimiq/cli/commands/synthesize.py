@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from mimiq.cli import choices, options, preflight, values
-from mimiq.cli.failures import Command
+from mimiq.cli.commanding import Command
 from mimiq.cli.output import next_commands, print_json, show, working
 from mimiq.cli.parameters import PATH
 from mimiq.config.synthesis import CALIBRATIONS, FORMATS
@@ -21,7 +21,14 @@ if TYPE_CHECKING:
     from mimiq.progress import Progress
 
 
-@click.command(cls=Command, short_help="Make a calibration set.")
+@click.command(
+    cls=Command,
+    short_help="Make a calibration set.",
+    examples=(
+        ("mimiq synthesize deit_t -o images/", "a calibration set for deit_t"),
+        ("mimiq synthesize deit_t -o images/ --format npy", "also as another quantiser reads it"),
+    ),
+)
 @options.model_options
 @options.images_options
 @options.option(

@@ -6,6 +6,7 @@ import errno
 import io
 import json
 import os
+import shlex
 import subprocess
 import sys
 from dataclasses import replace
@@ -13,12 +14,15 @@ from pathlib import Path
 
 import click
 import pytest
+from click.shell_completion import ShellComplete
 from click.testing import CliRunner
 
+import mimiq
 from mimiq import libraries
 from mimiq.cli import choices, compile_main, main, values
+from mimiq.cli.commanding import Command
 from mimiq.cli.commands import doctor as diagnosis
-from mimiq.cli.failures import INTERNAL_ERROR, INTERRUPTED, Command, explained
+from mimiq.cli.failures import EXIT_CODES, INTERNAL_ERROR, INTERRUPTED, explained
 from mimiq.cli.output import print_json, show
 from mimiq.cli.parameters import ARGUMENTS, SIZE
 from mimiq.config.precision import Block, LayerPrecision, PerChannel, from_bits, int4, int8
@@ -30,6 +34,7 @@ from mimiq.runtime.backend import Lack
 from mimiq.runtime.null import Null
 from mimiq.spec import default_out
 
+ROOT = Path(__file__).parents[3]
 HEAVY = {"torch", "timm", "onnx", "onnxruntime", "numpy", "rich", "PIL"}
 STAGES = [
     "compile",
@@ -110,15 +115,77 @@ class TestHelp:
     def test_options_stand_under_headings(self) -> None:
         text = CliRunner().invoke(compile_main, ["--help"]).stdout
         headings = [line for line in text.splitlines() if line.endswith(":") and line[0] != " "]
-        wanted = "Network Precision Calibration Measurement Target Output General Recipes"
+        wanted = "Network Precision Calibration Measurement Target Output General Recipes Examples"
         assert headings == [f"{heading}:" for heading in wanted.split()]
 
-    def test_mistakes_of_usage_are_reported_as_click_does(self) -> None:
-        for arguments in (["digits", "--nonsense"], [], ["digits", "--batches", "1,x"]):
-            answer = CliRunner().invoke(compile_main, arguments)
-            assert answer.exit_code == 2
-            assert "Usage:" in answer.stderr
-            assert answer.stdout == ""
+    @pytest.mark.parametrize(
+        ("arguments", "said"),
+        [
+            (["compile", "digits", "--nonsense"], "error: No such option '--nonsense'."),
+            (["compile"], "error: Missing argument 'MODEL'."),
+            (["compile", "digits", "--batches", "1,x"], "error: Invalid value for '--batches'"),
+            (["compil"], "error: No such command 'compil'."),
+        ],
+    )
+    def test_mistakes_of_usage_are_told_as_all_others(
+        self, arguments: list[str], said: str
+    ) -> None:
+        answer = CliRunner().invoke(main, arguments, prog_name="mimiq")
+        assert (answer.exit_code, answer.stdout) == (2, "")
+        assert answer.stderr.startswith(said)
+        place = "mimiq compile" if arguments[0] == "compile" else "mimiq"
+        assert answer.stderr.endswith(f"\n  Run: {place} --help\n")
+
+    @pytest.mark.parametrize("name", list(main.commands))
+    def test_every_command_has_examples_that_parse(self, name: str) -> None:
+        command = main.commands[name]
+        assert isinstance(command, Command)
+        assert command.examples
+        text = CliRunner().invoke(main, [name, "--help"]).stdout
+        for line, why in command.examples:
+            assert f"  {line}\n      {why}\n" in text
+            program, *arguments = shlex.split(line)
+            if program == "mimiq":
+                assert arguments.pop(0) == name
+            command.make_context(name, arguments)  # a usage error would be raised
+
+    @pytest.mark.parametrize("name", ["", *main.commands])
+    def test_every_command_says_its_version(self, name: str) -> None:
+        answer = CliRunner().invoke(main, [*([name] if name else []), "--version"])
+        assert answer.stdout == f"mimiq {mimiq.__version__}\n"
+
+    @pytest.mark.parametrize("name", list(main.commands))
+    def test_where_a_result_goes_is_said(self, name: str) -> None:
+        for parameter in main.commands[name].params:
+            if isinstance(parameter, click.Option) and "-o" in parameter.opts:
+                assert parameter.required or "[default: " in str(parameter.help)
+
+    def test_the_environment_and_every_exit_code_are_said(self) -> None:
+        text = CliRunner().invoke(main, ["--help"]).stdout
+        assert "MIMIQ_CACHE" in text
+        assert "MIMIQ_DEBUG" in text
+        kinds = [MimiqError]
+        for kind in kinds:
+            kinds += kind.__subclasses__()
+        codes = {kind.exit_code for kind in kinds} | {0, INTERNAL_ERROR, INTERRUPTED}
+        assert codes == EXIT_CODES.keys()
+        page = (ROOT / "docs" / "command_line.md").read_text(encoding="utf-8")
+        for code, meaning in EXIT_CODES.items():
+            assert meaning[:40] in text
+            assert f"| {code} | {meaning} |" in page
+
+    @pytest.mark.parametrize(
+        ("begun", "offered"),
+        [
+            ("", {"digits", "deit_t", "vit_b", "swin_t"}),
+            ("deit_t", {"deit_t", "deit_tiny_patch16_224"}),
+            ("./my", {"./my"}),
+        ],
+    )
+    def test_a_shell_offers_names_of_networks(self, begun: str, offered: set[str]) -> None:
+        found = ShellComplete(compile_main, {}, "mimiq-compile", "").get_completions([], begun)
+        assert offered <= {item.value for item in found}
+        assert len(found) < 100
 
 
 def choice(**given: object) -> choices.PrecisionChoice:

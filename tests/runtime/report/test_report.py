@@ -13,8 +13,8 @@ from mimiq.runtime.report.report import Report, Size, Tuning
 from mimiq.runtime.report.terminal import render
 
 
-def text(data: Report) -> str:
-    console = Console(width=140, record=True, quiet=True, force_terminal=False)
+def text(data: Report, width: int = 140) -> str:
+    console = Console(width=width, record=True, quiet=True, force_terminal=False)
     with console.capture() as capture:
         console.quiet = False
         console.print(render(data))
@@ -33,6 +33,19 @@ def test_a_report_survives_json_and_shows_its_numbers() -> None:
     assert "Imaginary 9000" in shown
     assert "500 images" in shown
     assert "faster than w8a8" not in shown
+
+
+def test_no_figure_is_cut_in_a_narrow_terminal() -> None:
+    cost = HeldOut({"synthetic": Cost(48, 47, 0.06, 0.01)})
+    shown = text(replace(report(), held_out=cost, simulation=COMPARISON), width=80)
+    assert "…" not in shown
+    for number in ("79.40 %", "78.80 %", "23.00 MB", "97.9 %", "1.23 %", "13.33", "1.50×"):
+        assert number in shown, shown
+
+
+def test_an_engine_alone_has_no_column_of_ratios() -> None:
+    assert "speed against fp32" in text(report())
+    assert "speed against" not in text(report(latency=[row("w8a8", 1, 1.0), row("w8a8", 8, 1.0)]))
 
 
 def test_the_interval_is_that_of_the_difference() -> None:
