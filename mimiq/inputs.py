@@ -7,13 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
-from mimiq.chosen_precision import widths_of
 from mimiq.config.budget import Budget, parse_size
 from mimiq.config.precision import Precision
 from mimiq.config.synthesis import CALIBRATIONS
-from mimiq.config.targets import GRAPH, TARGETS
 from mimiq.errors import BadInput, EnvironmentLacks, missing_extra
+from mimiq.models.precisions import widths_of
 from mimiq.outputs import require_folder, require_new
+from mimiq.runtime.targets import GRAPH, TARGETS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

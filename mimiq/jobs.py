@@ -9,10 +9,8 @@ from typing import Any
 
 from torch import nn
 
-from mimiq.chosen_precision import precision_for
 from mimiq.config.precision import Precision
 from mimiq.config.recipes import changed, default_recipe, recipe_for
-from mimiq.config.targets import GRAPH
 from mimiq.devices import pick_device
 from mimiq.errors import BadInput
 from mimiq.inputs import (
@@ -28,11 +26,13 @@ from mimiq.inputs import (
 from mimiq.models import LoadedModel, load_model
 from mimiq.models.memory import load_module
 from mimiq.models.names import check_name
+from mimiq.models.precisions import precision_for
 from mimiq.outputs import require_new
 from mimiq.progress import SILENT, Progress
 from mimiq.runtime.evaluation.datasets import LabelledImages
 from mimiq.runtime.manifest import MANIFEST
 from mimiq.runtime.preprocessing import Preprocessing
+from mimiq.runtime.targets import GRAPH
 from mimiq.spec import EngineSpec, Job, default_out
 
 

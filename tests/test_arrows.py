@@ -13,7 +13,7 @@ FOLDERS = {"calibrate": "calibrate", "export": "export", "runtime": "runtime"}
 FLOORS = [
     {"cli"},
     {"api"},
-    {"compiler", "inputs"},
+    {"compiler", "inputs", "jobs"},
     {"stages"},
     {"synthesis", "distill"},
     {"export", "spec"},
@@ -22,8 +22,8 @@ FLOORS = [
     {"models", "devices"},
     {"runtime"},
     {"config", "cache"},
-    {"files", "progress"},
-    {"errors", "version"},
+    {"files", "lazy", "outputs", "progress"},
+    {"errors", "libraries", "version"},
 ]
 # Arrows that still run up: none may be added. An engine that does not fit its host is built again
 # when it is opened, by what lies with the graphs that it is built from.

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from mimiq.config.synthesis import SYNTHESIS_RECIPES
-from mimiq.config.targets import GRAPH as GRAPH
-from mimiq.config.targets import TARGETS as TARGETS
 from mimiq.runtime import backends as runnable
 from mimiq.runtime.null import NULL
+from mimiq.runtime.targets import GRAPH as GRAPH
+from mimiq.runtime.targets import TARGETS as TARGETS
 
 RECIPES = tuple(SYNTHESIS_RECIPES)
 RECIPE_LINES = {

@@ -7,7 +7,6 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mimiq.chosen_precision import precision_for
 from mimiq.cli.choices import (
     ImagesChoice,
     ModelChoice,
@@ -17,6 +16,7 @@ from mimiq.cli.choices import (
 from mimiq.config.precision import Block, LayerPrecision, Precision, parse_bits
 from mimiq.errors import BadInput
 from mimiq.inputs import calibration_of, dataset_of, labels_of
+from mimiq.models.precisions import precision_for
 from mimiq.progress import SILENT, Progress
 
 if TYPE_CHECKING:

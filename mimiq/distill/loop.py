@@ -19,12 +19,12 @@ import torch
 from torch import nn
 
 from mimiq import files
+from mimiq.calibrate.images import Images, pixels_of
 from mimiq.config.distillation import DistillationRecipe
 from mimiq.config.recipes import recipe_for
 from mimiq.devices import fast_dtype
 from mimiq.distill.losses import Target, distillation_loss, outputs_of
 from mimiq.distill.views import random_views
-from mimiq.images import Images, pixels_of
 from mimiq.models.answers import same_answer
 from mimiq.quantize import kernels as fake_quant_kernels
 from mimiq.quantize.fake_quant import Quantizer

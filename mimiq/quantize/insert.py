@@ -11,14 +11,14 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from mimiq.calibrate.images import Images, network_input
 from mimiq.calibrate.observers import mse_weight_scale
 from mimiq.calibrate.ranges import ObserverName, activation_quantizers
-from mimiq.chosen_precision import precision_for
 from mimiq.config.precision import Block, LayerPrecision, Precision
 from mimiq.errors import BadInput
-from mimiq.images import Images, network_input
 from mimiq.models import LoadedModel, quantizable_layers
 from mimiq.models.family import Stream
+from mimiq.models.precisions import precision_for
 from mimiq.quantize.centring import centre
 from mimiq.quantize.equalization import MigrationResult, migrate_outliers
 from mimiq.quantize.fake_quant import Grid, Quantizer, weight_axis

@@ -20,7 +20,6 @@ from tqdm.auto import tqdm
 
 import mimiq
 from mimiq.calibrate import gaussian_noise
-from mimiq.chosen_precision import precision_for
 from mimiq.cli import compile_main
 from mimiq.config.precision import int4
 from mimiq.config.recipes import recipe_for
@@ -28,6 +27,7 @@ from mimiq.config.synthesis import SYNTHESIS_RECIPES
 from mimiq.errors import BadInput, UnsupportedModel
 from mimiq.jobs import job_for
 from mimiq.models.loading import LoadedModel
+from mimiq.models.precisions import precision_for
 from mimiq.progress import progress_for
 from mimiq.runtime.onnxruntime.session import OnnxRuntimeSession
 
