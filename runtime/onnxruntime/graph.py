@@ -14,6 +14,7 @@ import numpy as np
 from mimiq.errors import BadInput, DidNotStart, EnvironmentLacks
 from mimiq.runtime.backend import Lack
 from mimiq.runtime.host import cuda_driver_present, instruction_sets, usable_cores
+from mimiq.runtime.onnxruntime.wheels import GPU, swap_for
 
 # On Q/DQ graphs these two cost the integer kernels, or fail (ONNX Runtime 1.31, x86-64):
 # MatMulAddFusion turns int8 MatMul + Add into a Gemm, whose Q/DQ form without a quantised output
@@ -205,7 +206,7 @@ def import_onnxruntime() -> Any:
     except ImportError as error:
         raise EnvironmentLacks(
             f"onnxruntime cannot be imported: {error}.",
-            "Install it with: pip install onnxruntime-gpu (or onnxruntime).",
+            "Install it with: pip install onnxruntime-gpu (without a GPU: onnxruntime).",
         ) from error
     return onnxruntime
 
@@ -270,7 +271,7 @@ def why_not_cuda(onnxruntime: Any) -> Lack | None:
     if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
         return Lack(
             f"ONNX Runtime {onnxruntime.__version__} was built without CUDA.",
-            remedy="Install it with: pip install onnxruntime-gpu",
+            remedy=f"Replace it: {swap_for(GPU)}",
         )
     return None
 

@@ -22,6 +22,7 @@ from mimiq.libraries import missing_libraries
 from mimiq.runtime.backend import Backend, Lack
 from mimiq.runtime.backends import BACKENDS
 from mimiq.runtime.host import describe_hardware, installed_version
+from mimiq.runtime.onnxruntime.wheels import clash
 from mimiq.runtime.tensorrt.library import PRODUCTS, Product
 
 _SOFTWARE = (
@@ -98,7 +99,7 @@ def examine(cache_dir: Path | None = None) -> dict[str, Any]:
     steps = [
         f"For {ability.title}: {ability.next_step}" for ability in abilities if ability.next_step
     ]
-    steps += cache["next_steps"]
+    steps += [*([two] if (two := clash()) else []), *cache["next_steps"]]
     return {
         "python": sys.version.split()[0],
         "executable": sys.executable,
