@@ -72,6 +72,7 @@ def compile_model(job: Job, cache: Cache, progress: Progress) -> Compiled:
     report = replace(
         report,
         tuning=tuned.report.result,
+        command=job.command,
         seconds=time.monotonic() - started,
     )
     bundle = write_bundle(

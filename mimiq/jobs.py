@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from mimiq.command import compile_command
 from mimiq.config.precision import Precision
 from mimiq.config.recipes import changed, default_recipe, recipe_for
 from mimiq.devices import pick_device
@@ -69,6 +71,8 @@ def job_for(
     Raises:
         MimiqError: whatever of it cannot be; nothing slow was done for it.
     """
+    batches = tuple(batches)
+    asked = {**locals(), **loading}
     early = Early(
         out=out,
         overwrite=overwrite,
@@ -112,10 +116,11 @@ def job_for(
         job,
         evaluation=dataset,
         evaluation_name=name,
-        batches=tuple(batches),
+        batches=batches,
         overwrite=overwrite,
         budget=budget,
         engine=None if target == GRAPH else EngineSpec(target, allow_fallback, fp8),
+        command=_command(model, precision, asked),
     )
 
 
@@ -154,6 +159,28 @@ def job_of(
         device=device,
         batches=(),
     )
+
+
+def _command(
+    model: str | Path | nn.Module | LoadedModel, precision: str | Precision, asked: dict[str, Any]
+) -> str | None:
+    """The same on the command line; None for what has no name there."""
+    images = asked["evaluation"]
+    if (
+        not isinstance(model, str | Path)
+        or isinstance(precision, Precision)
+        or not isinstance(images, str | Path | None)
+        or (asked["labels"] is not None and not isinstance(asked["labels"], str | Path))
+    ):
+        return None
+    by_default = {name: each.default for name, each in signature(job_for).parameters.items()}
+    apart = {"model", "precision", "out", "overwrite", "progress", "loading"}
+    given = {
+        name: value
+        for name, value in asked.items()
+        if name not in apart and value is not None and value != by_default.get(name)
+    }
+    return compile_command(str(model), precision, given)
 
 
 def _called(model: str | Path | nn.Module | LoadedModel) -> str:

@@ -49,6 +49,7 @@ class Job:
         budget: how much it may lose, or take: units are raised to more bits until it keeps to it.
         raised: the manifest's entry on what was raised for a budget, and why.
         engine: built and proved last; None for no engine.
+        command: what asks for the same on the command line; None where nothing there does.
     """
 
     model: LoadedModel
@@ -65,6 +66,7 @@ class Job:
     budget: Budget | None = None
     raised: Mapping[str, Any] | None = None
     engine: EngineSpec | None = None
+    command: str | None = None
 
     def __post_init__(self) -> None:
         roles = self.model.family.roles(self.model.module)

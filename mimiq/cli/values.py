@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,7 @@ from mimiq.cli.choices import (
     PrecisionChoice,
     TuningChoice,
 )
+from mimiq.command import flag_for
 from mimiq.config.precision import Block, LayerPrecision, Precision, parse_bits
 from mimiq.errors import BadInput
 from mimiq.inputs import calibration_of, dataset_of, labels_of
@@ -117,23 +117,8 @@ def repeated(model: ModelChoice, *more: PrecisionChoice | ImagesChoice) -> list[
         for field in fields(choice):
             value = getattr(choice, field.name)
             if field.name != "model" and value != field.default:
-                arguments += _said(field.name, value)
+                arguments += flag_for(field.name, value)
     return arguments
-
-
-def _said(name: str, value: object) -> list[str]:
-    """The option that gives this value; none where it was not given."""
-    if value is None or (value is False and name != "ema"):
-        return []
-    option = f"--{name.replace('_', '-')}"
-    if isinstance(value, bool):
-        return [option if value else "--no-ema"]
-    if isinstance(value, dict):
-        return [option, ",".join(f"{key}={json.dumps(item)}" for key, item in value.items())]
-    if name == "image_size" and isinstance(value, tuple):
-        return [option, "x".join(str(side) for side in value)]
-    parts = value if isinstance(value, tuple) else (value,)
-    return [option, ",".join(str(part) for part in parts)]
 
 
 def recipe_name(choice: ImagesChoice, model: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from mimiq.models.names import EMBEDDED
@@ -77,7 +78,7 @@ def measured(
     else:
         held_out = HeldOut({kind: cost(each.exported, each.full) for kind, each in answers.items()})
         warnings = _warnings(held_out, errors)
-    return build_report(
+    report = build_report(
         model=model.describe(),
         precision=job.precision.to_json(),
         size=Size(graphs[MODEL].stat().st_size, reference.stat().st_size),
@@ -88,6 +89,17 @@ def measured(
         latency=_latency(job, graph, reference, progress),
         notes=[*_notes(job, images), *warnings, *near_ties],
     )
+    return replace(report, memory=_memory(graphs[MODEL]))
+
+
+def _memory(graph: Path) -> dict[str, int]:
+    """Bytes of a graph by what they hold."""
+    from mimiq.export import summarize
+
+    found = summarize(graph)
+    stored = {**found["weight_bytes"], "scales": found["scale_bytes"]}
+    other = found["initializer_bytes"] - sum(stored.values())
+    return {**stored, "other": other, "graph": found["file_bytes"] - found["initializer_bytes"]}
 
 
 def _latency(job: Job, graph: Path, reference: Path, progress: Progress) -> Sequence[LatencyRow]:

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from mimiq.errors import BadInput, CheckFailed
 from mimiq.progress import SILENT_STAGE, Stage
 from mimiq.runtime.evaluation.binary import as_classes, probability_difference
+from mimiq.runtime.evaluation.class_changes import ClassChange, ClassCounts
 from mimiq.runtime.evaluation.datasets import LabelArray, LabelledImages
 from mimiq.runtime.evaluation.intervals import Interval, paired_difference, wilson
 from mimiq.runtime.preprocessing import FloatArray, Preprocessing
@@ -71,6 +72,7 @@ class Comparison:
             models apart long before their top-1 does: every logit counts, not the few images that
             change sides.
         probability_difference: of networks with one logit, the mean difference of their sigmoids.
+        lost: the classes that lose most images, where there are more than two.
     """
 
     accuracy: Accuracy
@@ -82,6 +84,7 @@ class Comparison:
     mean_logit_difference: float
     logit_error: float
     probability_difference: float | None = None
+    lost: tuple[ClassChange, ...] = ()
 
     @property
     def count(self) -> int:
@@ -123,6 +126,7 @@ class Comparison:
             "mean_logit_difference": self.mean_logit_difference,
             "logit_error": self.logit_error,
             "probability_difference": self.probability_difference,
+            "lost": [change.to_json() for change in self.lost],
         }
 
     @classmethod
@@ -137,6 +141,7 @@ class Comparison:
             mean_logit_difference=data["mean_logit_difference"],
             logit_error=data["logit_error"],
             probability_difference=data.get("probability_difference"),
+            lost=tuple(ClassChange.from_json(change) for change in data.get("lost") or ()),
         )
 
 
@@ -184,7 +189,7 @@ def compare(
     """Classify every image with both, each read once. Arguments and errors as :func:`evaluate`."""
     ours, theirs = [0, 0], [0, 0]
     count = agreeing = only_model = only_reference = 0
-    spread = _Spread()
+    spread, classes = _Spread(), ClassCounts()
     for images, labels in counted_batches(dataset, preprocessing, batch_size, stage):
         logits = _logits(model, images, dataset.num_classes, count)
         expected = _logits(reference, images, dataset.num_classes, count)
@@ -195,6 +200,7 @@ def compare(
             sums[0] += int((found == 0).sum())
             sums[1] += int((found < 5).sum())
         agreeing += int((logits.argmax(1) == expected.argmax(1)).sum())
+        classes.add(labels, logits.argmax(1), expected.argmax(1))
         only_model += int(((ranks == 0) & (expected_ranks != 0)).sum())
         only_reference += int(((ranks != 0) & (expected_ranks == 0)).sum())
         count += len(labels)
@@ -208,6 +214,7 @@ def compare(
         mean_logit_difference=spread.absolute / spread.values,
         logit_error=spread.relative,
         probability_difference=spread.probability / count if spread.binary else None,
+        lost=() if spread.binary else classes.lost(),
     )
 
 

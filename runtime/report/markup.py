@@ -45,8 +45,12 @@ def prose(text: str) -> Element:
 
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[Child]]) -> Element:
-    """A table; columns behind the first are numbers where there are headings, and text without."""
+    """A table; columns behind the first are numbers where there are headings, and text without.
+
+    Where it is wider than the window, it is scrolled, by keys as well.
+    """
     made = element("table", class_="numbers" if headings else "facts")
+    scrolled = element("div", made, class_="scrolled", tabindex="0" if headings else None)
     if headings:
         head = element("tr", *(element("th", heading, scope="col") for heading in headings))
         append(made, element("thead", head))
@@ -55,7 +59,7 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[Child]]) -> Element:
         cells = [element("td", cell) for cell in others]
         append(body, element("tr", element("th", first, scope="row"), *cells))
     append(made, body)
-    return made
+    return scrolled
 
 
 def to_html(root: Element) -> str:

@@ -11,20 +11,29 @@ from xml.etree.ElementTree import Element
 
 from mimiq.errors import BadInput
 from mimiq.runtime.bundle import Bundle
-from mimiq.runtime.evaluation.accuracy import Comparison
-from mimiq.runtime.evaluation.binary import Words, words
+from mimiq.runtime.evaluation.binary import words
 from mimiq.runtime.image_files import described
 from mimiq.runtime.latency import tuned
 from mimiq.runtime.manifest import COMPILE_AGAIN
 from mimiq.runtime.report import charts
+from mimiq.runtime.report.accuracy import accuracy_parts, points, words_of
 from mimiq.runtime.report.cost import cost_parts
+from mimiq.runtime.report.dates import in_words
 from mimiq.runtime.report.fastest import fastest_parts
 from mimiq.runtime.report.markup import append, element, prose, table, to_html
+from mimiq.runtime.report.memory import memory_parts
 from mimiq.runtime.report.report import Report, Tuning, host_name
 from mimiq.runtime.report.terminal import megabytes, similarity_rows
 
 # A page is opened in a browser; whatever a bundle's texts hold, it may neither run nor load.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+
+# As a manifest names layers before they are placed in a network.
+_ROLES = {
+    "@stem": "patch embedding",
+    "@classifier": "classifier",
+    "@unquantized": "layers of other kinds",
+}
 
 Facts = Sequence[tuple[str, str]]
 
@@ -79,8 +88,14 @@ def _head(bundle: Bundle, title: str) -> Iterator[Element]:
         facts.append(f"{count / 1e6:.2f} million parameters")
     facts += [bundle.answer, f"images of {described(bundle.preprocessing.input_shape)}"]
     yield element("p", " · ".join(filter(None, facts)), class_="quiet")
-    made = f"Compiled {manifest['created']} by mimiq {manifest['mimiq']} · {bundle.digest[:16]}"
-    yield element("p", made, class_="quiet")
+    created = str(manifest["created"])
+    yield element(
+        "p",
+        "Compiled ",
+        element("time", in_words(created), datetime=created),
+        f" by mimiq {manifest['mimiq']} · {bundle.digest[:16]}",
+        class_="quiet",
+    )
     if bundle.untrained:
         yield element("p", "UNTRAINED: random weights, good for latency alone.", class_="warning")
 
@@ -94,8 +109,8 @@ def _tiles(report: Report) -> Iterator[tuple[Element, ...]]:
         )
 
     if found := report.accuracy:
-        more = f"{_points(found)} points against full precision, on {found.count} images"
-        yield tile(_words(found).right, f"{found.accuracy.top1:.2f} %", more)
+        more = f"{points(found)} points against full precision, on {found.count} images"
+        yield tile(words_of(found).right, f"{found.accuracy.top1:.2f} %", more)
         error = f"as full precision; logit error {100 * found.logit_error:.2f} %"
         yield tile("same answer", f"{100 * found.agreement:.1f} %", error)
     elif cost := report.held_out:
@@ -128,7 +143,7 @@ def _sections(
         notes = [element("li", prose(text)) for text in report.notes]
         yield "To know before using the numbers", [element("ul", *warnings, *notes)]
     if report.accuracy:
-        yield "Accuracy", _accuracy(report, report.accuracy)
+        yield "Accuracy", accuracy_parts(report, report.accuracy, bundle.labels)
     if report.held_out:
         yield "Cost on images held out", cost_parts(report.held_out)
     if report.similarity:
@@ -137,63 +152,22 @@ def _sections(
         yield "Latency", _latency(report)
     if measured := tuned.read(bundle):
         yield "Fastest backend", fastest_parts(measured)
+    if report.memory:
+        yield "Memory", memory_parts(report.memory)
     yield "Precision", _precision(bundle, engines)
     yield "Calibration", _calibration(bundle, sheet)
     if report.tuning and report.tuning.steps:
         yield "Distillation", _distillation(report.tuning)
-    yield "How it was made", _provenance(bundle)
-
-
-def _accuracy(report: Report, found: Comparison) -> list[Element]:
-    low, high = found.drop_interval
-    unit, moved = _words(found).points, found.probability_difference
-    kinds = [(_words(found).right, found.accuracy.top1, found.reference.top1)]
-    if moved is None:
-        kinds.append(("top-5", found.accuracy.top5, found.reference.top5))
-    rows = [
-        (name, f"{before:.2f} %", f"{ours:.2f} %", _signed(ours - before))
-        for name, ours, before in kinds
-    ]
-    if moved is not None:
-        rows.append(("mean difference of the probability", "", f"{moved:.4f}", ""))
-    parts = [
-        element(
-            "figure",
-            charts.interval(
-                0 - found.drop,
-                0 - high,
-                0 - low,
-                f"{_signed(0 - found.drop)} {unit}",
-                f"{unit.capitalize()} gained or lost, with the 95 % interval",
-            ),
-            element(
-                "figcaption",
-                f"{unit.capitalize()} against full precision on {report.dataset}, with the "
-                f"paired 95 % interval of {found.count} images. Dashed: no change.",
-            ),
-        ),
-        table(("", "full precision", report.label, "points"), rows),
-    ]
-    if simulation := report.simulation:
-        same = "names the same class as" if moved is None else "is on the same side of 0.5 as"
-        text = (
-            f"The exported graph {same} the simulated network on "
-            f"{100 * simulation.agreement:.2f} % of {simulation.count} images."
-        )
-        parts.append(element("p", text, class_="quiet"))
-    return parts
-
-
-def _words(found: Comparison) -> Words:
-    return words(found.probability_difference is not None)
+    yield "How it was made", _provenance(bundle, report)
 
 
 def _latency(report: Report) -> list[Element]:
     rows = report.latency
     reference = rows[0].engine
+    alone = len({row.engine for row in rows}) <= 2
     shown = [
         charts.Bar(
-            f"{row.engine}, batch {row.batch}",
+            f"batch {row.batch}" if alone else f"{row.engine}, batch {row.batch}",
             row.speedup,
             f"{row.speedup:.2f}×",
             *(row.speedup_quartiles),
@@ -215,10 +189,15 @@ def _latency(report: Report) -> list[Element]:
         f"Speed against {reference}, the engines in turns in one run, on {host}; whiskers are "
         f"quartiles over rounds. Dashed: as fast as {reference}."
     )
-    figure = element(
-        "figure",
-        charts.bars(shown, 1.0, f"Speed against {reference} by batch size"),
-        element("figcaption", caption),
+    figure = charts.figure(
+        lambda width: charts.bars(
+            shown,
+            1.0,
+            f"Speed against {reference} by batch size",
+            axis=f"times as fast as {reference}",
+            width=width,
+        ),
+        caption,
     )
     headings = ("", "p50 ms", "p90 ms", "p99 ms", "images/s", f"against {reference}")
     return [*([figure] if shown else []), table(headings, cells)]
@@ -229,7 +208,7 @@ def _precision(bundle: Bundle, engines: Mapping[str, Facts]) -> list[Element]:
     attention = precision.get("attention_bits")
     rows = [
         ("Linears", _layer(precision.get("linear") or {})),
-        *((f"{name}", _layer(layer)) for name, layer in precision.get("overrides") or ()),
+        *((_ROLES.get(name, name), _layer(of)) for name, of in precision.get("overrides") or ()),
         ("attention", f"{attention} bits" if attention else "floating point"),
     ]
     parts = [table((), rows)]
@@ -281,17 +260,23 @@ def _raised(raised: Mapping[str, Any]) -> list[Element]:
 
 
 def _distillation(tuning: Tuning) -> list[Element]:
-    points = [(float(step), loss) for step, loss in tuning.history]
-    best = min(range(len(points)), key=lambda index: points[index][1])
+    history = [(float(step), loss) for step, loss in tuning.history]
+    best = min(range(len(history)), key=lambda index: history[index][1])
     words = (
         f"Loss on held-out calibration images by step: {tuning.initial_loss:.4f} before, "
         f"{tuning.best_loss:.4f} at step {tuning.best_step}, whose state was kept."
     )
-    chart = charts.curve(points, best, "Held-out loss by step")
-    return [element("figure", chart, element("figcaption", words))]
+    return [
+        charts.figure(
+            lambda width: charts.curve(
+                history, best, "Held-out loss by step", axes=("step", "held-out loss"), width=width
+            ),
+            words,
+        )
+    ]
 
 
-def _provenance(bundle: Bundle) -> list[Element]:
+def _provenance(bundle: Bundle, report: Report) -> list[Element]:
     manifest = bundle.manifest
     hardware = manifest.get("hardware") or {}
     software = ", ".join(f"{name} {of}" for name, of in (manifest.get("software") or {}).items())
@@ -306,16 +291,9 @@ def _provenance(bundle: Bundle) -> list[Element]:
         ("bundle", bundle.digest),
     ]
     recipes = json.dumps(manifest.get("recipes"), indent=2)
+    command = [element("p", "The same again:"), element("pre", report.command, class_="command")]
     return [
+        *(command if report.command else ()),
         table((), rows),
         element("details", element("summary", "The whole recipe"), element("pre", recipes)),
     ]
-
-
-def _points(found: Comparison) -> str:
-    low, high = found.drop_interval
-    return f"{_signed(0 - found.drop)} [{_signed(0 - high)}, {_signed(0 - low)}]"
-
-
-def _signed(value: float) -> str:
-    return f"{round(value, 2) + 0:+.2f}".replace("-", "−")  # -0.0 + 0 is 0.0

@@ -104,6 +104,8 @@ class Report:
         notes: what a reader must know before using the numbers.
         tuning: what distillation did; None where nothing was tuned.
         seconds: that the compilation took.
+        memory: bytes that the graph stores, by the type of weights, and of what else it holds.
+        command: what makes the same bundle, as a person types it; None for a network in memory.
         further: entries that this version does not know, written again with the others.
     """
 
@@ -123,6 +125,8 @@ class Report:
     notes: tuple[str, ...] = ()
     tuning: Tuning | None = None
     seconds: float | None = None
+    memory: Mapping[str, int] = field(default_factory=dict)
+    command: str | None = None
     further: Object = field(default_factory=dict)
 
     @property
@@ -159,6 +163,8 @@ class Report:
             "notes": list(self.notes),
             "tuning": self.tuning.to_json() if self.tuning else None,
             "seconds": self.seconds,
+            "memory": dict(self.memory),
+            "command": self.command,
             **self.further,
         }
 
@@ -186,6 +192,8 @@ class Report:
             notes=tuple(str(text) for text in data.get("notes") or ()),
             tuning=_optional(Tuning.from_json, data.get("tuning")),
             seconds=_optional(float, data.get("seconds")),
+            memory={str(key): int(size) for key, size in (data.get("memory") or {}).items()},
+            command=_optional(str, data.get("command")),
             further={key: value for key, value in data.items() if key not in _KNOWN},
         )
 

@@ -6,6 +6,7 @@ import json
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from runtime_models import MakeBundle, manifest_entries, write_linear_classifier
 from mimiq.errors import BadInput
 from mimiq.runtime.bundle import Bundle
 from mimiq.runtime.bundle_writing import add_files, write_bundle
+from mimiq.runtime.evaluation.class_changes import ClassChange
 from mimiq.runtime.evaluation.held_out import Cost, HeldOut
 from mimiq.runtime.report.page import page
 from mimiq.runtime.report.report import Report, Tuning
@@ -72,7 +74,47 @@ def test_it_shows_what_was_measured(tmp_path: Path) -> None:
     assert "3.8× smaller than 23.00 MB" in read.text
     assert "49 × int8" in read.text
     assert "0.2500 at step 50" in read.text
-    assert read.tags.count("svg") == 3
+    assert read.tags.count("svg") == 2 * 3  # each for a wide window and for a narrow one
+
+
+def test_what_a_person_asks_of_it(tmp_path: Path) -> None:
+    lost = (ClassChange(1, 25, 24, 20, ((0, 3), (7, 1))),)
+    data = replace(
+        report(accuracy=replace(COMPARISON, lost=lost)),
+        memory={"int8": 5_000_000, "scales": 20_000, "other": 900_000, "graph": 80_000},
+        command="mimiq-compile deit_t --int8 --eval 'my images'",
+    )
+    data = Report.from_json(json.loads(json.dumps(data.to_json())))
+    bundle = bundle_with(tmp_path, data, created="2026-11-29T08:53:00+00:00")
+    text = Reader(page(bundle)).text
+    assert "29 November 2026, 08:53 UTC" in text
+    assert "mimiq-compile deit_t --int8 --eval 'my images'" in text
+    assert "24 of 25" in text
+    assert "20 of 25" in text
+    assert "class 0 (3), class 7 (1)" in text or f"{bundle.labels[0]} (3)" in text  # type: ignore[index]
+    assert "weights in INT8\n5,000,000\n83.3 %" in text
+
+
+def test_every_colour_of_text_can_be_read() -> None:
+    """WCAG's contrast of 4.5, in light and in dark."""
+    style = files("mimiq.runtime.report").joinpath("page.css").read_text("utf-8")
+    pairs = re.findall(r"--(\w+): light-dark\((#\w{6}), (#\w{6})\)", style)
+    colours = {name: (light, dark) for name, light, dark in pairs}
+    for mode in (0, 1):
+        for behind in ("paper", "tile"):
+            for name in ("ink", "quiet", "accent", "warn"):
+                assert contrast(colours[name][mode], colours[behind][mode]) >= 4.5, (name, behind)
+    assert set(re.findall(r"#\w{6}", style)) == {one for pair in colours.values() for one in pair}
+
+
+def contrast(first: str, second: str) -> float:
+    def luminance(colour: str) -> float:
+        parts = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    low, high = sorted((luminance(first), luminance(second)))
+    return (high + 0.05) / (low + 0.05)
 
 
 def test_a_network_of_one_output_is_measured_in_its_own_words(tmp_path: Path) -> None:
