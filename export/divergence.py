@@ -173,7 +173,7 @@ def diverge(bundle: Bundle, ours: Backend, theirs: Backend, images: FloatArray) 
     try:
         from mimiq.export.taps import between, block_sums
     except ImportError as error:
-        raise missing_extra("onnx-ir", "compile") from error
+        raise missing_extra("onnx-ir", "pack") from error
     blocks = _compared(bundle, ours, theirs, block_sums(bundle.model_path), images)
     bad = next((index for index, block in enumerate(blocks) if block.parts), None)
     if bad is None:

@@ -116,3 +116,8 @@ def test_the_command_line_names_the_missing_extra(slim: Path, tmp_path: Path) ->
     assert answer.returncode == 6
     assert "mimiq-vit[compile]" in answer.stderr
     assert "Traceback" not in answer.stderr
+    lines = "import mimiq; print(sorted(dir(mimiq))); mimiq.compile('digits')"
+    answer = _run(slim, "-I", "-c", lines, cwd=tmp_path)
+    assert "'compile'" in answer.stdout
+    assert "Compiling needs libraries that are not installed: torch" in answer.stderr
+    assert "mimiq-vit[compile]" in answer.stderr

@@ -146,7 +146,7 @@ def add_fp8_graph(bundle: Bundle) -> Bundle:
             "Compile with `int8=True` for FP8 engines.",
         )
     if not _reads_graphs():
-        raise missing_extra("onnx-ir", "compile")
+        raise missing_extra("onnx-ir", "pack")
     from mimiq.export.graph import load, save
     from mimiq.export.tensorrt.fp8 import ToFp8
 

@@ -32,7 +32,7 @@ def build_half_twin(
     try:
         from mimiq.export.forms import to_float, to_fp16
     except ImportError as error:
-        raise missing_extra("onnx-ir", "compile") from error
+        raise missing_extra("onnx-ir", "pack") from error
     with tempfile.TemporaryDirectory() as folder:
         plain = to_float(bundle.model_path, Path(folder) / "float.onnx")
         half = to_fp16(plain, Path(folder) / "half.onnx")

@@ -214,7 +214,7 @@ def test_without_the_library_that_reads_graphs(
     bundle = bundle_of(tmp_path, plain)
     with pytest.raises(EnvironmentLacks, match="onnx-ir") as caught:
         diverge(bundle, RTX_ENGINES, ORT, images)
-    assert "mimiq-vit[compile]" in caught.value.next_step
+    assert "mimiq-vit[pack]" in caught.value.next_step
 
 
 class Answers:
