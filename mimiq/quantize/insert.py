@@ -19,6 +19,7 @@ from mimiq.errors import BadInput
 from mimiq.models import LoadedModel, quantizable_layers
 from mimiq.models.family import Stream
 from mimiq.models.precisions import precision_for
+from mimiq.progress import SILENT_STAGE, Stage
 from mimiq.quantize.centring import centre
 from mimiq.quantize.equalization import MigrationResult, migrate_outliers
 from mimiq.quantize.fake_quant import Grid, Quantizer, weight_axis
@@ -88,6 +89,7 @@ def quantize(
     images: Images,
     recipe: RangeRecipe = RangeRecipe(),
     progress: Callable[[str], None] = lambda _: None,
+    stage: Stage = SILENT_STAGE,
 ) -> QuantizedModel:
     """Insert quantisers and find their scales.
 
@@ -99,6 +101,7 @@ def quantize(
             (B, C, H, W), are worked on where they are.
         recipe: how scales are found.
         progress: told the name of each step as it begins.
+        stage: told how many layers are fitted, which is what takes long.
 
     Raises:
         BadInput: a block size does not divide a layer's input size, the precision's name is
@@ -130,6 +133,7 @@ def quantize(
             refit=recipe.refit,
             compensate=compensate,
             importance=recipe.importance,
+            stage=stage,
         )
     module.requires_grad_(False)
     return QuantizedModel(module, model, precision, migrations, found.outliers, found.errors, fits)

@@ -24,12 +24,13 @@ from torch import nn
 from mimiq.calibrate.observers import mse_weight_scale
 from mimiq.config.precision import Precision
 from mimiq.models.family import Family
+from mimiq.progress import SILENT_STAGE, Stage
 from mimiq.quantize.fake_quant import Quantizer
 from mimiq.quantize.gptq import gptq
 from mimiq.quantize.hooks import evenly_spread
 from mimiq.quantize.importance import prefix_shares
 from mimiq.quantize.layers import QuantLinear, quant_layers, without_columns
-from mimiq.quantize.walk import Rows, Visit, walk
+from mimiq.quantize.walk import Rows, Visit, visits, walk
 
 # At most; evenly spread over those given. DeiT-T, 720 images instead of 384: logit error on
 # photographs and on real images at W4A8 8.4 → 8.2 and 9.0 → 8.6 %.
@@ -75,6 +76,7 @@ def reconstruct(
     compensate: bool = True,
     importance: bool = True,
     batch_size: int = 32,
+    stage: Stage = SILENT_STAGE,
 ) -> list[Fit]:
     """Fit the Linears of every block of ``module`` in place, in the order in which data meets them.
 
@@ -85,6 +87,7 @@ def reconstruct(
         refit: fit weights and biases to the reference, where that holds on other images.
         compensate: round weights below 8 bits so that errors compensate, likewise.
         importance: prefix tokens count by what they do to the answer, not a tenth everywhere.
+        stage: told how many layers are done.
     """
     chosen = images[evenly_spread(len(images), IMAGES)]
     prefix = next((part.num_prefix_tokens for part in family.attentions(reference)), 0)
@@ -92,14 +95,16 @@ def reconstruct(
     originals = {name: reference.get_submodule(name) for name in quant_layers(module)}
     if importance and prefix and originals:
         shares = prefix_shares(reference, originals, prefix, images)
-    fits = []
-    for visit in walk(family, reference, module, chosen, batch_size=batch_size):
+    fits, total = [], visits(family, module)
+    for done, visit in enumerate(walk(family, reference, module, chosen, batch_size=batch_size)):
+        stage.update(done, total=total)
         bits = precision.of(visit.name).weight_bits or 16
         rounds = compensate and bits < 8
         if refit or rounds:
             share = shares.get(visit.name, _PREFIX_SHARE)
             moments = _moments(visit, prefix, share, len(chosen))
             fits.append(_fit(visit.name, visit.layer, moments, refit=refit, rounds=rounds))
+    stage.update(total)
     return fits
 
 

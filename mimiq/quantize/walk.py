@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
 import torch
@@ -95,6 +96,15 @@ def walk(
                 if isinstance(layer, QuantLinear):
                     yield Visit(names[layer], layer, block, name, step.writes.get(name))
             quantized, original = block.outputs()
+
+
+def visits(family: Family, module: nn.Module) -> int:
+    """How many Linears a walk over ``module`` visits."""
+    parts = [
+        step.part for step in takewhile(lambda step: step.kind != "head", family.steps(module))
+    ]
+    layers = (layer for part in parts if part is not None for layer in part.modules())
+    return sum(isinstance(layer, QuantLinear) for layer in layers)
 
 
 @dataclass(frozen=True)

@@ -51,6 +51,7 @@ class FitNetwork(OnImages):
                 self._normalized(self.images.fitted.numpy()),
                 self.ranges,
                 lambda text: stage.update(text=text),
+                stage,
             )
         _save(network, TuningReport.of(network), folder)
 

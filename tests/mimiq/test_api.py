@@ -28,7 +28,7 @@ from mimiq.errors import BadInput, UnsupportedModel
 from mimiq.jobs import job_for
 from mimiq.models.loading import LoadedModel
 from mimiq.models.precisions import precision_for
-from mimiq.progress import progress_for
+from mimiq.progress import CallbackProgress, progress_for
 from mimiq.runtime.onnxruntime.session import OnnxRuntimeSession
 
 CHEAP: dict[str, Any] = {
@@ -132,7 +132,10 @@ def test_stages_of_one_s_own(small_vit: LoadedModel, tmp_path: Path) -> None:
     model = small_vit
     recipe = replace(SYNTHESIS_RECIPES["tiny"], images=24, iterations=2)
     made = mimiq.synthesize(model, recipe, out=str(tmp_path / "set"))
-    quantised = mimiq.quantize(model, "int4", made)
+    told: list[tuple[str, int, int | None, str]] = []
+    with CallbackProgress(lambda *step: told.append(step)).stage("quantize") as stage:
+        quantised = mimiq.quantize(model, "int4", made, stage=stage)
+    assert told[-1][1:3] == (8, 8)  # four Linears a block, and two blocks
     tuning = mimiq.distill(
         quantised, made.images(), replace(recipe_for("tiny", int4()).distillation, steps=2)
     )
