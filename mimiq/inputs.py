@@ -47,10 +47,10 @@ def check_early(precision: str | Precision, asked: Early) -> None:
         BadInput: a value that cannot be, a place or a folder that cannot be used.
         EnvironmentLacks: an engine that this host cannot build.
     """
-    if isinstance(precision, str):
-        widths_of(precision)
     from mimiq.runtime.manifest import MANIFEST
 
+    if isinstance(precision, str):
+        widths_of(precision)
     out, evaluation = asked["out"], asked["evaluation"]
     if out is not None:
         require_new(Path(out), asked["overwrite"], MANIFEST)

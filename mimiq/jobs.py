@@ -93,9 +93,9 @@ def job_for(
     for note in network.notes:
         progress.note(note)
     check_budget(budget, network)
-    wanted = precision_for(
-        network, precision, block_size=block_size, uniform=uniform or recipe == "paper"
-    )
+    # As published, the classifier has the bits of other layers.
+    alike = uniform or (recipe == "paper" and isinstance(precision, str))
+    wanted = precision_for(network, precision, block_size=block_size, uniform=alike)
     place = Path(out) if out is not None else default_out(network.name, wanted.label)
     require_new(place, overwrite, MANIFEST)
     job = job_of(
