@@ -39,7 +39,8 @@ class ClassChange:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> ClassChange:
         instead = tuple((int(label), int(count)) for label, count in data["instead"])
-        return cls(*(int(data[key]) for key in ("label", "count", "before", "now")), instead)
+        label, count, before, now = (int(data[key]) for key in ("label", "count", "before", "now"))
+        return cls(label, count, before, now, instead)
 
 
 @dataclass
