@@ -13,7 +13,7 @@ COMMANDS = "<!-- commands -->"
 TABLE = re.compile(r"<!-- table of (\S+) -->")
 OUTSIDE = re.compile(r"\]\(\.\./([^)\s]+)\)")
 ROLE = re.compile(r":(?:class|data|func|meth|mod):<code>~?")
-TEST = re.compile(r"^```sh test=\S+$", re.MULTILINE)
+TEST = re.compile(r"^```(\w+) test=\S+$", re.MULTILINE)
 
 
 def on_startup(**_: Any) -> None:
@@ -30,7 +30,7 @@ def on_page_markdown(markdown: str, *, config: Any, **_: Any) -> str:
     place = f"{config.repo_url}/blob/main/"
     markdown = OUTSIDE.sub(lambda match: f"]({place}{match[1]})", markdown)
     markdown = TABLE.sub(lambda match: first_table(ROOT / match[1]), markdown)
-    markdown = TEST.sub("```sh", markdown)  # a word for the tests that run the lines
+    markdown = TEST.sub(r"```\1", markdown)  # a word for the tests that run the lines
     return markdown.replace(COMMANDS, helps()) if COMMANDS in markdown else markdown
 
 
