@@ -103,7 +103,7 @@ def test_bundles_and_open_sessions(make_bundle: MakeBundle, make_model: MakeMode
             stage=seen,
         )
     assert [row.engine for row in rows] == ["bundle", "open"]
-    assert seen.updates == [(None, "latency at batch 2", None)]
+    assert seen.updates == [(0, "batch 2", 1), (1, None, None)]
 
 
 def test_errors_cross_the_process_boundary(tmp_path: Path, make_model: MakeModel) -> None:
