@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from mimiq.cli import main
-from mimiq.cli.failures import Command
+from mimiq.cli.commanding import Command
 from mimiq.cli.flags import with_flags
 from mimiq.errors import BadInput
 
