@@ -36,7 +36,7 @@ def widths_of(name: str) -> tuple[int, int | None, bool]:
         return *parse_bits(NAMED.get(name, name)), False
     except BadInput as error:
         raise BadInput(
-            f"`precision={name}` is unknown: {error.problem}",
+            f"Precision {name!r} is unknown: {error.problem}",
             f"Choose {', '.join(NAMED)}, int4-weight-only, or wXaY, for example w4a4.",
         ) from error
 

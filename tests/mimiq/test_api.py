@@ -260,7 +260,7 @@ def test_modules_that_are_refused(module: Any, error: type[Exception], problem: 
     ("arguments", "problem"),
     [
         ({"model": "diet_t"}, "Model 'diet_t' is unknown"),
-        ({"model": "digits", "precision": "int5"}, "`precision=int5` is unknown"),
+        ({"model": "digits", "precision": "int5"}, "Precision 'int5' is unknown"),
         ({"model": "digits", "calibration": "nowhere"}, "`calibration=nowhere` does not exist"),
         ({"model": "digits", "preprocessing": small_preprocessing()}, "a name was given"),
         ({"model": small(), "weights": "file"}, "a network in memory was given"),
