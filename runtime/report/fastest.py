@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from xml.etree.ElementTree import Element
 
 from mimiq.runtime.latency.tuned import Measured
+from mimiq.runtime.report.dates import in_words
 from mimiq.runtime.report.markup import element, prose, table
 
 _HEADINGS = ("", "p50 ms", "p99 ms", "images/s", "speed")
@@ -34,5 +35,6 @@ def fastest_parts(measured: Sequence[Measured]) -> list[Element]:
         ]
         parts += [element("p", text), table(_HEADINGS, rows)]
         parts.append(element("ul", *(element("li", prose(note)) for note in found.notes)))
-        parts.append(element("p", f"Measured {found.created}; {versions}.", class_="quiet"))
+        when = f"Measured {in_words(found.created)}; {versions}."
+        parts.append(element("p", when, class_="quiet"))
     return parts

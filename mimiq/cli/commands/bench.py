@@ -39,6 +39,7 @@ _COUNTED: dict[str, dict[str, bool]] = {
     examples=(
         ("mimiq bench deit_t-w8a8.mimiq --batches 1,8", "latency and throughput here"),
         ("mimiq bench deit_t-w8a8.mimiq --against fp32.onnx", "in turns with another"),
+        ("mimiq bench deit_t-w8a8.mimiq --tune", "which backend is the fastest on this CPU"),
     ),
 )
 @click.argument("bundle", type=PATH)
