@@ -183,20 +183,19 @@ def draw_batch(model: LoadedModel, size: int, seed: int, index: int, device: tor
 
 
 def _optimise(objective: Objective, batch: Batch, stage: Stage, steps_before: int) -> None:
-    started = reported = time.monotonic()
+    reported = time.monotonic()
     with closing(objective(batch)) as steps:
         for step, losses in enumerate(steps, start=1):
             now = time.monotonic()
             # Reading a loss waits for the device: seldom.
             if now - reported > _SECONDS_BETWEEN_REPORTS:
                 reported = now
-                stage.update(steps_before + step, _standing(step / (now - started), losses))
-    stage.update(steps_before + step, _standing(step / (time.monotonic() - started), losses))
+                stage.update(steps_before + step, _standing(losses))
+    stage.update(steps_before + step, _standing(losses))
 
 
-def _standing(rate: float, losses: Mapping[str, torch.Tensor]) -> str:
-    values = ", ".join(f"{name} {float(loss):.2f}" for name, loss in losses.items())
-    return f"{rate:.1f} steps/s, {values}"
+def _standing(losses: Mapping[str, torch.Tensor]) -> str:
+    return ", ".join(f"{name} {float(loss):.2f}" for name, loss in losses.items())
 
 
 def _check_finite(batch: Batch, index: int) -> None:
