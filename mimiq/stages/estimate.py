@@ -10,17 +10,19 @@ from typing import Any
 import torch
 
 from mimiq.cache import Cache
+from mimiq.config.precision import Precision
 from mimiq.devices import fast_dtype, pick_device
 from mimiq.models import LoadedModel
 from mimiq.spec import Job
 from mimiq.stages.images import image_stage
 
 # What a stage takes, in forwards of as many images (of the network as it is, in fp32), or in
-# forwards and image gradients (as synthesis computes them). Measured on two networks by
-# benchmarks/compile_cost.py.
-_SYNTHESIS = 1.2
-_FIT = 9.0
-_DISTILLATION = 6.0
+# forwards and image gradients (as synthesis computes them). Measured on DeiT-T by
+# benchmarks/compile_cost.py (docs/accuracy.md).
+_SYNTHESIS = 1.3
+_FIT = 11.0
+_FIT_TWO_STEPS = 31.0  # below 7 bits, where every grid with two steps is searched
+_DISTILLATION = 10.0
 _LATENCY_SECONDS = 10.0  # for each batch size, as :mod:`mimiq.stages.measure` asks
 
 _MEASURED_SECONDS = 1.0
@@ -105,7 +107,11 @@ def _steps(job: Job, cache: Cache, speed: Speed) -> list[Step]:
     if job.budget is not None:
         steps.append(Step("budget", "units raised until it is kept", None))
     steps.append(
-        Step("quantize", f"fitted to {fitted} images layer by layer", _FIT * fitted * speed.forward)
+        Step(
+            "quantize",
+            f"fitted to {fitted} images layer by layer",
+            _fit(job.precision) * fitted * speed.forward,
+        )
     )
     distillation = recipe.distillation
     if distillation.steps:
@@ -125,6 +131,11 @@ def _steps(job: Job, cache: Cache, speed: Speed) -> list[Step]:
         if product is not None:
             steps.append(Step("engine", f"for {product.title}, and its proof", None))
     return steps
+
+
+def _fit(precision: Precision) -> float:
+    bits = precision.linear.activation_bits
+    return _FIT if bits is None or bits >= 7 else _FIT_TWO_STEPS
 
 
 def measure_speed(model: LoadedModel, device: torch.device) -> Speed:
