@@ -72,6 +72,7 @@ def compile_model(job: Job, cache: Cache, progress: Progress) -> Compiled:
     report = replace(
         report,
         tuning=tuned.report.result,
+        layers=dict(tuned.report.errors),
         command=job.command,
         seconds=time.monotonic() - started,
     )

@@ -10,6 +10,7 @@ from xml.etree.ElementTree import Element
 from mimiq.runtime.report.markup import append, element
 
 WIDE, NARROW = 680.0, 340.0  # drawings: one is shown, by the width of the window
+_LETTER = 7.2  # a letter's width on average, or a bit more
 _MARGINS = {WIDE: (170.0, 80.0), NARROW: (104.0, 56.0)}  # left and right, beside bars
 
 
@@ -88,6 +89,8 @@ def bars(
     height, top = 30.0, 6.0
     bottom = top + height * len(rows)
     left, right = _MARGINS[width]
+    longest = max(len(row.name) for row in rows)
+    left = min(max(left, _LETTER * longest + 14), 0.6 * width)
     reach = [0.0, *([] if mark is None else [mark]), *(max(row.value, row.high) for row in rows)]
     across = _Axis.over(reach, left, width - right, few=width == NARROW)
     drawing = _drawing(width, bottom + 42, title)

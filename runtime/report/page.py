@@ -20,6 +20,7 @@ from mimiq.runtime.report.accuracy import accuracy_parts, points, words_of
 from mimiq.runtime.report.cost import cost_parts
 from mimiq.runtime.report.dates import in_words
 from mimiq.runtime.report.fastest import fastest_parts
+from mimiq.runtime.report.layers import layer_parts
 from mimiq.runtime.report.markup import append, element, prose, table, to_html
 from mimiq.runtime.report.memory import memory_parts
 from mimiq.runtime.report.report import Report, Tuning, host_name
@@ -152,6 +153,8 @@ def _sections(
         yield "Latency", _latency(report)
     if measured := tuned.read(bundle):
         yield "Fastest backend", fastest_parts(measured)
+    if report.layers:
+        yield "Layers that cost most", layer_parts(report.layers)
     if report.memory:
         yield "Memory", memory_parts(report.memory)
     yield "Precision", _precision(bundle, engines)

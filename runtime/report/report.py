@@ -105,6 +105,8 @@ class Report:
         tuning: what distillation did; None where nothing was tuned.
         seconds: that the compilation took.
         memory: bytes that the graph stores, by the type of weights, and of what else it holds.
+        layers: what rounding each Linear alone does to the answer before it is fitted, to first
+            order: squared error over the variance, by the layer's name.
         command: what makes the same bundle, as a person types it; None for a network in memory.
         further: entries that this version does not know, written again with the others.
     """
@@ -126,6 +128,7 @@ class Report:
     tuning: Tuning | None = None
     seconds: float | None = None
     memory: Mapping[str, int] = field(default_factory=dict)
+    layers: Mapping[str, float] = field(default_factory=dict)
     command: str | None = None
     further: Object = field(default_factory=dict)
 
@@ -164,6 +167,7 @@ class Report:
             "tuning": self.tuning.to_json() if self.tuning else None,
             "seconds": self.seconds,
             "memory": dict(self.memory),
+            "layers": dict(self.layers),
             "command": self.command,
             **self.further,
         }
@@ -193,6 +197,7 @@ class Report:
             tuning=_optional(Tuning.from_json, data.get("tuning")),
             seconds=_optional(float, data.get("seconds")),
             memory={str(key): int(size) for key, size in (data.get("memory") or {}).items()},
+            layers={str(name): float(of) for name, of in (data.get("layers") or {}).items()},
             command=_optional(str, data.get("command")),
             further={key: value for key, value in data.items() if key not in _KNOWN},
         )

@@ -81,6 +81,7 @@ def test_what_a_person_asks_of_it(tmp_path: Path) -> None:
     lost = (ClassChange(1, 25, 24, 20, ((0, 3), (7, 1))),)
     data = replace(
         report(accuracy=replace(COMPARISON, lost=lost)),
+        layers={f"blocks.{index}.mlp.fc2": 0.01 / (index + 1) for index in range(20)},
         memory={"int8": 5_000_000, "scales": 20_000, "other": 900_000, "graph": 80_000},
         command="mimiq-compile deit_t --int8 --eval 'my images'",
     )
@@ -92,6 +93,8 @@ def test_what_a_person_asks_of_it(tmp_path: Path) -> None:
     assert "24 of 25" in text
     assert "20 of 25" in text
     assert "class 0 (3), class 7 (1)" in text or f"{bundle.labels[0]} (3)" in text  # type: ignore[index]
+    assert "blocks.0.mlp.fc2\n1 %" in text
+    assert "the 12 worst of 20" in text
     assert "weights in INT8\n5,000,000\n83.3 %" in text
 
 
