@@ -80,7 +80,7 @@ TOOLS = {
     "nncf": ("NNCF", "nncf", "W8A8", False),
     "quark": ("Quark", "amd-quark", "W8A8", False),
     "modelopt-int8": ("Model Optimizer", "nvidia-modelopt", "W8A8", True),
-    "modelopt-int4": ("Model Optimizer", "nvidia-modelopt", "W4A16", True),
+    "modelopt-int4": ("Model Optimizer", "nvidia-modelopt", "W4A16", False),
 }
 
 
