@@ -24,9 +24,8 @@ def example(name: str) -> ModuleType:
 
 @pytest.mark.slow
 def test_a_network_in_memory_is_compiled(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("MIMIQ_CACHE", str(tmp_path / "cache"))
     out = tmp_path / "network.mimiq"
     example("compile_in_memory").main(["--out", str(out), "--images", "8", "--steps", "2"])
     said = capsys.readouterr().out
