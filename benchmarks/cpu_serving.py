@@ -2,10 +2,11 @@
 
 Engines: ONNX Runtime fp32; ONNX Runtime's own static quantisation (s8s8 and u8s8 Q/DQ, min–max on
 the same synthetic images); with ``--openvino PYTHON``, OpenVINO in fp32 and in the precision it
-chooses itself (bfloat16 where the CPU has it), NNCF's INT8, and OpenVINO on the bundles' own
-``model.onnx``; and the bundles given. Each runs in a process of its own; they take turns burst by
-burst, and a ratio is the median over rounds of the ratio within a round
-(``mimiq.runtime.latency.measure``). Top-1 is measured on the same images for all.
+chooses itself (bfloat16 where the CPU has it), and NNCF's INT8; and the bundles given, on ONNX
+Runtime and, where it is installed here, on OpenVINO, as ``open_bundle`` opens them. Each runs in a
+process of its own; they take turns burst by burst, and a ratio is the median over rounds of the
+ratio within a round (``mimiq.runtime.latency.measure``). Top-1 is measured on the same images for
+all.
 
     mimiq-compile deit_t --int8 --weights W -o w8a8.mimiq      # and --int4, --int4 --weight-only
     mimiq synthesize deit_t --weights W -o images
@@ -34,7 +35,7 @@ from mimiq.cli.terminal_progress import shown_progress
 from mimiq.errors import MimiqError
 from mimiq.export import export_onnx
 from mimiq.models import load_model
-from mimiq.runtime.bundle import CPU_MODEL, MODEL, Bundle
+from mimiq.runtime.bundle import CPU_MODEL, MODEL, OPENVINO_MODEL, Bundle
 from mimiq.runtime.evaluation.accuracy import Comparison, compare
 from mimiq.runtime.evaluation.datasets import LabelledImages
 from mimiq.runtime.evaluation.labelled_folders import open_dataset
@@ -42,11 +43,13 @@ from mimiq.runtime.host import describe_hardware, describe_software
 from mimiq.runtime.latency.measure import Engine, LatencyRow, measure
 from mimiq.runtime.onnxruntime.graph import integer_kernels
 from mimiq.runtime.opening import open_bundle
+from mimiq.runtime.openvino.backend import OPENVINO as OPENVINO_BACKEND
 from mimiq.runtime.preprocessing import FloatArray, Preprocessing
 
 PEERS = str(Path(__file__).with_name("cpu_serving_peers.py"))
 RESULTS = Path(__file__).with_name("results")
 FP32 = "ONNX Runtime fp32"
+_PLAIN = (FP32, "OpenVINO fp32", "OpenVINO, its own choice")  # not quantised
 
 
 def main() -> None:
@@ -84,6 +87,13 @@ def run(arguments: argparse.Namespace, scratch: Path) -> dict[str, Any]:
         engines[name] = lambda threads, path=bundle.path: Engine(path, "ort", threads)
         form = CPU_MODEL if bundle.has(CPU_MODEL) else MODEL
         sizes[name] = bundle.file(form).stat().st_size
+    if OPENVINO_BACKEND.why_not() is None:
+        for name, bundle in list(bundles.items()):
+            ours = f"{name}, OpenVINO"
+            bundles[ours] = bundle
+            engines[ours] = lambda threads, path=bundle.path: Engine(path, "openvino", threads)
+            form = OPENVINO_MODEL if bundle.has(OPENVINO_MODEL) else MODEL
+            sizes[ours] = bundle.file(form).stat().st_size
     if arguments.openvino:
         python = arguments.openvino
         nncf = nncf_graph(python, fp32, images, scratch)
@@ -92,15 +102,14 @@ def run(arguments: argparse.Namespace, scratch: Path) -> dict[str, Any]:
         engines["OpenVINO NNCF int8"] = peer(nncf, python, OPENVINO)
         sizes |= dict.fromkeys(("OpenVINO fp32", "OpenVINO, its own choice"), sizes[FP32])
         sizes["OpenVINO NNCF int8"] = nncf.with_suffix(".bin").stat().st_size
-        for name, bundle in bundles.items():
-            engines[f"OpenVINO on {name}"] = peer(bundle.model_path, python, OPENVINO)
-            sizes[f"OpenVINO on {name}"] = bundle.model_path.stat().st_size
     result: dict[str, Any] = {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "model": model.describe(),
         "hardware": describe_hardware(),
         "integer_kernels": integer_kernels().name,
-        "software": describe_software("mimiq", "onnxruntime", "onnxruntime-gpu", "numpy"),
+        "software": describe_software(
+            "mimiq", "onnxruntime", "onnxruntime-gpu", "openvino", "numpy"
+        ),
         "bytes": sizes,
         "load_before": os.getloadavg(),
         "latency": {},
@@ -145,7 +154,7 @@ def accuracies(
             engine = make(1)
             print(f"accuracy of {name}", file=sys.stderr)
             if name in bundles:
-                with open_bundle(bundles[name], "ort") as session:
+                with open_bundle(bundles[name], engine.backend) as session:
                     found[name] = compare(session, reference.run, dataset, preprocessing)
             elif engine.backend.startswith("openvino"):
                 assert engine.command is not None
@@ -157,23 +166,27 @@ def accuracies(
 
 
 def judge(result: dict[str, Any], ours: list[str]) -> list[str]:
-    """Ours against the better of fp32 and ONNX Runtime's static quantisation: sentences.
+    """Each precision in its faster runtime against the fastest peer of all: sentences.
 
-    Weight-only forms compute in fp32, so that fp32 is what they are held against.
+    Weight-only forms compute in floating point, so that peers without quantisation are what they
+    are held against.
     """
+    precisions = list(dict.fromkeys(name.partition(",")[0] for name in ours))
     found = []
     for threads, entries in result["latency"].items():
         rows = [LatencyRow.from_json(entry) for entry in entries]
         for batch in dict.fromkeys(row.batch for row in rows):
             here = {row.engine: row for row in rows if row.batch == batch}
-            peers = [row for name, row in here.items() if name.startswith("ONNX Runtime")]
-            for name in ours:
-                rivals = [here[FP32]] if "a16" in name else peers
-                best = max(rivals, key=lambda row: row.speedup)
-                ratio = here[name].speedup / best.speedup
+            peers = [row for name, row in here.items() if name not in ours]
+            plain = [row for row in peers if row.engine in _PLAIN]
+            for precision in precisions:
+                own = [here[name] for name in ours if name.partition(",")[0] == precision]
+                mine = max(own, key=lambda row: row.speedup)
+                best = max(plain if "a16" in precision else peers, key=lambda row: row.speedup)
+                ratio = mine.speedup / best.speedup
                 verb = "beats" if ratio > 1.02 else "loses to" if ratio < 0.98 else "ties with"
                 found.append(
-                    f"{_threads(threads)}, batch {batch}: {name} {verb} {best.engine}, "
+                    f"{_threads(threads)}, batch {batch}: {mine.engine} {verb} {best.engine}, "
                     f"{ratio:.2f}×."
                 )
     return found

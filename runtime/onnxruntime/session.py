@@ -24,7 +24,7 @@ class OnnxRuntimeSession(OfOneProcess):
         device: ``cpu``, ``cuda`` (an error where it cannot be used), or ``auto``.
         threads: CPU threads, or None for one a core that this process may use.
         spinning: let idle threads wait actively: quicker alone in a process, slower beside
-            another busy session.
+            another busy session, of OpenVINO's as well.
         exact: keep int8 sums exact on x86 CPUs without VNNI, whose quick kernel adds pairs of
             products in 16 bits and saturates; costs speed there. None: where it is needed.
         optimized_model: where to write the graph as ONNX Runtime runs it, to see which kernels
