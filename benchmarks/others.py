@@ -42,7 +42,7 @@ from mimiq.runtime.host import describe_software
 from mimiq.runtime.latency.measure import Engine, measure
 from mimiq.runtime.onnxruntime.graph import integer_kernels
 from mimiq.runtime.onnxruntime.session import OnnxRuntimeSession
-from mimiq.runtime.tensorrt.product import RTX
+from mimiq.runtime.tensorrt.library import RTX
 
 MAKERS = str(Path(__file__).with_name("others_makers.py"))
 FP32 = "full precision"
@@ -140,6 +140,7 @@ def _ours(bundle: Bundle) -> Entrant:
 
 def _theirs(maker: str, fp32: Path, images: Path, scratch: Path, python: str) -> list[Entrant]:
     title, distribution, precision, without = TOOLS[maker]
+    python = sys.executable if maker == "onnxruntime" else python  # the version that judges all
     tool = f"{title} {_version(python, distribution)}"
     found = []
     kinds = {"mimiq's": str(images)} | ({"its own, random": "none"} if without else {})
