@@ -9,7 +9,8 @@ serves every packed model of a repository. A bundle is served by a file of one's
 
 ``extra`` is what :func:`mimiq.runtime.open_bundle` takes: a backend, and its options.
 MLServer gives each model its own event loop thread; runs of one model take turns on one thread of
-their own, for ONNX Runtime spreads a single run over the cores.
+their own, for ONNX Runtime spreads a single run over the cores. With ``streams`` in ``extra``,
+which OpenVINO takes, so many runs go on side by side.
 """
 
 from __future__ import annotations
@@ -87,11 +88,13 @@ class MimiqRuntime(MLModel):  # type: ignore[misc]  # MLServer ships no types
         folder = self._folder()
         if folder is None:
             raise MLServerError(f"Model {self.name} names no folder: set parameters.uri.", 422)
-        self._turns = ThreadPoolExecutor(1, thread_name_prefix="mimiq")
+        extra = self._extra()
         try:
-            self._served = await asyncio.to_thread(_open, folder, self._extra())
+            self._served = await asyncio.to_thread(_open, folder, extra)
         except MimiqError as error:
             raise MLServerError(str(error), _UNPROCESSABLE) from error
+        # As many runs at a time as the backend has streams for: one, where nothing is said.
+        self._turns = ThreadPoolExecutor(extra.get("streams") or 1, thread_name_prefix="mimiq")
         record = self._served.record
         # Described here, from the model itself, so that the settings cannot contradict it.
         self._settings.platform = f"mimiq_{record.backend}"

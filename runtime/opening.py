@@ -23,8 +23,9 @@ def open_bundle(
         backend: ``ort`` (ONNX Runtime on the CPU), ``ort-cuda`` (ONNX Runtime on an NVIDIA GPU),
             ``rtx`` (TensorRT-RTX), ``trt`` (TensorRT), ``openvino`` (OpenVINO on the CPU), or
             ``auto``: a TensorRT engine if the bundle holds one that this host can run, else ONNX
-            Runtime on the GPU if it can be used, else on the CPU. Or a backend itself, see
-            :mod:`mimiq.runtime.backends`.
+            Runtime on the GPU if it can be used, else OpenVINO where it was measured to be the
+            fastest for this bundle on this CPU (:mod:`mimiq.runtime.latency.tuned`), else ONNX
+            Runtime on the CPU. Or a backend itself, see :mod:`mimiq.runtime.backends`.
         options: passed to the backend, e.g. ``threads=2`` on a CPU.
 
     Raises:

@@ -382,7 +382,7 @@ from mlserver.errors import MLServerError
 from mlserver.settings import ModelParameters
 from mimiq.runtime.mlserver_runtime import MimiqRuntime
 
-for extra in ({"backend": "openvino", "threads": 1}, {"backend": "null", "threads": 1}):
+for extra in ({"backend": "openvino", "streams": 2}, {"backend": "null", "threads": 1}):
     runtime = MimiqRuntime(ModelSettings(
         name="digits",
         implementation="mimiq.runtime.mlserver_runtime.MimiqRuntime",

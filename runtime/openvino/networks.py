@@ -58,7 +58,8 @@ class Settings:
 
     def __post_init__(self) -> None:
         for name, value in (("threads", self.threads), ("streams", self.streams)):
-            if value is not None and value < 1:
+            # Settings of a server may be anything.
+            if value is not None and not (isinstance(value, int) and value >= 1):
                 raise BadInput(f"{value} {name} cannot work.", "Ask for 1 or more.")
         for name, given, known in (
             ("hint", self.hint, ("latency", "throughput")),

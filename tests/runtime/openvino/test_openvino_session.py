@@ -192,6 +192,7 @@ def test_a_file_that_is_none_is_named(tmp_path: Path, make_model: MakeModel) -> 
     [
         ({"threads": 0}, "0 threads"),
         ({"streams": -1}, "-1 streams"),
+        ({"streams": "two"}, "two streams"),
         ({"hint": "speed"}, "`hint=speed` is unknown"),
         ({"floats": "int8"}, "`floats=int8` is unknown"),
         ({"spinning": False}, "takes no 'spinning'"),
