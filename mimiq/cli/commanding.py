@@ -30,7 +30,9 @@ class Command(click.Command):
     ) -> None:
         super().__init__(*args, **attributes)
         self.examples = tuple(examples)
-        click.version_option(__version__, message="mimiq %(version)s")(self)
+        # A name that no flag of a command has: mimiq check's --model-version is a version too.
+        names = ("--version", "version_of_mimiq")
+        click.version_option(__version__, *names, message="mimiq %(version)s")(self)
 
     def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
         with reported():  # help is printed while arguments are read
