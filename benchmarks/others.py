@@ -236,6 +236,8 @@ def table(result: Mapping[str, Any]) -> str:
             *_engine_cells(row["engine"]),
         ]
         lines.append("| " + " | ".join(cells) + " |")
+    refused = {row["tool"]: row["engine"].get("refused") for row in result["rows"]}
+    lines += ["", *(f"- {tool}: {reason}" for tool, reason in refused.items() if reason)]
     return "\n".join(lines) + "\n"
 
 
@@ -244,7 +246,8 @@ def _engine_cells(engine: Mapping[str, Any]) -> tuple[str, str]:
         return "refused", "–"
 
     def share(counts: Mapping[str, int]) -> str:
-        return f"{counts.get('int8', 0)} of {sum(counts.values())}"
+        integers = sum(n for label, n in counts.items() if label.endswith("int8"))
+        return f"{integers} of {sum(counts.values())}"
 
     return share(engine["linears"]), str(engine["attentions"].get("int8", 0))
 
