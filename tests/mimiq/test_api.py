@@ -114,7 +114,7 @@ def test_the_command_s_flags_are_the_call_s_parameters() -> None:
     flags = {parameter.name for parameter in compile_main.params}
     spelled = {"cache_dir": "cache", "force": "overwrite"}
     named_by_precision = {"int8", "int4", "bits", "weight_only"}
-    of_the_terminal = {"json", "quiet", "dry_run", "no_bench", "version"}
+    of_the_terminal = {"json", "quiet", "dry_run", "no_bench", "version_of_mimiq"}
     flags = {spelled.get(str(name), str(name)) for name in flags}
     flags -= named_by_precision | of_the_terminal
     assert flags - {*call, *loading} == set()
