@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from mimiq.errors import BadInput
 from mimiq.runtime.backend import Backend, Lack
 
 if TYPE_CHECKING:
@@ -55,10 +54,10 @@ class NullSession:
 
     def run(self, images: Images) -> FloatArray:
         """See :meth:`mimiq.runtime.session.Session.run`."""
-        from mimiq.runtime.session import as_input
+        from mimiq.runtime.session import as_input, closed
 
         if self._answer is None:
-            raise BadInput("The session is closed.", "Open the bundle again.")
+            raise closed()
         batch = as_input(images, self.input_shape, self._preprocessing)
         return self._answer(batch, self.num_classes)
 

@@ -89,6 +89,29 @@ class Prediction:
     probability: float
 
 
+def closed() -> BadInput:
+    """The error of a session that is used after its end."""
+    return BadInput("The session is closed.", "Open the bundle again.")
+
+
+def require_batch(model: Path, only: int | None, batch: FloatArray) -> None:
+    """Refuse a batch of another size than the one that a graph was exported for.
+
+    Args:
+        model: the graph's file.
+        only: the size that it takes; None for any.
+        batch: (B, …).
+
+    Raises:
+        BadInput: naming both sizes.
+    """
+    if only is not None and len(batch) != only:
+        raise BadInput(
+            f"{model} takes batches of {only} images, not {len(batch)}.",
+            "Export it with a dynamic batch.",
+        )
+
+
 def as_input(
     images: Any, input_shape: tuple[int, int, int], preprocessing: Preprocessing | None
 ) -> FloatArray:

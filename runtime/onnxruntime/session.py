@@ -10,7 +10,7 @@ import numpy as np
 from mimiq.errors import BadInput
 from mimiq.runtime.onnxruntime.graph import first_line, open_graph
 from mimiq.runtime.preprocessing import FloatArray, Preprocessing
-from mimiq.runtime.session import Images, OfOneProcess, as_input
+from mimiq.runtime.session import Images, OfOneProcess, as_input, closed, require_batch
 
 _FLOAT_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 
@@ -63,15 +63,11 @@ class OnnxRuntimeSession(OfOneProcess):
     def run(self, images: Images) -> FloatArray:
         """See :meth:`mimiq.runtime.session.Session.run`."""
         if self._session is None:
-            raise BadInput("The session is closed.", "Open the bundle again.")
+            raise closed()
         batch = as_input(images, self.input_shape, self._preprocessing)
         if len(batch) == 0:
             return np.zeros((0, self.num_classes), np.float32)
-        if self._fixed_batch is not None and len(batch) != self._fixed_batch:
-            raise BadInput(
-                f"{self._model} takes batches of {self._fixed_batch} images, not {len(batch)}.",
-                "Export it with a dynamic batch.",
-            )
+        require_batch(self._model, self._fixed_batch, batch)
         feeds = {self._input: batch.astype(self._dtype, copy=False)}
         try:
             (logits,) = self._session.run([self._output], feeds)

@@ -13,7 +13,7 @@ from mimiq.errors import BadInput
 from mimiq.runtime.openvino.library import what_it_says
 from mimiq.runtime.openvino.networks import Floats, Hint, Networks, Settings
 from mimiq.runtime.preprocessing import FloatArray, Preprocessing
-from mimiq.runtime.session import Images, OfOneProcess, as_input
+from mimiq.runtime.session import Images, OfOneProcess, as_input, closed, require_batch
 
 OWN_BATCHES = 4
 
@@ -71,15 +71,11 @@ class OpenVINOSession(OfOneProcess):
     def run(self, images: Images) -> FloatArray:
         """See :meth:`mimiq.runtime.session.Session.run`."""
         if self._networks is None:
-            raise BadInput("The session is closed.", "Open the bundle again.")
+            raise closed()
         batch = as_input(images, self.input_shape, self._preprocessing)
         if len(batch) == 0:
             return np.zeros((0, self.num_classes), np.float32)
-        if self._fixed_batch is not None and len(batch) != self._fixed_batch:
-            raise BadInput(
-                f"{self._model} takes batches of {self._fixed_batch} images, not {len(batch)}.",
-                "Export it with a dynamic batch.",
-            )
+        require_batch(self._model, self._fixed_batch, batch)
         try:
             return self._requests(len(batch)).run(batch)
         except RuntimeError as error:
@@ -109,7 +105,7 @@ class OpenVINOSession(OfOneProcess):
             key = batch if batch in self._opened else own
             if key not in self._opened:
                 if self._networks is None:
-                    raise BadInput("The session is closed.", "Open the bundle again.")
+                    raise closed()
                 self._opened[key] = _Requests(self._networks.compiled(key))
             return self._opened[key]
 

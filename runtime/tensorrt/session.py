@@ -15,7 +15,7 @@ import numpy as np
 from mimiq.errors import BadInput, EnvironmentLacks
 from mimiq.files import replacing
 from mimiq.runtime.preprocessing import Preprocessing
-from mimiq.runtime.session import OfOneProcess, as_input
+from mimiq.runtime.session import OfOneProcess, as_input, closed
 from mimiq.runtime.tensorrt.arrays import DeviceArray, DeviceView, is_device_array, view
 from mimiq.runtime.tensorrt.cuda import Cuda, make_allocator
 from mimiq.runtime.tensorrt.lane import Lane, Tensors
@@ -122,7 +122,7 @@ class TensorRTSession(OfOneProcess):
             EnvironmentLacks: the GPU failed.
         """
         if self._engine is None:
-            raise BadInput("The session is closed.", "Open the bundle again.")
+            raise closed()
         if is_device_array(images):
             return self._run_device(images, out)
         if out is not None:
