@@ -7,18 +7,17 @@ OpenVINO it runs under the Python of an environment that has openvino.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
+from others_makers import prepared, static_qdq
 
 from mimiq.runtime.latency.measure import Engine
 from mimiq.runtime.latency.worker import serve
 from mimiq.runtime.preprocessing import FloatArray
 from mimiq.runtime.session import Session
 
-CALIBRATION_BATCH = 4
 OPENVINO, OPENVINO_FP32 = "openvino", "openvino-fp32"
 
 
@@ -73,19 +72,6 @@ def open_peer(engine: Engine) -> Session:
     return opened  # type: ignore[no-any-return]
 
 
-class _Reader:
-    """ONNX Runtime's interface for calibration data."""
-
-    def __init__(self, images: FloatArray) -> None:
-        self._batches: Iterator[FloatArray] = iter(
-            np.split(images, range(CALIBRATION_BATCH, len(images), CALIBRATION_BATCH))
-        )
-
-    def get_next(self) -> dict[str, FloatArray] | None:
-        batch = next(self._batches, None)
-        return None if batch is None else {"images": batch}
-
-
 def static_quantization(fp32: Path, images: FloatArray, folder: Path) -> dict[str, Path]:
     """ONNX Runtime's own static Q/DQ, per-channel weights, min–max, as its guide has it.
 
@@ -97,31 +83,11 @@ def static_quantization(fp32: Path, images: FloatArray, folder: Path) -> dict[st
     Returns:
         Files by ``s8s8`` and ``u8s8``: types of activations and weights.
     """
-    from onnxruntime.quantization import (
-        CalibrationDataReader,
-        QuantFormat,
-        QuantType,
-        quantize_static,
-    )
-    from onnxruntime.quantization.shape_inference import quant_pre_process
-
-    class Reader(_Reader, CalibrationDataReader):  # type: ignore[misc]  # it ships no types
-        pass
-
-    prepared = folder / "prepared.onnx"
-    quant_pre_process(str(fp32), str(prepared))
+    graph = prepared(fp32, folder / "prepared.onnx")
     files = {}
-    for name, activations in (("s8s8", QuantType.QInt8), ("u8s8", QuantType.QUInt8)):
+    for name, activations in (("s8s8", "QInt8"), ("u8s8", "QUInt8")):
         files[name] = folder / f"static-{name}.onnx"
-        quantize_static(
-            str(prepared),
-            str(files[name]),
-            Reader(images),
-            quant_format=QuantFormat.QDQ,
-            activation_type=activations,
-            weight_type=QuantType.QInt8,
-            per_channel=True,
-        )
+        static_qdq(graph, images, files[name], activations)
     return files
 
 

@@ -74,7 +74,7 @@ class Entrant:
         return f"{self.tool}, {self.precision}, {self.images}"
 
 
-# Tools by their maker: distribution, precision, and whether they have a default without images.
+# By the maker: title, distribution, precision, whether it has a default without images.
 TOOLS = {
     "onnxruntime": ("ONNX Runtime static", "onnxruntime", "W8A8", False),
     "nncf": ("NNCF", "nncf", "W8A8", False),
@@ -162,10 +162,9 @@ def _make(python: str, maker: str, fp32: Path, images: str, out: Path) -> None:
 
 
 def _version(python: str, distribution: str) -> str:
-    code = f"import importlib.metadata as m; print(m.version({distribution!r}))"
     for name in (distribution, f"{distribution}-gpu"):
-        told = [python, "-c", code.replace(distribution, name)]
-        done = subprocess.run(told, capture_output=True, text=True, check=False)
+        code = f"import importlib.metadata as m; print(m.version({name!r}))"
+        done = subprocess.run([python, "-c", code], capture_output=True, text=True, check=False)
         if done.returncode == 0:
             return done.stdout.strip()
     raise SystemExit(f"{python} has no {distribution}.")

@@ -50,23 +50,41 @@ def onnxruntime_symmetric(fp32: Path, images: Images | None, out: Path) -> None:
 
 
 def _onnxruntime(fp32: Path, images: Images | None, out: Path, symmetric: bool) -> None:
-    from onnxruntime import quantization
+    assert images is not None
+    kind = "QInt8" if symmetric else "QUInt8"
+    static_qdq(prepared(fp32, out.with_suffix(".prepared.onnx")), images, out, kind, symmetric)
+
+
+def prepared(fp32: Path, path: Path) -> Path:
+    """The graph as ONNX Runtime wants it before quantisation, written to ``path``."""
     from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    quant_pre_process(str(fp32), str(path))
+    return path
+
+
+def static_qdq(
+    graph: Path, images: Images, out: Path, activations: str, symmetric: bool = False
+) -> None:
+    """ONNX Runtime's static Q/DQ with int8 weights per channel, ranges by minimum and maximum.
+
+    Args:
+        graph: of :func:`prepared`.
+        activations: ``QInt8`` or ``QUInt8``.
+        symmetric: their zero point is 0.
+    """
+    from onnxruntime import quantization
 
     class Reader(_Reader, quantization.CalibrationDataReader):  # type: ignore[misc]  # untyped
         pass
 
-    assert images is not None
-    prepared = out.with_suffix(".prepared.onnx")
-    quant_pre_process(str(fp32), str(prepared))
-    kinds = quantization.QuantType
     quantization.quantize_static(
-        str(prepared),
+        str(graph),
         str(out),
         Reader(images),
         quant_format=quantization.QuantFormat.QDQ,
-        activation_type=kinds.QInt8 if symmetric else kinds.QUInt8,
-        weight_type=kinds.QInt8,
+        activation_type=quantization.QuantType[activations],
+        weight_type=quantization.QuantType.QInt8,
         per_channel=True,
         extra_options={"ActivationSymmetric": symmetric, "WeightSymmetric": True},
     )
