@@ -11,7 +11,7 @@ import onnx
 import onnx_ir as ir
 import pytest
 from export_networks import Exported
-from graphs import graph, operators, run
+from graphs import graph, moved_and_quantised, operators, qdq, random, run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import helper
@@ -32,21 +32,10 @@ QUANTIZED = ["w8a8", "w4a8", "w4a4"]
 SIZE = 4
 
 
-def _random(*shape: int, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
-
-
-def _qdq(x: str, name: str) -> list[onnx.NodeProto]:
-    return [
-        helper.make_node(QUANTIZE, [x, f"{name}_s", "zero"], [f"{name}_i"], name=f"{name}_q"),
-        helper.make_node(DEQUANTIZE, [f"{name}_i", f"{name}_s", "zero"], [name], name=name),
-    ]
-
-
 def _product(weights: np.ndarray, scale: Any, x_scale: float) -> ir.Model:
     """y = DQ(Q(x)) · DQ(W) + b."""
     nodes = [
-        *_qdq("x", "a"),
+        *qdq("x", "a"),
         helper.make_node(DEQUANTIZE, ["w", "w_s"], ["wf"], axis=1, name="dq"),
         helper.make_node("MatMul", ["a", "wf"], ["p"], name="product"),
         helper.make_node("Add", ["p", "b"], ["y"], name="add"),
@@ -56,7 +45,7 @@ def _product(weights: np.ndarray, scale: Any, x_scale: float) -> ir.Model:
         "zero": np.int8(0),
         "w": weights,
         "w_s": np.asarray(scale, np.float32),
-        "b": _random(weights.shape[1], seed=3),
+        "b": random(weights.shape[1], seed=3),
     }
     return graph(nodes, {"x": ["b", weights.shape[0]]}, constants)
 
@@ -76,7 +65,7 @@ def test_products_multiply_the_same_integers(
     weights = generator.integers(-top, top + 1, (8, 6), dtype=np.int8)
     scale = generator.uniform(0.01, 1, 6) if channels else 0.25
     model = _product(weights, scale, x_scale)
-    x = _random(5, 8, seed=seed) * np.float32(100 * x_scale)  # some beyond the grid
+    x = random(5, 8, seed=seed) * np.float32(100 * x_scale)  # some beyond the grid
     (before,) = run(model, x=x)
     UnsignedActivations()(model)
     (unsigned,) = run(model, x=x)
@@ -121,12 +110,12 @@ def test_sums_beyond_sixteen_bits_are_exact(tmp_path: Path, exact: bool | None) 
     weights = np.full((width, 5), 127, np.int8)
     nodes = [
         helper.make_node("Flatten", ["images"], ["x"]),
-        *_qdq("x", "a"),
+        *qdq("x", "a"),
         helper.make_node(DEQUANTIZE, ["w", "w_s"], ["wf"], axis=1, name="dq"),
         helper.make_node("MatMul", ["a", "wf"], ["p"], name="product"),
-        *_qdq("images", "q"),
+        *qdq("images", "q"),
         helper.make_node("Transpose", ["images"], ["t"], perm=[0, 1, 3, 2]),
-        *_qdq("t", "k"),
+        *qdq("t", "k"),
         helper.make_node("MatMul", ["q", "k"], ["scores"], name="scores"),
         helper.make_node("ReduceSum", ["scores", "axes"], ["total"], keepdims=0),
         helper.make_node("Unsqueeze", ["total", "one"], ["column"]),
@@ -150,13 +139,13 @@ def test_sums_beyond_sixteen_bits_are_exact(tmp_path: Path, exact: bool | None) 
 
 def test_only_the_first_operand_becomes_unsigned() -> None:
     nodes = [
-        *_qdq("x", "q"),
-        *_qdq("z", "k"),
+        *qdq("x", "q"),
+        *qdq("z", "k"),
         helper.make_node("MatMul", ["q", "k"], ["y"], name="scores"),
     ]
     constants = {"q_s": np.float32(0.1), "k_s": np.float32(0.2), "zero": np.int8(0)}
     model = graph(nodes, {"x": ["b", 4], "z": [4, "b"]}, constants)
-    x, z = _random(3, 4) * 20, _random(4, 3, seed=1) * 20
+    x, z = random(3, 4) * 20, random(4, 3, seed=1) * 20
     (before,) = run(model, x=x, z=z)
     UnsignedActivations()(model)
     kinds = {node.name: node.outputs[0].dtype for node in nodes_of(model, QUANTIZE)}
@@ -166,16 +155,8 @@ def test_only_the_first_operand_becomes_unsigned() -> None:
 
 
 def test_activations_move_as_bytes() -> None:
-    nodes = [
-        helper.make_node("Mul", ["x", "half"], ["scaled"], name="mul"),
-        helper.make_node("Transpose", ["scaled"], ["t"], perm=[1, 0], name="t"),
-        helper.make_node("Reshape", ["t", "shape"], ["r"], name="r"),
-        *_qdq("r", "a"),
-        helper.make_node("Relu", ["a"], ["y"], name="end"),
-    ]
-    constants = {"half": np.float32(0.5), "a_s": np.float32(0.25), "shape": np.array([2, -1])}
-    model = graph(nodes, {"x": [4, 6]}, constants | {"zero": np.int8(0)})
-    x = _random(4, 6) * 30
+    model = moved_and_quantised()
+    x = random(4, 6) * 30
     (before,) = run(model, x=x)
     UnsignedActivations()(model)
     QuantizeEarly()(model)
@@ -187,7 +168,7 @@ def test_activations_move_as_bytes() -> None:
 def test_a_value_that_others_read_is_not_moved() -> None:
     nodes = [
         helper.make_node("Transpose", ["x"], ["t"], perm=[1, 0], name="t"),
-        *_qdq("t", "a"),
+        *qdq("t", "a"),
         helper.make_node("Add", ["a", "t"], ["y"], name="end"),
     ]
     model = graph(nodes, {"x": [4, 6]}, {"a_s": np.float32(0.25), "zero": np.int8(0)})

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import pytest
 from export_networks import Exported
-from graphs import graph, operators, run
+from graphs import graph, moved_and_quantised, operators, qdq, random, run
 from onnx import helper
 
 from mimiq.export import summarize, to_openvino
@@ -24,28 +24,9 @@ _PRECISIONS = (("runtime", ""), ("output", "s"))
 QUANTIZED = ["w8a8", "w4a8", "w4a4"]
 
 
-def _random(*shape: int, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
-
-
-def _qdq(x: str, name: str) -> list[onnx.NodeProto]:
-    return [
-        helper.make_node(QUANTIZE, [x, f"{name}_s", "zero"], [f"{name}_i"], name=f"{name}_q"),
-        helper.make_node(DEQUANTIZE, [f"{name}_i", f"{name}_s", "zero"], [name], name=name),
-    ]
-
-
 def test_a_pair_goes_before_what_moves_it() -> None:
-    nodes = [
-        helper.make_node("Mul", ["x", "half"], ["scaled"], name="mul"),
-        helper.make_node("Transpose", ["scaled"], ["t"], perm=[1, 0], name="t"),
-        helper.make_node("Reshape", ["t", "shape"], ["r"], name="r"),
-        *_qdq("r", "a"),
-        helper.make_node("Relu", ["a"], ["y"], name="end"),
-    ]
-    constants = {"half": np.float32(0.5), "a_s": np.float32(0.25), "shape": np.array([2, -1])}
-    model = graph(nodes, {"x": [4, 6]}, constants | {"zero": np.int8(0)})
-    x = _random(4, 6) * 30
+    model = moved_and_quantised()
+    x = random(4, 6) * 30
     (before,) = run(model, x=x)
     assert QuantizeBeforeMoves()(model).modified
     assert operators(model) == [QUANTIZE, DEQUANTIZE, "Transpose", "Reshape", "Relu"]
@@ -67,7 +48,7 @@ def test_a_pair_goes_before_what_moves_it() -> None:
     ],
 )
 def test_a_value_that_others_read_is_not_moved(reader: list[str], step: Any) -> None:
-    nodes = [helper.make_node("Transpose", ["x"], ["t"], perm=[1, 0], name="t"), *_qdq("t", "a")]
+    nodes = [helper.make_node("Transpose", ["x"], ["t"], perm=[1, 0], name="t"), *qdq("t", "a")]
     if "a_i2" in reader:
         second = [["a_i", "a_s", "zero"], ["a_i2"]]
         nodes.append(helper.make_node(DEQUANTIZE, *second, name="second"))
@@ -79,7 +60,7 @@ def test_a_value_that_others_read_is_not_moved(reader: list[str], step: Any) -> 
 
 def test_int4_weights_are_widened_where_they_meet_bytes_alone() -> None:
     nodes = [
-        *_qdq("x", "a"),
+        *qdq("x", "a"),
         helper.make_node(DEQUANTIZE, ["w", "w_s"], ["wf"], axis=1, name="dq"),
         helper.make_node("MatMul", ["a", "wf"], ["p"], name="product"),
         helper.make_node(DEQUANTIZE, ["v", "w_s"], ["vf"], axis=1, name="dq2"),
@@ -93,10 +74,10 @@ def test_int4_weights_are_widened_where_they_meet_bytes_alone() -> None:
         "zero": np.int8(0),
     }
     model = graph(nodes, {"x": ["b", 6]}, constants)
-    (before,) = run(model, x=_random(3, 6))
+    (before,) = run(model, x=random(3, 6))
     assert CastInt4()(model).modified
     assert operators(model).count("Cast") == 1
-    (after,) = run(model, x=_random(3, 6))
+    (after,) = run(model, x=random(3, 6))
     np.testing.assert_allclose(after, before, rtol=1e-5, atol=1e-5)
     assert not CastInt4()(model).modified
 

@@ -11,6 +11,8 @@ import onnx_ir as ir
 import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
+from mimiq.export.graph import DEQUANTIZE, QUANTIZE
+
 
 def graph(
     nodes: Sequence[onnx.NodeProto],
@@ -46,6 +48,31 @@ def graph(
             if value.dtype is None:
                 value.type = ir.TensorType(ir.DataType.FLOAT)
     return model
+
+
+def random(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+def qdq(x: str, name: str) -> list[onnx.NodeProto]:
+    """A pair of scale ``name_s`` and zero point ``zero``."""
+    return [
+        helper.make_node(QUANTIZE, [x, f"{name}_s", "zero"], [f"{name}_i"], name=f"{name}_q"),
+        helper.make_node(DEQUANTIZE, [f"{name}_i", f"{name}_s", "zero"], [name], name=name),
+    ]
+
+
+def moved_and_quantised() -> ir.Model:
+    """x (4, 6), halved, transposed, reshaped, and quantised at last."""
+    nodes = [
+        helper.make_node("Mul", ["x", "half"], ["scaled"], name="mul"),
+        helper.make_node("Transpose", ["scaled"], ["t"], perm=[1, 0], name="t"),
+        helper.make_node("Reshape", ["t", "shape"], ["r"], name="r"),
+        *qdq("r", "a"),
+        helper.make_node("Relu", ["a"], ["y"], name="end"),
+    ]
+    constants = {"half": np.float32(0.5), "a_s": np.float32(0.25), "shape": np.array([2, -1])}
+    return graph(nodes, {"x": [4, 6]}, constants | {"zero": np.int8(0)})
 
 
 def fake_quantize(
