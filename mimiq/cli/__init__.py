@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import click
 
-from mimiq.cli.commanding import Group
+from mimiq.cli.commanding import Group, version_option
 from mimiq.cli.commands.bench import bench
 from mimiq.cli.commands.build import build
 from mimiq.cli.commands.check import check
@@ -23,13 +23,12 @@ from mimiq.cli.commands.pack import pack
 from mimiq.cli.commands.report import report
 from mimiq.cli.commands.sensitivity import sensitivity
 from mimiq.cli.commands.synthesize import synthesize
-from mimiq.version import __version__
 
 _CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
 @click.group(cls=Group, context_settings=_CONTEXT)
-@click.version_option(__version__, message="mimiq %(version)s")
+@version_option
 def main() -> None:
     """Compile a trained vision transformer into a small, checked INT8 or INT4 engine.
 

@@ -17,6 +17,11 @@ ENVIRONMENT = {
     "MIMIQ_DEBUG": "1 shows the traceback of every error, and what libraries warn of.",
 }
 
+# Under a name that no command's own flag has: mimiq check's --model-version is a version too.
+version_option = click.version_option(
+    __version__, "--version", "version_of_mimiq", message="mimiq %(version)s"
+)
+
 
 class Command(click.Command):
     """A command whose errors are reported by :func:`reported`.
@@ -30,9 +35,7 @@ class Command(click.Command):
     ) -> None:
         super().__init__(*args, **attributes)
         self.examples = tuple(examples)
-        # A name that no flag of a command has: mimiq check's --model-version is a version too.
-        names = ("--version", "version_of_mimiq")
-        click.version_option(__version__, *names, message="mimiq %(version)s")(self)
+        version_option(self)
 
     def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
         with reported():  # help is printed while arguments are read
