@@ -12,6 +12,7 @@ from mimiq.cli.commanding import Group, version_option
 from mimiq.cli.commands.bench import bench
 from mimiq.cli.commands.build import build
 from mimiq.cli.commands.check import check
+from mimiq.cli.commands.compare import compare
 from mimiq.cli.commands.compile import compile_command
 from mimiq.cli.commands.distill import distill
 from mimiq.cli.commands.doctor import doctor
@@ -49,6 +50,7 @@ for _command in (
     check,
     inspect_command,
     report,
+    compare,
     models,
     doctor,
 ):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from importlib.resources import files
 from typing import Any
 from xml.etree.ElementTree import Element
 
@@ -19,15 +18,13 @@ from mimiq.runtime.report import charts
 from mimiq.runtime.report.accuracy import accuracy_parts, points, words_of
 from mimiq.runtime.report.cost import cost_parts
 from mimiq.runtime.report.dates import in_words
+from mimiq.runtime.report.document import document
 from mimiq.runtime.report.fastest import fastest_parts
 from mimiq.runtime.report.layers import layer_parts
-from mimiq.runtime.report.markup import append, element, prose, table, to_html
+from mimiq.runtime.report.markup import append, element, prose, table
 from mimiq.runtime.report.memory import memory_parts
 from mimiq.runtime.report.report import Report, Tuning, host_name
 from mimiq.runtime.report.terminal import megabytes, similarity_rows
-
-# A page is opened in a browser; whatever a bundle's texts hold, it may neither run nor load.
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 
 # As a manifest names layers before they are placed in a network.
 _ROLES = {
@@ -70,15 +67,7 @@ def _page(bundle: Bundle, report: Report, engines: Mapping[str, Facts], sheet: b
         append(body, element("div", *tiles, class_="tiles"))
     for heading, parts in _sections(bundle, report, engines, sheet):
         append(body, element("h2", heading), *parts)
-    head = element(
-        "head",
-        element("meta", charset="utf-8"),
-        element("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        element("meta", http_equiv="Content-Security-Policy", content=_POLICY),
-        element("title", f"{title} · mimiq"),
-        element("style", files("mimiq.runtime.report").joinpath("page.css").read_text("utf-8")),
-    )
-    return to_html(element("html", head, body, lang="en"))
+    return document(title, body)
 
 
 def _head(bundle: Bundle, title: str) -> Iterator[Element]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import runpy
 import shlex
 from pathlib import Path
 from typing import Any
@@ -55,3 +56,14 @@ def test_no_latency_is_a_flag_of_its_own() -> None:
     assert compile_command("digits", "int4", {"batches": ()}) == (
         "mimiq-compile digits --int4 --no-bench"
     )
+
+
+def test_the_package_runs_as_the_command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As launchers start it: ``torchrun -m mimiq compile …``."""
+    monkeypatch.setattr("sys.argv", ["mimiq", "--version"])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_module("mimiq", run_name="__main__")
+    assert ended.value.code == 0
+    assert capsys.readouterr().out.startswith("mimiq ")
