@@ -23,7 +23,7 @@ from record import write
 from torch import nn
 
 from mimiq.errors import MimiqError
-from mimiq.models.loading import described
+from mimiq.models.loaded import described
 from mimiq.models.refused import WHY
 from mimiq.models.sources import timm as source
 from mimiq.models.sources.fitting import built_size

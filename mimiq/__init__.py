@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from mimiq.calibrate.dataset import CalibrationSet
     from mimiq.distill.loop import distill
     from mimiq.export.network import export
-    from mimiq.models.loading import LoadedModel, load_model
+    from mimiq.models.loaded import LoadedModel
+    from mimiq.models.loading import load_model
     from mimiq.models.memory import load_module
     from mimiq.quantize.insert import quantize
     from mimiq.runtime.bundle import Bundle
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 _WHERE = {
     "Bundle": "runtime.bundle",
     "CalibrationSet": "calibrate.dataset",
-    "LoadedModel": "models.loading",
+    "LoadedModel": "models.loaded",
     "Preprocessing": "runtime.preprocessing",
     "calibrate": PACKAGE,
     "compile": "api",

@@ -27,7 +27,7 @@ def test_every_command_of_setting_up_is_the_readme_s_or_runs_a_test_that_exists(
 
 def test_what_is_pointed_at_is_there() -> None:
     for name, file in (
-        ("FAMILIES", "mimiq/models/loading.py"),
+        ("FAMILIES", "mimiq/models/families/known.py"),
         ("RULES", "export/rules/__init__.py"),
         ("BACKENDS", "runtime/backends.py"),
         ("class Backend", "runtime/backend.py"),

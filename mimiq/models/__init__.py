@@ -12,13 +12,14 @@ from mimiq.lazy import lazily
 if TYPE_CHECKING:
     from mimiq.models.attention import ExplicitAttention, observe_attention
     from mimiq.models.family import Family, Migration, quantizable_layers
-    from mimiq.models.loading import LoadedModel, load_model
+    from mimiq.models.loaded import LoadedModel
+    from mimiq.models.loading import load_model
     from mimiq.models.names import SHORT_NAMES
 
 _WHERE = {
     "ExplicitAttention": "attention",
     "Family": "family",
-    "LoadedModel": "loading",
+    "LoadedModel": "loaded",
     "Migration": "family",
     "SHORT_NAMES": "names",
     "load_model": "loading",

@@ -12,7 +12,8 @@ from typing import Any
 from torch import nn
 
 from mimiq.errors import BadInput, UnsupportedModel
-from mimiq.models.loading import FAMILIES, LoadedModel, finished
+from mimiq.models.families.known import FAMILIES
+from mimiq.models.loaded import LoadedModel, finished
 from mimiq.models.refused import unknown_family
 from mimiq.models.sources import folders, timm, torchvision_networks
 from mimiq.models.sources.fitting import built_size, channels_of

@@ -6,7 +6,7 @@ import pytest
 import torch
 from networks import as_loaded
 
-from mimiq.models.loading import LoadedModel
+from mimiq.models.loaded import LoadedModel
 
 
 @pytest.fixture(scope="session")

@@ -26,7 +26,7 @@ from mimiq.config.recipes import recipe_for
 from mimiq.config.synthesis import SYNTHESIS_RECIPES
 from mimiq.errors import BadInput, UnsupportedModel
 from mimiq.jobs import job_for
-from mimiq.models.loading import LoadedModel
+from mimiq.models.loaded import LoadedModel
 from mimiq.models.precisions import precision_for
 from mimiq.progress import CallbackProgress, progress_for
 from mimiq.runtime.onnxruntime.session import OnnxRuntimeSession

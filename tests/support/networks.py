@@ -6,7 +6,7 @@ from torch import nn
 
 from mimiq.models import LoadedModel
 from mimiq.models.checkpoint import sha256_state
-from mimiq.models.loading import FAMILIES
+from mimiq.models.families.known import FAMILIES
 from mimiq.runtime.preprocessing import Preprocessing
 
 

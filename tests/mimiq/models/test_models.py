@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from mimiq.errors import BadInput, UnsupportedModel
 from mimiq.models import load_model
-from mimiq.models.loading import FAMILIES
+from mimiq.models.families.known import FAMILIES
 
 _NAME = "vit_tiny_patch16_224"
 
