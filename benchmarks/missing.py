@@ -25,8 +25,8 @@ import torch
 from judge import Judge
 from PIL import Image
 
-from mimiq.calibrate.observers import mse_weight_scale
 from mimiq.calibrate.sources import from_folder, gaussian_noise
+from mimiq.calibrate.weight_scale import mse_weight_scale
 from mimiq.config.synthesis import SYNTHESIS_RECIPES
 from mimiq.models import LoadedModel, load_model
 from mimiq.quantize.fake_quant import Grid, Quantizer

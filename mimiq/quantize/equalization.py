@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from mimiq.calibrate.observers import mse_weight_scale
+from mimiq.calibrate.weight_scale import mse_weight_scale
 from mimiq.config.precision import LayerPrecision, Precision
 from mimiq.models import Migration, quantizable_layers
 from mimiq.quantize.fake_quant import Grid, fake_quantize_to, weight_axis

@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from mimiq.calibrate.images import Images, network_input
-from mimiq.calibrate.observers import mse_weight_scale
 from mimiq.calibrate.ranges import ObserverName, activation_quantizers
+from mimiq.calibrate.weight_scale import mse_weight_scale
 from mimiq.config.precision import Block, LayerPrecision, Precision
 from mimiq.errors import BadInput
 from mimiq.models import LoadedModel, quantizable_layers

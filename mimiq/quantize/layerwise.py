@@ -21,7 +21,7 @@ from itertools import product
 import torch
 from torch import nn
 
-from mimiq.calibrate.observers import mse_weight_scale
+from mimiq.calibrate.weight_scale import mse_weight_scale
 from mimiq.config.precision import Precision
 from mimiq.models.family import Family
 from mimiq.progress import SILENT_STAGE, Stage

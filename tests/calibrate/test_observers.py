@@ -21,8 +21,8 @@ from mimiq.calibrate.observers import (
     MSEObserver,
     Observer,
     PercentileObserver,
-    mse_weight_scale,
 )
+from mimiq.calibrate.weight_scale import mse_weight_scale
 from mimiq.errors import BadInput
 from mimiq.quantize.fake_quant import Grid, fake_quantize
 

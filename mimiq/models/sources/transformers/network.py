@@ -16,15 +16,14 @@ from mimiq.models.checkpoint import Tensors
 from mimiq.models.sources import explain, layouts, positions, windows
 from mimiq.models.sources.original import Original, Request
 from mimiq.models.sources.transformers import image_processor
-from mimiq.models.sources.transformers.config import (
+from mimiq.models.sources.transformers.config import Build, described
+from mimiq.models.sources.transformers.kinds import (
     BEIT_TYPES,
     CLIP_TYPES,
     DINO_TYPES,
     DINOV3_TYPES,
     SWIN_TYPES,
     TYPES,
-    Build,
-    described,
     with_defaults,
 )
 from mimiq.runtime.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing

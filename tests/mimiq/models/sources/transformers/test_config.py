@@ -11,7 +11,7 @@ import torch
 
 from mimiq.errors import BadInput, UnsupportedModel
 from mimiq.models import LoadedModel, load_model
-from mimiq.models.sources.transformers.config import with_defaults
+from mimiq.models.sources.transformers.kinds import with_defaults
 
 transformers = pytest.importorskip("transformers")
 
