@@ -49,7 +49,7 @@ class Command(click.Command):
             return super().invoke(ctx)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """The options under the headings that :class:`mimiq.cli.options.Option` gives them."""
+        """The options under the headings that :class:`mimiq.cli.parameters.Option` gives them."""
         sections: dict[str, list[tuple[str, str]]] = {}
         for parameter in self.get_params(ctx):
             record = parameter.get_help_record(ctx)
