@@ -18,7 +18,6 @@ from tensorrt_bundles import make_bundle
 from tensorrt_fake import open_fake
 
 from mimiq.cli import main
-from mimiq.cli.commands import bench as benching
 from mimiq.errors import BadInput, EnvironmentLacks
 from mimiq.export.tensorrt.proof import Proof
 from mimiq.export.tensorrt.summary import PlanSummary
@@ -47,10 +46,13 @@ def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     state = {"name": "NVIDIA Fake", "clocks.sm": "1980", "clocks.mem": "2619"}
     monkeypatch.setattr("mimiq.runtime.latency.measure.measure", lambda *a, **k: [])
     monkeypatch.setattr(
-        "mimiq.runtime.latency.worker.open_engine", lambda engine: open_fake(tmp_path / "ours")[0]
+        "mimiq.export.tensorrt.device_times.open_engine",
+        lambda engine: open_fake(tmp_path / "ours")[0],
     )
     monkeypatch.setattr("mimiq.runtime.gpus.gpu_state", lambda: state)
-    monkeypatch.setattr("mimiq.runtime.gpus.describe_gpus", lambda: [{"name": "NVIDIA Fake"}])
+    monkeypatch.setattr(
+        "mimiq.export.tensorrt.device_times.describe_gpus", lambda: [{"name": "NVIDIA Fake"}]
+    )
 
 
 @pytest.fixture
@@ -65,7 +67,7 @@ def twin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         with twin:
             yield twin, PROOF
 
-    monkeypatch.setattr(benching, "half_session", half)
+    monkeypatch.setattr("mimiq.export.tensorrt.device_times.half_session", half)
 
 
 @pytest.mark.usefixtures("engine", "twin")
@@ -102,7 +104,7 @@ def test_no_verdict_where_no_fp16_engine_can_be_built(
         raise EnvironmentLacks("onnx-ir is not installed.", "pip install 'mimiq-vit[compile]'")
         yield
 
-    monkeypatch.setattr(benching, "half_session", half)
+    monkeypatch.setattr("mimiq.export.tensorrt.device_times.half_session", half)
     found = json.loads(bench(make_bundle(tmp_path).path, "--json").stdout)
     assert [row["engine"] for row in found["device"]["device"]] == ["bundle", "bundle"]
     assert found["verdict"][1].startswith("No verdict against FP16: onnx-ir is not installed.")
@@ -134,7 +136,7 @@ def test_the_verdict_explains_the_engines_that_ran(
         cuda.elapsed_ms = lambda start, end: factor * ticks(start, end)  # type: ignore[method-assign]
         return session
 
-    monkeypatch.setattr("mimiq.runtime.latency.worker.open_engine", opened)
+    monkeypatch.setattr("mimiq.export.tensorrt.device_times.open_engine", opened)
     found = json.loads(bench(slow, "--against", other, "--json").stdout)
     assert found["verdict"][1].startswith("On NVIDIA Fake low precision hurt against")
     assert found["verdict"][2:] == ["It launches 9 kernels, and the reference 5."]
