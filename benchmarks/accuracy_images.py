@@ -14,7 +14,8 @@ import numpy.typing as npt
 from mimiq.cache import ASIDE, Cache
 from mimiq.models import LoadedModel
 from mimiq.progress import Progress
-from mimiq.runtime.evaluation.accuracy import Comparison, compare
+from mimiq.runtime.evaluation.accuracy import compare
+from mimiq.runtime.evaluation.comparison import Comparison
 from mimiq.runtime.evaluation.datasets import Batch, ImageFiles, InMemoryImages
 from mimiq.runtime.evaluation.labelled_folders import open_dataset
 from mimiq.runtime.host import installed_version

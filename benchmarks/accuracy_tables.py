@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from accuracy_results import in_order, split_key
 
-from mimiq.runtime.evaluation.accuracy import Comparison
+from mimiq.runtime.evaluation.comparison import Comparison
 from mimiq.runtime.evaluation.held_out import HeldOut
 from mimiq.runtime.evaluation.intervals import Z95, Interval
 

@@ -36,7 +36,8 @@ from mimiq.errors import MimiqError
 from mimiq.export import export_onnx
 from mimiq.models import load_model
 from mimiq.runtime.bundle import CPU_MODEL, MODEL, OPENVINO_MODEL, Bundle
-from mimiq.runtime.evaluation.accuracy import Comparison, compare
+from mimiq.runtime.evaluation.accuracy import compare
+from mimiq.runtime.evaluation.comparison import Comparison
 from mimiq.runtime.evaluation.datasets import LabelledImages
 from mimiq.runtime.evaluation.labelled_folders import open_dataset
 from mimiq.runtime.host import describe_hardware, describe_software

@@ -36,7 +36,8 @@ from mimiq.export.tensorrt.build import BuildOptions, build_engine
 from mimiq.export.tensorrt.plan import read_plan
 from mimiq.models import LoadedModel, load_model
 from mimiq.runtime.bundle import CPU_MODEL, MODEL, Bundle
-from mimiq.runtime.evaluation.accuracy import Comparison, compare
+from mimiq.runtime.evaluation.accuracy import compare
+from mimiq.runtime.evaluation.comparison import Comparison
 from mimiq.runtime.evaluation.datasets import LabelledImages
 from mimiq.runtime.host import describe_software
 from mimiq.runtime.latency.measure import Engine, measure

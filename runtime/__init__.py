@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mimiq.runtime.bundle import Bundle
     from mimiq.runtime.bundle_writing import add_files, write_bundle
-    from mimiq.runtime.evaluation.accuracy import Accuracy, Comparison, compare, evaluate
+    from mimiq.runtime.evaluation.accuracy import compare, evaluate
+    from mimiq.runtime.evaluation.comparison import Accuracy, Comparison
     from mimiq.runtime.evaluation.datasets import InMemoryImages, LabelledImages
     from mimiq.runtime.evaluation.labelled_folders import open_dataset
     from mimiq.runtime.host import describe_hardware, describe_software
@@ -24,14 +25,15 @@ if TYPE_CHECKING:
     from mimiq.runtime.onnxruntime.session import OnnxRuntimeSession
     from mimiq.runtime.opening import open_bundle
     from mimiq.runtime.preprocessing import Preprocessing
-    from mimiq.runtime.report.report import Report, build_report
+    from mimiq.runtime.report.building import build_report
+    from mimiq.runtime.report.report import Report
     from mimiq.runtime.report.terminal import render
     from mimiq.runtime.session import Prediction, Session, classify
 
 _WHERE = {
-    "Accuracy": "evaluation.accuracy",
+    "Accuracy": "evaluation.comparison",
     "Bundle": "bundle",
-    "Comparison": "evaluation.accuracy",
+    "Comparison": "evaluation.comparison",
     "Engine": "latency.measure",
     "InMemoryImages": "evaluation.datasets",
     "LabelledImages": "evaluation.datasets",
@@ -42,7 +44,7 @@ _WHERE = {
     "Session": "session",
     "add_files": "bundle_writing",
     "Report": "report.report",
-    "build_report": "report.report",
+    "build_report": "report.building",
     "classify": "session",
     "compare": "evaluation.accuracy",
     "describe_hardware": "host",

@@ -8,6 +8,7 @@ import math
 import os
 import platform
 import sys
+from collections.abc import Mapping
 from importlib import import_module, metadata
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,22 @@ def describe_hardware() -> dict[str, Any]:
         "gpus": describe_gpus(),
         "os": f"{platform.system()} {platform.release()} {platform.machine()}",
     }
+
+
+def host_name(hardware: Mapping[str, Any], backend: str) -> str:
+    """The device that ``backend`` ran on, for people.
+
+    Args:
+        hardware: as :func:`describe_hardware` gave it.
+        backend: as a session names itself.
+    """
+    gpus = hardware.get("gpus") or []
+    if gpus and "cpu" not in backend:
+        return str(gpus[0].get("name"))
+    sets = [name for name in hardware.get("instruction_sets") or () if "vnni" in name]
+    sets += [name for name in hardware.get("instruction_sets") or () if name == "amx_int8"]
+    integer = f" with {', '.join(sets)}" if sets else ""
+    return f"{hardware.get('cpu') or 'an unknown CPU'}, {hardware.get('cores')} cores{integer}"
 
 
 def describe_software(*names: str) -> dict[str, str]:

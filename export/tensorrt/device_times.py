@@ -141,7 +141,7 @@ def _recorded_proof(path: Path, session: TensorRTSession) -> Proof | None:
 
 
 def verdict_on(device: DeviceTimes) -> list[str]:
-    """In sentences: whether the bundle's engine is faster than the reference, and if not, what may be why."""
+    """Whether the bundle's engine is faster than the reference, and what may be why if not."""
     if device.missing is not None:
         return [f"No verdict against FP16: {device.missing}"]
     rows = device.rows.get("device") or []

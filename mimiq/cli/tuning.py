@@ -28,7 +28,7 @@ def tune_and_show(
     from mimiq.cli.terminal_progress import shown_progress
     from mimiq.runtime.bundle import Bundle
     from mimiq.runtime.latency import tuned
-    from mimiq.runtime.report.report import build_report
+    from mimiq.runtime.report.building import build_report
 
     if path.is_file():
         raise BadInput(f"{path} is no bundle.", "Give the folder of one.")

@@ -10,7 +10,8 @@ from mimiq.models.names import EMBEDDED
 from mimiq.progress import Progress
 from mimiq.quantize.insert import QuantizedModel
 from mimiq.runtime.bundle import MODEL
-from mimiq.runtime.evaluation.accuracy import Comparison, compare
+from mimiq.runtime.evaluation.accuracy import compare
+from mimiq.runtime.evaluation.comparison import Comparison
 from mimiq.runtime.evaluation.datasets import InMemoryImages, LabelledImages
 from mimiq.runtime.evaluation.held_out import HeldOut, cost, logits_of
 from mimiq.runtime.evaluation.similarity import (
@@ -22,7 +23,8 @@ from mimiq.runtime.evaluation.similarity import (
 from mimiq.runtime.latency.measure import Engine, LatencyRow, measure
 from mimiq.runtime.onnxruntime.session import OnnxRuntimeSession
 from mimiq.runtime.opening import deployed_graph
-from mimiq.runtime.report.report import Report, Size, build_report
+from mimiq.runtime.report.building import build_report
+from mimiq.runtime.report.report import Report, Size
 from mimiq.spec import Job
 from mimiq.stages.agreement import Answers, agreement_notes, simulated
 from mimiq.stages.images import TuningImages

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from xml.etree.ElementTree import Element
 
-from mimiq.runtime.evaluation.accuracy import Comparison
 from mimiq.runtime.evaluation.binary import Words, words
+from mimiq.runtime.evaluation.comparison import Comparison
 from mimiq.runtime.report import charts
 from mimiq.runtime.report.markup import element, table
 from mimiq.runtime.report.report import Report

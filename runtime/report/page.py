@@ -11,6 +11,7 @@ from xml.etree.ElementTree import Element
 from mimiq.errors import BadInput
 from mimiq.runtime.bundle import Bundle
 from mimiq.runtime.evaluation.binary import words
+from mimiq.runtime.host import host_name
 from mimiq.runtime.image_files import described
 from mimiq.runtime.latency import tuned
 from mimiq.runtime.manifest import COMPILE_AGAIN
@@ -20,10 +21,11 @@ from mimiq.runtime.report.cost import cost_parts
 from mimiq.runtime.report.dates import in_words
 from mimiq.runtime.report.document import document
 from mimiq.runtime.report.fastest import fastest_parts
+from mimiq.runtime.report.latency import latency_parts
 from mimiq.runtime.report.layers import layer_parts
 from mimiq.runtime.report.markup import append, element, prose, table
 from mimiq.runtime.report.memory import memory_parts
-from mimiq.runtime.report.report import Report, Tuning, host_name
+from mimiq.runtime.report.report import Report, Tuning
 from mimiq.runtime.report.terminal import megabytes, similarity_rows
 
 # As a manifest names layers before they are placed in a network.
@@ -139,7 +141,7 @@ def _sections(
     if report.similarity:
         yield "Similarity", [table((), similarity_rows(report.similarity))]
     if report.latency:
-        yield "Latency", _latency(report)
+        yield "Latency", latency_parts(report)
     if measured := tuned.read(bundle):
         yield "Fastest backend", fastest_parts(measured)
     if report.layers:
@@ -151,48 +153,6 @@ def _sections(
     if report.tuning and report.tuning.steps:
         yield "Distillation", _distillation(report.tuning)
     yield "How it was made", _provenance(bundle, report)
-
-
-def _latency(report: Report) -> list[Element]:
-    rows = report.latency
-    reference = rows[0].engine
-    alone = len({row.engine for row in rows}) <= 2
-    shown = [
-        charts.Bar(
-            f"batch {row.batch}" if alone else f"{row.engine}, batch {row.batch}",
-            row.speedup,
-            f"{row.speedup:.2f}×",
-            *(row.speedup_quartiles),
-        )
-        for row in rows
-        if row.engine != reference
-    ]
-    cells = [
-        (
-            f"batch {row.batch}, {row.engine}",
-            *(f"{value:.2f}" for value in (row.p50_ms, row.p90_ms, row.p99_ms)),
-            f"{row.throughput:.0f}",
-            "" if row.engine == reference else f"{row.speedup:.2f}×",
-        )
-        for row in rows
-    ]
-    host = host_name(report.hardware, rows[0].backend)
-    caption = (
-        f"Speed against {reference}, the engines in turns in one run, on {host}; whiskers are "
-        f"quartiles over rounds. Dashed: as fast as {reference}."
-    )
-    figure = charts.figure(
-        lambda width: charts.bars(
-            shown,
-            1.0,
-            f"Speed against {reference} by batch size",
-            axis=f"times as fast as {reference}",
-            width=width,
-        ),
-        caption,
-    )
-    headings = ("", "p50 ms", "p90 ms", "p99 ms", "images/s", f"against {reference}")
-    return [*([figure] if shown else []), table(headings, cells)]
 
 
 def _precision(bundle: Bundle, engines: Mapping[str, Facts]) -> list[Element]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mimiq.runtime.evaluation.accuracy import Comparison
 from mimiq.runtime.evaluation.binary import words
+from mimiq.runtime.evaluation.comparison import Comparison
 from mimiq.runtime.evaluation.held_out import HeldOut
 from mimiq.runtime.evaluation.similarity import EmbeddingCost, Similarity
-from mimiq.runtime.report.report import Report, host_name
+from mimiq.runtime.host import host_name
+from mimiq.runtime.report.report import Report
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

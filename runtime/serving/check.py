@@ -10,7 +10,8 @@ import numpy as np
 from mimiq.errors import CheckFailed
 from mimiq.progress import SILENT_STAGE, Stage
 from mimiq.runtime.bundle import Bundle
-from mimiq.runtime.evaluation.accuracy import Comparison, compare
+from mimiq.runtime.evaluation.accuracy import compare
+from mimiq.runtime.evaluation.comparison import Comparison
 from mimiq.runtime.evaluation.datasets import LabelledImages
 from mimiq.runtime.evaluation.similarity import Similarity, compare_embeddings
 from mimiq.runtime.latency.load import LoadRow, put_under_load

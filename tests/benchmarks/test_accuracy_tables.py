@@ -13,7 +13,7 @@ from accuracy_results import merged, opened, write
 from accuracy_tables import paired_mean, table
 
 from mimiq.errors import BadInput
-from mimiq.runtime.evaluation.accuracy import Accuracy, Comparison
+from mimiq.runtime.evaluation.comparison import Accuracy, Comparison
 from mimiq.runtime.evaluation.held_out import Cost, HeldOut
 from mimiq.runtime.evaluation.intervals import paired_difference
 

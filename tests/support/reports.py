@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from mimiq.runtime.evaluation.accuracy import Accuracy, Comparison
+from mimiq.runtime.evaluation.comparison import Accuracy, Comparison
 from mimiq.runtime.latency.measure import LatencyRow
-from mimiq.runtime.report.report import Report, Size, build_report
+from mimiq.runtime.report.building import build_report
+from mimiq.runtime.report.report import Report, Size
 
 HARDWARE = {"cpu": "Imaginary 9000", "cores": 2, "instruction_sets": ["avx2"], "gpus": []}
 COMPARISON = Comparison(

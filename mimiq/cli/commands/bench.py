@@ -81,7 +81,7 @@ def bench(
     from mimiq.runtime.bundle import Bundle
     from mimiq.runtime.gpus import gpu_state
     from mimiq.runtime.latency.measure import Engine, measure
-    from mimiq.runtime.report.report import build_report
+    from mimiq.runtime.report.building import build_report
 
     if tune:
         from mimiq.cli.tuning import tune_and_show

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from mimiq.export.divergence import Divergence
     from mimiq.progress import Progress, Stage
     from mimiq.runtime.bundle import Bundle
-    from mimiq.runtime.evaluation.accuracy import Accuracy, Comparison
+    from mimiq.runtime.evaluation.comparison import Accuracy, Comparison
     from mimiq.runtime.evaluation.datasets import LabelledImages
     from mimiq.runtime.session import Session
 

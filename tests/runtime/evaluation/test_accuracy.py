@@ -15,7 +15,8 @@ from runtime_models import CLASSES, MakeModel
 from watched import WatchedStage
 
 from mimiq.errors import BadInput, CheckFailed
-from mimiq.runtime.evaluation.accuracy import Accuracy, Comparison, compare, evaluate
+from mimiq.runtime.evaluation.accuracy import compare, evaluate
+from mimiq.runtime.evaluation.comparison import Accuracy, Comparison
 from mimiq.runtime.evaluation.datasets import InMemoryImages
 from mimiq.runtime.evaluation.intervals import paired_difference, wilson
 from mimiq.runtime.onnxruntime.session import OnnxRuntimeSession
