@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import ast
+import functools
+import pkgutil
+import re
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -25,11 +29,8 @@ FLOORS = [
     {"files", "lazy", "outputs", "progress"},
     {"errors", "libraries", "version"},
 ]
-# Arrows that still run up: none may be added. An engine that does not fit its host is built again
-# when it is opened, by what lies with the graphs that it is built from.
-KNOWN = {
-    ("runtime", "export"),
-}
+# What a room asks of one above it, promised as a protocol below and named as an entry point is.
+HOOKS = {"mimiq.export.tensorrt.on_opening:BUILDER": "mimiq.runtime.tensorrt.builder"}
 
 
 def room(module: str) -> str:
@@ -39,32 +40,60 @@ def room(module: str) -> str:
     return parts[0] if parts else ""
 
 
-def arrows() -> set[tuple[str, str, str]]:
-    found = set()
+@functools.cache
+def modules() -> dict[str, ast.Module]:
+    found = {}
     for folder in ("mimiq", *FOLDERS):
         for file in (ROOT / folder).rglob("*.py"):
             inside = file.relative_to(ROOT).with_suffix("").parts
             name = ".".join(inside if folder == "mimiq" else ("mimiq", *inside))
-            for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-                if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("mimiq."):
-                    target = node.module or ""
-                    if target == "mimiq.config" and any(a.name == "recipes" for a in node.names):
-                        target = "mimiq.config.recipes"
-                    found.add((room(name), room(target), name))
+            found[name] = ast.parse(file.read_text(encoding="utf-8"))
     return found
 
 
-def test_no_arrow_runs_up() -> None:
+def imported(tree: ast.Module) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("mimiq."):
+            target = node.module or ""
+            if target == "mimiq.config" and any(a.name == "recipes" for a in node.names):
+                target = "mimiq.config.recipes"
+            yield target
+
+
+def named(tree: ast.Module) -> Iterator[str]:
+    """Modules that are named in a text, to be imported or run."""
+    for node in ast.walk(tree):
+        text = node.value if isinstance(node, ast.Constant) else None
+        if isinstance(text, str) and re.fullmatch(r"mimiq(\.\w+)+(:\w+)?", text):
+            yield text
+
+
+def runs_up(source: str, target: str) -> bool:
     floor = {name: index for index, names in enumerate(FLOORS) for name in names}
-    upward = sorted(
-        (source, target, name)
-        for source, target, name in arrows()
-        if source in floor
-        and target in floor
-        and floor[target] < floor[source]
-        and (source, target) not in KNOWN
-    )
+    above, below = floor.get(room(target)), floor.get(room(source))
+    return above is not None and below is not None and above < below
+
+
+def test_no_arrow_runs_up() -> None:
+    upward = {
+        (name, target)
+        for name, tree in modules().items()
+        for target in imported(tree)
+        if runs_up(name, target)
+    }
     assert not upward
+
+
+def test_only_hooks_name_what_is_above() -> None:
+    upward = {
+        text: name
+        for name, tree in modules().items()
+        for text in named(tree)
+        if runs_up(name, text.partition(":")[0])
+    }
+    assert upward == HOOKS
+    for text in HOOKS:
+        assert pkgutil.resolve_name(text)
 
 
 def test_no_folder_is_crowded() -> None:

@@ -8,9 +8,8 @@ import json
 import re
 import tempfile
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from mimiq.errors import (
     BadInput,
@@ -26,7 +25,7 @@ from mimiq.export.tensorrt.proof import Proof, judge, require_precision
 from mimiq.export.tensorrt.summary import PlanSummary
 from mimiq.runtime.bundle import MODEL, Bundle
 from mimiq.runtime.bundle_writing import add_files
-from mimiq.runtime.manifest import read_json
+from mimiq.runtime.json_files import read_json
 from mimiq.runtime.tensorrt.cuda import Gpu, gpu_or_reason
 from mimiq.runtime.tensorrt.library import RTX, TRT, Product, product_named
 from mimiq.runtime.tensorrt.record import (
@@ -224,22 +223,6 @@ def recorded_proofs(bundle: Bundle) -> dict[str, Proof]:
                 BUILD_AGAIN,
             ) from error
     return proofs
-
-
-def options_of(record: EngineRecord, gpu: Gpu | None = None) -> BuildOptions:
-    """The options that build an engine like a recorded one, for this host's GPU."""
-    options = BuildOptions(batches=record.batches, allow_fallback=record.allow_fallback)
-    if not product_named(record.product).ahead_of_time:
-        return replace(options, hardware_compatibility=_level(record.hardware_compatibility))
-    capabilities = () if record.forward_compatible else record.targets
-    if gpu is not None and capabilities and gpu.compute_capability not in capabilities:
-        # One engine for 8.0 and later, or where that is no choice, for this GPU.
-        capabilities = (gpu.compute_capability,) if record.is_fp8 else ()
-    return replace(options, compute_capabilities=capabilities)
-
-
-def _level(text: str) -> Any:
-    return text if text in ("ampere-plus", "same-compute-capability") else "none"
 
 
 def _record(

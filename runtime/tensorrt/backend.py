@@ -72,13 +72,13 @@ class TensorRT:
 
     def open_graph(self, path: Path, **options: Any) -> TensorRTSession:
         """An engine for single images, built now; that takes seconds to minutes."""
-        from mimiq.export.tensorrt.build import BuildOptions, build_engine
+        from mimiq.runtime.tensorrt.builder import engine_builder
         from mimiq.runtime.tensorrt.session import TensorRTSession
 
-        built = build_engine(path, self.product, BuildOptions(batches=(1, 1, 1)))
+        built = engine_builder().of_graph(path, self.product)
         with tempfile.TemporaryDirectory() as folder:
             plan = Path(folder) / f"{path.stem}.plan"
-            plan.write_bytes(built.plan)
+            plan.write_bytes(built)
             return TensorRTSession(
                 plan, self.product.load(), self.product, runtime_cache=False, **options
             )

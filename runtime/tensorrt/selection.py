@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from mimiq.errors import BadInput, EnvironmentLacks, MimiqError
 from mimiq.runtime.bundle import Bundle
+from mimiq.runtime.tensorrt.builder import engine_builder
 from mimiq.runtime.tensorrt.cuda import Gpu, gpu_or_reason
 from mimiq.runtime.tensorrt.record import BUILD_AGAIN, ENGINES, EngineRecord
 
@@ -92,7 +93,7 @@ def open_tensorrt(
         BadInput: the engine is damaged.
         EnvironmentLacks: the product, the driver or the GPU is absent; or no engine fits, and none
             may be built.
-        MimiqError: the rebuild failed; see :mod:`mimiq.export.tensorrt.build`.
+        MimiqError: the rebuild failed; see :mod:`mimiq.runtime.tensorrt.builder`.
     """
     from mimiq.runtime.tensorrt.session import TensorRTSession
 
@@ -123,13 +124,9 @@ def _fitting_engine(bundle: Bundle, product: Product, rebuild: bool) -> Engine:
     problem = "; ".join(reasons) or f"the bundle has no {product.title} engine"
     if not rebuild:
         raise EnvironmentLacks(f"No engine fits this host: {problem}.", BUILD_AGAIN)
-    from mimiq.export.tensorrt.engines import build_for_bundle, options_of
-
-    options = options_of(mine[0].record, gpu) if mine else None
-    source = mine[0].record.source if mine else None
+    like = mine[0].record if mine else None
     try:
-        built = build_for_bundle(bundle, product, options, source)
-        return Engine(built.engine_name, built.record)
+        return Engine(*engine_builder().of_bundle(bundle, product, like, gpu))
     except MimiqError as error:
         raise type(error)(
             f"{problem}. Building it here failed: {error.problem}", error.next_step

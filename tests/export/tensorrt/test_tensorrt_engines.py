@@ -14,15 +14,15 @@ from tensorrt_bundles import make_bundle
 from tensorrt_graphs import Spec, transformer
 
 from mimiq.errors import BadInput, EnvironmentLacks, UnsupportedTarget
-from mimiq.export.tensorrt import engines
+from mimiq.export.tensorrt import engines, on_opening
 from mimiq.export.tensorrt.build import BuildOptions
 from mimiq.export.tensorrt.engines import (
     add_fp8_graph,
     build_for_bundle,
     choose_product,
-    options_of,
     recorded_proofs,
 )
+from mimiq.export.tensorrt.on_opening import options_of
 from mimiq.runtime.backend import Lack
 from mimiq.runtime.bundle import Bundle
 from mimiq.runtime.bundle_writing import add_files
@@ -311,7 +311,7 @@ def test_a_rebuild_that_fails_says_both_reasons(
     def fail(*_: Any) -> None:
         raise EnvironmentLacks("The disk is full.", "Free some space.")
 
-    monkeypatch.setattr(engines, "build_for_bundle", fail)
+    monkeypatch.setattr(on_opening, "build_for_bundle", fail)
     with pytest.raises(EnvironmentLacks, match=r"version 1\.0.*The disk is full"):
         selection.open_tensorrt(bundle, RTX)
     assert not opened
