@@ -7,13 +7,8 @@ from typing import TYPE_CHECKING
 
 from mimiq.errors import BadInput
 from mimiq.files import FileEntry, writing
-from mimiq.runtime.manifest import (
-    COMPILE_AGAIN,
-    MANIFEST,
-    Manifest,
-    check_name,
-    read_manifest,
-)
+from mimiq.runtime.json_files import COMPILE_AGAIN
+from mimiq.runtime.manifest import MANIFEST, Manifest, check_name, read_manifest
 from mimiq.runtime.session import Output
 
 if TYPE_CHECKING:

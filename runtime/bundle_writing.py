@@ -13,12 +13,12 @@ from mimiq.durable import beside, remove_leftovers, sync, sync_tree
 from mimiq.errors import BadInput
 from mimiq.files import make_folder_whole, writing
 from mimiq.runtime.bundle import LABELS, REPORT, Bundle
+from mimiq.runtime.json_files import pretty_json
 from mimiq.runtime.manifest import (
     MANIFEST,
     check_name,
     complete_manifest,
     file_entry,
-    pretty_json,
     signed_manifest,
 )
 

@@ -13,6 +13,7 @@ from typing import Any, Literal
 from mimiq.config.precision import Precision
 from mimiq.errors import BadInput
 from mimiq.files import FileEntry
+from mimiq.runtime.json_files import COMPILE_AGAIN, pretty_json, read_json
 from mimiq.runtime.preprocessing import Preprocessing
 from mimiq.runtime.session import Output
 from mimiq.version import __version__
@@ -30,7 +31,6 @@ _REQUIRED: dict[str, type] = {
     "outputs": list,
     "files": dict,
 }
-COMPILE_AGAIN = "Compile the model again with mimiq-compile."
 
 
 @dataclass(frozen=True)
@@ -271,35 +271,3 @@ def check_name(name: str) -> str:
             f"{name!r} cannot name a file in a bundle.", "Write a relative path with '/'."
         )
     return name
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object.
-
-    Raises:
-        BadInput: the file cannot be read, or holds something else.
-    """
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise BadInput(f"{path} cannot be read: {error.strerror}.", COMPILE_AGAIN) from error
-    except (ValueError, RecursionError) as error:  # not UTF-8, or not JSON
-        raise BadInput(f"{path} is not valid JSON: {error}.", COMPILE_AGAIN) from error
-    if not isinstance(data, dict):
-        raise BadInput(f"{path} holds no JSON object.", COMPILE_AGAIN)
-    return data
-
-
-def pretty_json(data: Mapping[str, Any]) -> str:
-    """JSON for people to read.
-
-    Raises:
-        BadInput: a value has no form in JSON.
-    """
-    try:
-        return json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    except (TypeError, ValueError) as error:
-        raise BadInput(
-            f"A manifest or report cannot be written as JSON: {error}.",
-            "Use text, finite numbers, lists and dictionaries.",
-        ) from error

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from mimiq.errors import BadInput
 from mimiq.files import write_whole
 from mimiq.runtime.host import cpu_name, instruction_sets, usable_cores
+from mimiq.runtime.json_files import pretty_json
 from mimiq.runtime.latency.measure import LatencyRow
-from mimiq.runtime.manifest import pretty_json
 
 if TYPE_CHECKING:
     from mimiq.runtime.bundle import Bundle

@@ -13,8 +13,8 @@ from mimiq.runtime.bundle import Bundle
 from mimiq.runtime.evaluation.binary import words
 from mimiq.runtime.host import host_name
 from mimiq.runtime.image_files import described
+from mimiq.runtime.json_files import COMPILE_AGAIN
 from mimiq.runtime.latency import tuned
-from mimiq.runtime.manifest import COMPILE_AGAIN
 from mimiq.runtime.report import charts
 from mimiq.runtime.report.accuracy import accuracy_parts, points, words_of
 from mimiq.runtime.report.cost import cost_parts

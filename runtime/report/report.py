@@ -11,8 +11,8 @@ from mimiq.errors import BadInput
 from mimiq.runtime.evaluation.comparison import Comparison
 from mimiq.runtime.evaluation.held_out import HeldOut
 from mimiq.runtime.evaluation.similarity import EmbeddingCost
+from mimiq.runtime.json_files import COMPILE_AGAIN, read_json
 from mimiq.runtime.latency.measure import LatencyRow
-from mimiq.runtime.manifest import COMPILE_AGAIN, read_json
 
 FORMAT = "mimiq-report/1"
 

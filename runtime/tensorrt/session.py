@@ -4,26 +4,21 @@ from __future__ import annotations
 
 import queue
 import weakref
-from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 
 from mimiq.errors import BadInput, EnvironmentLacks
-from mimiq.files import replacing
 from mimiq.runtime.preprocessing import Preprocessing
 from mimiq.runtime.session import OfOneProcess, as_input, closed
 from mimiq.runtime.tensorrt.arrays import DeviceArray, DeviceView, is_device_array, view
 from mimiq.runtime.tensorrt.cuda import Cuda, make_allocator
-from mimiq.runtime.tensorrt.lane import Lane, Tensors
+from mimiq.runtime.tensorrt.engine import LoadedEngine
+from mimiq.runtime.tensorrt.lane import Lane
 from mimiq.runtime.tensorrt.library import Product
-from mimiq.runtime.tensorrt.record import BUILD_AGAIN
-
-_LOG_LINES = 50
-_DAMAGED = ("magicTag", "header.size", "Serialization", "serialization", "deserialize")
 
 
 class TensorRTSession(OfOneProcess):
@@ -74,27 +69,25 @@ class TensorRTSession(OfOneProcess):
         if contexts < 1:
             raise BadInput(f"{contexts} contexts cannot run.", "Ask for 1 or more.")
         self.path = Path(plan)
-        self._library = library
         self._preprocessing = preprocessing
         self.product = product
         self.backend = f"{product.label}-{precision}" if precision else product.label
         self.cuda = cuda or Cuda()
         self._allocator = make_allocator(allocator, self.cuda)
-        self._messages: deque[Any] = deque(maxlen=_LOG_LINES)
         self._all: list[Lane] = []
         self._arrays: weakref.WeakSet[DeviceArray] = weakref.WeakSet()
-        self._engine: Any = self._load()
-        self.tensors = _tensors(self.path, self._engine, library)
+        cache_file = self.path.with_suffix(".cache") if runtime_cache else None
+        self._engine: LoadedEngine | None = LoadedEngine(
+            self.path, library, self.backend, cache_file
+        )
+        self.tensors = self._engine.tensors
         self.input_shape = self.tensors.image_shape
         self.num_classes = self.tensors.classes
         self.max_batch = self.tensors.largest
-        self._cache_file = self.path.with_suffix(".cache") if runtime_cache else None
-        self._cache: Any = None
-        self._config = self._make_config()
         self._lanes: queue.LifoQueue[Lane] = queue.LifoQueue()
         try:
             for _ in range(contexts):
-                self._all.append(self._make_lane(cuda_graphs))
+                self._all.append(self._make_lane(self._engine, cuda_graphs))
         except EnvironmentLacks:
             self.close()
             raise
@@ -183,139 +176,37 @@ class TensorRTSession(OfOneProcess):
 
     # Opening and closing --------------------------------------------------------------------------
 
-    def _load(self) -> Any:
-        from mimiq.runtime.tensorrt.messages import collector
-
-        try:
-            content = self.path.read_bytes()
-        except OSError as error:
-            raise BadInput(f"{self.path} cannot be read: {error}.", BUILD_AGAIN) from error
-        # The library calls the logger as long as the runtime lives, and does not keep it alive.
-        self._logger = collector(self._library, self._messages)
-        self._runtime = self._library.Runtime(self._logger)
-        engine = self._runtime.deserialize_cuda_engine(content)
-        if engine is None:
-            words = self.words()
-            if any(sign in words for sign in _DAMAGED):
-                raise BadInput(
-                    f"{self.path} is truncated, or of another version: {words}", BUILD_AGAIN
-                )
-            raise EnvironmentLacks(
-                f"{self.backend} {self._library.__version__} does not load {self.path} on this "
-                f"GPU: {words}",
-                "Build the engine on this host with mimiq build, or use `backend=ort-cuda`.",
-            )
-        return engine
-
-    def words(self) -> str:
-        """The library's latest errors and warnings, without source locations."""
-        from mimiq.runtime.tensorrt.messages import clean
-
-        serious = [m for m in self._messages if m.severity == "error"] or [
-            m for m in self._messages if m.severity == "warning"
-        ]
-        return " ".join(dict.fromkeys(clean(m.text) for m in serious)) or "it gave no reason."
-
-    def _make_config(self) -> Any:
-        """The contexts' configuration; None where the library (TensorRT before 10.9) has none."""
-        if not hasattr(self._engine, "create_runtime_config"):
-            return None
-        config = self._engine.create_runtime_config()
-        strategy = self._library.ExecutionContextAllocationStrategy.USER_MANAGED
-        config.set_execution_context_allocation_strategy(strategy)
-        kernels = getattr(self._library, "DynamicShapesKernelSpecializationStrategy", None)
-        if kernels is not None:
-            # Lazily compiled kernels would replace the ones in a graph captured meanwhile.
-            config.dynamic_shapes_kernel_specialization_strategy = kernels.EAGER
-        if self._cache_file is not None and hasattr(config, "create_runtime_cache"):
-            self._cache = config.create_runtime_cache()
-            with suppress(OSError):
-                self._cache.deserialize(self._cache_file.read_bytes())  # refused if of another GPU
-            config.set_runtime_cache(self._cache)
-        return config
-
-    def _make_context(self) -> Any:
-        if self._config is not None:
-            return self._engine.create_execution_context(self._config)
-        strategy = self._library.ExecutionContextAllocationStrategy.USER_MANAGED
-        return self._engine.create_execution_context(strategy)
-
-    def _make_lane(self, graphs: bool) -> Lane:
+    def _make_lane(self, engine: LoadedEngine, graphs: bool) -> Lane:
         return Lane(
-            self.cuda, self._allocator, self.tensors, self._make_context, graphs, self.words
+            self.cuda, self._allocator, self.tensors, engine.make_context, graphs, engine.words
         )
 
     def inspect(self) -> str:
-        """The engine inspector's JSON, as ``mimiq.export.tensorrt.inspector`` reads it."""
-        inspector = self._engine.create_engine_inspector()
-        format = self._library.LayerInformationFormat.JSON
-        return str(inspector.get_engine_information(format))
+        """The engine inspector's JSON, as ``mimiq.export.tensorrt.inspector`` reads it.
 
-    def _save_cache(self) -> None:
-        if self._cache is None or self._cache_file is None:
-            return
-        content = bytes(self._cache.serialize())
-        with suppress(OSError):  # a folder that cannot be written to costs the next start a second
-            if self._cache_file.is_file() and self._cache_file.read_bytes() == content:
-                return
-            with replacing(self._cache_file) as temporary:
-                temporary.write_bytes(content)
+        Raises:
+            BadInput: the session is closed.
+        """
+        if self._engine is None:
+            raise closed()
+        return self._engine.inspect()
 
     def close(self) -> None:
         """Free the engine and every array it gave out; a second call does nothing."""
         if self._engine is None:
             return
         self.cuda.use_device()
-        self._save_cache()
+        self._engine.save_cache()
         for array in list(self._arrays):
             array.release()
         for lane in self._all:
             lane.close()
         self._all.clear()
-        # Contexts before the configuration, the engine before its runtime.
-        self._config = self._cache = None
+        self._engine.release()
         self._engine = None
-        self._runtime = None
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exception: object) -> None:
         self.close()
-
-
-def _tensors(path: Path, engine: Any, library: Any) -> Tensors:
-    """The engine's one input and one output.
-
-    Raises:
-        BadInput: it has others.
-    """
-    names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
-    inputs = [n for n in names if engine.get_tensor_mode(n) == library.TensorIOMode.INPUT]
-    outputs = [n for n in names if n not in inputs]
-    floats = all(engine.get_tensor_dtype(name) == library.DataType.FLOAT for name in names)
-    shapes = [tuple(engine.get_tensor_shape(name)) for name in inputs + outputs]
-    fits = len(inputs) == len(outputs) == 1 and floats
-    fits = fits and [len(shape) for shape in shapes] == [4, 2]
-    if not fits or min(*shapes[0][1:], shapes[1][1]) < 1:
-        tensors = zip(inputs + outputs, shapes, strict=True)
-        listed = ", ".join(f"{name} {shape}" for name, shape in tensors)
-        raise BadInput(
-            f"{path} is no image classifier of ours: its tensors are {listed}.",
-            "One float32 input (B, channels, height, width) and one float32 output (B, classes) "
-            "are needed.",
-        )
-    (_, channels, height, width), (_, classes) = shapes
-    smallest = largest = shapes[0][0]
-    if largest < 0:
-        low, _, high = engine.get_tensor_profile_shape(inputs[0], 0)
-        smallest, largest = int(low[0]), int(high[0])
-    return Tensors(
-        inputs[0],
-        outputs[0],
-        (channels, height, width),
-        classes,
-        smallest,
-        largest,
-        int(engine.device_memory_size_v2),
-    )

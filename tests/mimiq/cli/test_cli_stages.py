@@ -177,8 +177,8 @@ class TestMeasuring:
             counted.append(options)
             return lambda batch, runs: [0.001 * batch * session.slow] * runs
 
-        monkeypatch.setattr("mimiq.runtime.latency.worker.open_engine", opened)
-        monkeypatch.setattr("mimiq.runtime.tensorrt.timing.device_runner", runner)
+        monkeypatch.setattr("mimiq.export.tensorrt.device_times.open_engine", opened)
+        monkeypatch.setattr("mimiq.export.tensorrt.device_times.device_runner", runner)
         flags = ["--against", other, "--batches", "1,4,8", "--seconds", "0.1"]
         found = answer_of("bench", ours, "--backend", "ort", *flags)
         assert counted == [{}, {}, *[{"copies": True}] * 2, *[{"cuda_graphs": False}] * 2]

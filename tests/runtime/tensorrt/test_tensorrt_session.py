@@ -398,8 +398,5 @@ def test_libraries_before_runtime_configurations(opened: Open) -> None:
                 )
             )
 
-    session, engine, _ = opened()
-    engine.__class__ = Old
-    session._config = session._make_config()
-    assert session._config is None
+    session, _, _ = opened(engine={"__class__": Old})
     np.testing.assert_array_equal(session.run(images(3)), expected(images(3)))

@@ -1,0 +1,44 @@
+"""JSON files of a bundle: read as objects, written for people."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mimiq.errors import BadInput
+
+COMPILE_AGAIN = "Compile the model again with mimiq-compile."
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        BadInput: the file cannot be read, or holds something else.
+    """
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise BadInput(f"{path} cannot be read: {error.strerror}.", COMPILE_AGAIN) from error
+    except (ValueError, RecursionError) as error:  # not UTF-8, or not JSON
+        raise BadInput(f"{path} is not valid JSON: {error}.", COMPILE_AGAIN) from error
+    if not isinstance(data, dict):
+        raise BadInput(f"{path} holds no JSON object.", COMPILE_AGAIN)
+    return data
+
+
+def pretty_json(data: Mapping[str, Any]) -> str:
+    """JSON for people to read.
+
+    Raises:
+        BadInput: a value has no form in JSON.
+    """
+    try:
+        return json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    except (TypeError, ValueError) as error:
+        raise BadInput(
+            f"A manifest or report cannot be written as JSON: {error}.",
+            "Use text, finite numbers, lists and dictionaries.",
+        ) from error
