@@ -17,7 +17,12 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 # The files that take longest: begun first, else one of them would keep a process alone at the end.
 # What others need of the compiled digits is then there, too.
-_LONGEST = ("test_end_to_end.py", "test_cli_sensitivity.py", "test_kills.py", "test_cli_errors.py")
+_LONGEST = (
+    "test_end_to_end.py",
+    "test_cli_sensitivity.py",
+    "test_kills.py",
+    "test_cli_interruption.py",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

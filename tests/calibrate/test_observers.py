@@ -3,146 +3,35 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from activations import (
+    GRIDS,
+    demands,
+    fast,
+    grids,
+    observed,
+    squared_error,
+    values,
+)
+from hypothesis import given
 from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
 
-from mimiq.calibrate.histogram import BINS, StreamingHistogram
+from mimiq.calibrate.histogram import BINS
 from mimiq.calibrate.observers import (
     OBSERVERS,
     SMALLEST_SCALE,
     EntropyObserver,
     MinMaxObserver,
     MSEObserver,
-    Observer,
     PercentileObserver,
 )
-from mimiq.calibrate.weight_scale import mse_weight_scale
 from mimiq.errors import BadInput
-from mimiq.quantize.fake_quant import Grid, fake_quantize
-
-GRIDS = [
-    Grid(-128, 127),
-    Grid(-127, 127),
-    Grid(0, 127),
-    Grid(-1, 14),
-    Grid(-8, 7),
-    Grid(-2, 1),
-    Grid(-5, 4, 2, 3, 3),
-    Grid(0, 6, 5, 8),
-]
-grids = st.sampled_from(GRIDS)
-fast = settings(max_examples=60, deadline=None)
-
-few_values = hnp.arrays(
-    np.float32,
-    st.integers(1, 40),
-    elements=st.floats(-1e4, 1e4, width=32, allow_subnormal=False),
-)
-
-
-@st.composite
-def many_values(draw: st.DrawFn) -> np.ndarray:
-    """Shapes that activations have: normal, after GELU, after softmax, with outliers."""
-    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    x = rng.standard_normal(draw(st.integers(100, 5000)))
-    shape = draw(st.sampled_from(["normal", "gelu", "softmax", "outliers", "negative"]))
-    if shape == "gelu":
-        x = torch.nn.functional.gelu(torch.from_numpy(3 * x)).numpy()
-    elif shape == "softmax":
-        x = np.exp(4 * x - 12)
-    elif shape == "outliers":
-        x[:: len(x) // 3] *= 100
-    elif shape == "negative":
-        x = -np.abs(x)
-    return (x * draw(st.sampled_from([1e-3, 1.0, 37.0]))).astype(np.float32)
-
-
-values = st.one_of(few_values, many_values())
-
-
-def demands(x: np.ndarray, grid: Grid) -> np.ndarray:
-    """The smallest scale at which the grid reaches each value."""
-    x = x.astype(np.float64)
-    below = x / grid.integers[0] if grid.integers[0] < 0 else np.zeros_like(x)
-    return np.maximum(np.maximum(x / grid.integers[-1], below), 0)
-
-
-def squared_error(x: np.ndarray, scale: float, grid: Grid) -> float:
-    x, levels = x.astype(np.float64), scale * np.asarray(grid.integers)
-    nearest = levels[np.searchsorted((levels[1:] + levels[:-1]) / 2, x)]
-    return float(np.mean((x - nearest) ** 2))
-
-
-def observed(observer: Observer, *batches: np.ndarray) -> Any:
-    for batch in batches:
-        observer.update(torch.from_numpy(batch))
-    return observer
-
+from mimiq.quantize.fake_quant import Grid
 
 # --- the histogram --------------------------------------------------------------------------
-
-
-@fast
-@given(x=values, cuts=st.lists(st.integers(0, 5000), max_size=4), seed=st.integers(0, 99))
-def test_histogram_depends_on_the_values_alone(x: np.ndarray, cuts: list[int], seed: int) -> None:
-    whole, parts = StreamingHistogram(), StreamingHistogram()
-    whole.update(torch.from_numpy(x))
-    shuffled = np.random.default_rng(seed).permutation(x)
-    for part in np.split(shuffled, sorted(min(cut, len(x)) for cut in cuts)):
-        parts.update(torch.from_numpy(part))
-    one, other = whole.snapshot(), parts.snapshot()
-    np.testing.assert_array_equal(one.counts, other.counts)
-    assert (one.width, one.low, one.high) == (other.width, other.low, other.high)
-
-
-@fast
-@given(x=values)
-def test_histogram_counts_are_numpys(x: np.ndarray) -> None:
-    streaming = StreamingHistogram()
-    for part in np.array_split(x, min(3, len(x))):
-        streaming.update(torch.from_numpy(part))
-    seen = streaming.snapshot()
-    bins = np.floor(x.astype(np.float64) / seen.width).astype(np.int64) + BINS
-    np.testing.assert_array_equal(seen.counts, np.bincount(bins, minlength=2 * BINS))
-    assert seen.low == x.min()
-    assert seen.high == x.max()
-    assert seen.width <= max(np.abs(x).max(), 2.0**-101) / (BINS / 2)
-
-
-def test_histogram_of_zeros_fixes_no_range() -> None:
-    streaming = StreamingHistogram()
-    streaming.update(torch.zeros(5))
-    streaming.update(torch.tensor([1e-6]))
-    assert streaming.snapshot().width == 2.0**-19 / BINS
-
-
-def test_histogram_memory_is_constant() -> None:
-    streaming = StreamingHistogram()
-    for power in range(-60, 60):
-        streaming.update(torch.tensor([0.0, -(2.0**power), 1.5 * 2.0**power]))
-    seen = streaming.snapshot()
-    assert seen.counts.shape == (2 * BINS,)
-    assert seen.total == 360
-    assert seen.counts[:BINS].sum() == 120  # signs survive every merge
-
-
-def test_histogram_moments_are_those_of_the_values() -> None:
-    x = torch.randn(50_000, generator=torch.Generator().manual_seed(0)).double()
-    streaming = StreamingHistogram()
-    streaming.update(x)
-    seen = streaming.snapshot()
-    total, first, second = seen.moments_at(np.array([np.inf]))[:, 0]
-    assert total == 50_000
-    assert first * seen.width == pytest.approx(x.sum().item(), abs=50_000 * seen.width / 2)
-    assert second * seen.width**2 == pytest.approx(x.square().sum().item(), rel=1e-4)
-    below = seen.moments_at(np.array([0.5]))[0, 0]
-    assert below == pytest.approx((x < 0.5).sum().item(), abs=2)
 
 
 # --- scales ---------------------------------------------------------------------------------
@@ -356,81 +245,6 @@ def test_bad_percentile(percentile: float) -> None:
 
 
 # --- weights --------------------------------------------------------------------------------
-
-
-def weight_error(
-    weight: torch.Tensor, scale: torch.Tensor, grid: Grid, axis: int, block: int
-) -> Any:
-    rounded = fake_quantize(weight, scale, grid.qmin, grid.qmax, axis, block)
-    return (weight - rounded).square().sum()
-
-
-@fast
-@given(
-    seed=st.integers(0, 2**31),
-    bits=st.integers(2, 8),
-    form=st.sampled_from([(-1, 0), (0, 0), (1, 8), (1, 0)]),
-)
-def test_weight_scales_are_at_least_as_good_as_minmax(
-    seed: int, bits: int, form: tuple[int, int]
-) -> None:
-    axis, block = form
-    generator = torch.Generator().manual_seed(seed)
-    weight = torch.randn(6, 24, generator=generator) ** 3
-    grid = Grid.signed(bits)
-    scale = mse_weight_scale(weight, grid, axis, block)
-    shapes = {(-1, 0): (), (0, 0): (6,), (1, 8): (6, 3), (1, 0): (24,)}
-    assert scale.shape == shapes[form]
-    assert scale.dtype == torch.float32
-    assert (scale > 0).all()
-    groups = {(-1, 0): weight.reshape(1, -1), (0, 0): weight, (1, 0): weight.T}.get(
-        form, weight.reshape(-1, 8)
-    )
-    observer = MinMaxObserver(axis=0)
-    observer.update(groups)
-    exact = observer.scale(grid).reshape(scale.shape)
-    found = weight_error(weight, scale, grid, axis, block)
-    assert found <= weight_error(weight, exact, grid, axis, block) * (1 + 1e-6)
-
-
-@pytest.mark.parametrize("bits", [2, 3, 4, 8])
-def test_weight_scales_are_close_to_the_best_there_are(bits: int) -> None:
-    weight = torch.randn(16, 192, generator=torch.Generator().manual_seed(0))
-    grid = Grid.signed(bits)
-    scale = mse_weight_scale(weight, grid, 0, 0)
-    # At 8 bits the error is a jagged function of the scale, and small.
-    tolerance = 1.1 if bits == 8 else 1.03
-    for channel in range(16):
-        row = weight[channel].numpy()
-        largest = demands(row, grid).max()
-        best = min(squared_error(row, largest * r, grid) for r in np.linspace(0.2, 1, 1000))
-        assert squared_error(row, scale[channel].item(), grid) <= best * tolerance
-
-
-def test_weight_scales_of_convolutions_half_precision_and_dead_channels() -> None:
-    weight = torch.randn(8, 3, 4, 4, generator=torch.Generator().manual_seed(0)).half()
-    weight[5] = 0
-    scale = mse_weight_scale(weight, Grid(-127, 127), 0, 0)
-    assert scale.shape == (8,)
-    # A dead channel can still learn on the grid that the others use.
-    assert scale[5].item() == pytest.approx(weight.abs().max().item() / 127, rel=1e-6)
-    assert mse_weight_scale(torch.zeros(4, 8), Grid(-8, 7), 1, 4).tolist() == [[1, 1]] * 4
-
-
-def test_weight_scale_leaves_its_input_alone() -> None:
-    weight = torch.nn.Parameter(torch.randn(4, 8))
-    before = weight.detach().clone()
-    assert not mse_weight_scale(weight, Grid(-8, 7), 0, 0).requires_grad
-    assert torch.equal(weight, before)
-
-
-def test_weight_scale_refuses() -> None:
-    with pytest.raises(BadInput, match="no whole blocks of 5"):
-        mse_weight_scale(torch.randn(4, 8), Grid(-8, 7), 1, 5)
-    with pytest.raises(BadInput, match="no whole blocks"):
-        mse_weight_scale(torch.randn(4, 8), Grid(-8, 7), 0, 4)
-    with pytest.raises(BadInput, match="NaN or infinity"):
-        mse_weight_scale(torch.tensor([[1.0, math.nan]]), Grid(-8, 7), 0, 0)
 
 
 @pytest.mark.gpu

@@ -10,6 +10,7 @@ from typing import Any
 INT4 = ("--int4", "--no-bench")
 # Distilled for a sixth of the recipe's steps: one run of all of them is enough.
 INT8 = ("--int8", "--steps", "50", "--batches", "1")
+CHEAP = ["--images", "2", "--steps", "0", "--no-bench", "--target", "ort", "--quiet"]
 WEIGHT_ONLY = ("--int4", "--weight-only", "--steps", "50", "--no-bench", "--target", "ort")
 
 
@@ -29,3 +30,5 @@ class Compiled:
 
 
 Compile = Callable[..., Compiled]
+# Arguments of mimiq-compile to what it writes on standard error.
+Fails = Callable[..., str]

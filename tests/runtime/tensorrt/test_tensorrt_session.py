@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,67 +18,17 @@ from tensorrt_fake import (
     SIZE,
     FakeCuda,
     FakeEngine,
-    FloatArray,
     expected,
     fake_library,
     open_fake,
 )
+from tensorrt_sessions import OnDevice, Open, images
 
 from mimiq.errors import BadInput, EnvironmentLacks
 from mimiq.runtime.preprocessing import Preprocessing
 from mimiq.runtime.session import Session
 from mimiq.runtime.tensorrt.library import RTX
 from mimiq.runtime.tensorrt.session import TensorRTSession
-
-Open = Callable[..., tuple[TensorRTSession, FakeEngine, FakeCuda]]
-
-
-@pytest.fixture
-def opened(tmp_path: Path) -> Iterator[Open]:
-    sessions: list[TensorRTSession] = []
-
-    def make(**options: Any) -> tuple[TensorRTSession, FakeEngine, FakeCuda]:
-        made = open_fake(tmp_path, **options)
-        sessions.append(made[0])
-        return made
-
-    yield make
-    for session in sessions:
-        session.close()
-
-
-def images(batch: int, seed: int = 0) -> FloatArray:
-    generator = np.random.default_rng(seed)
-    return generator.standard_normal((batch, *SHAPE)).astype(np.float32)
-
-
-class OnDevice:
-    """A foreign array in the fake device's memory, with ``__cuda_array_interface__``."""
-
-    def __init__(self, cuda: FakeCuda, values: np.ndarray[Any, Any], **overrides: Any) -> None:
-        self.address = cuda.allocate(values.nbytes)
-        self.values = np.frombuffer(cuda.buffers[self.address], values.dtype, values.size)
-        self.values = self.values.reshape(values.shape)
-        self.values[...] = values
-        self.interface = {
-            "shape": values.shape,
-            "typestr": values.dtype.str,
-            "data": (self.address, False),
-            "version": 2,
-        } | overrides
-
-    @property
-    def __cuda_array_interface__(self) -> dict[str, Any]:
-        return self.interface
-
-
-def from_device(array: Any) -> FloatArray:
-    import ctypes
-
-    interface = array.__cuda_array_interface__
-    size = 4 * int(np.prod(interface["shape"]))
-    raw = (ctypes.c_byte * size).from_address(interface["data"][0])
-    return np.frombuffer(raw, np.float32).reshape(interface["shape"]).copy()
 
 
 def test_is_a_session(opened: Open) -> None:
@@ -163,79 +112,6 @@ def test_what_cannot_be_captured_runs_without_graphs(opened: Open, how: str) -> 
     assert cuda.counts["launch"] == 0
 
 
-def test_device_arrays_are_used_in_place(opened: Open) -> None:
-    session, _, cuda = opened()
-    batch = images(2 * MAX + 1)
-    source = OnDevice(cuda, batch)
-    logits = session.run(source)
-    np.testing.assert_array_equal(from_device(logits), expected(batch))
-    assert cuda.counts["to_device"] == cuda.counts["to_host"] == cuda.counts["on_device"] == 0
-    assert cuda.waits == [1]  # version 2 orders itself on the legacy default stream
-
-    target = OnDevice(cuda, np.zeros((len(batch), CLASSES), np.float32))
-    assert session.run(source, out=target) is target
-    np.testing.assert_array_equal(target.values, expected(batch))
-
-
-def test_small_device_batches_are_padded(opened: Open) -> None:
-    session, _, cuda = opened(batches=(4, 4, MAX))
-    batch = images(MAX + 2)
-    np.testing.assert_array_equal(from_device(session.run(OnDevice(cuda, batch))), expected(batch))
-
-
-def test_streams_of_device_arrays(opened: Open) -> None:
-    session, _, cuda = opened()
-    session.run(OnDevice(cuda, images(2), version=3, stream=77))
-    session.run(OnDevice(cuda, images(2), version=3, stream=None))
-    assert cuda.waits == [77]
-
-
-def test_graphs_of_device_arrays_are_few(opened: Open) -> None:
-    """A graph belongs to its addresses: captured when they come again, and the oldest dropped."""
-    session, _, cuda = opened()
-    targets = [
-        (OnDevice(cuda, images(2, i)), OnDevice(cuda, np.zeros((2, CLASSES), np.float32)))
-        for i in range(20)
-    ]
-    for source, target in targets:
-        for _ in range(3):
-            session.run(source, out=target)
-        np.testing.assert_array_equal(target.values, expected(source.values))
-    assert cuda.counts["capture"] == 20
-    with session.lane() as lane:
-        assert lane.captured <= 8
-
-
-@pytest.mark.parametrize(
-    ("values", "overrides"),
-    [
-        (np.zeros((2, *SHAPE), np.float16), {}),
-        (np.zeros((2, 3, SIZE, SIZE + 1), np.float32), {}),
-        (np.zeros((3, SIZE, SIZE), np.float32), {}),
-        (np.zeros((2, SIZE, SIZE, 3), np.uint8), {}),
-        (np.zeros((2, *SHAPE), np.float32), {"strides": (4, 8, 8, 8)}),
-        (np.zeros((2, *SHAPE), np.float32), {"typestr": "nonsense"}),
-    ],
-)
-def test_unfit_device_arrays(
-    opened: Open, values: np.ndarray[Any, Any], overrides: dict[str, Any]
-) -> None:
-    session, _, cuda = opened()
-    with pytest.raises(BadInput):
-        session.run(OnDevice(cuda, values, **overrides))
-
-
-def test_unfit_out(opened: Open) -> None:
-    session, _, cuda = opened()
-    source = OnDevice(cuda, images(2))
-    with pytest.raises(BadInput, match="out in CUDA memory"):
-        session.run(source, out=OnDevice(cuda, np.zeros((3, CLASSES), np.float32)))
-    with pytest.raises(BadInput, match="neither"):
-        session.run(source, out=[0.0])
-    with pytest.raises(BadInput, match="images in CUDA memory"):
-        session.run(images(2), out=OnDevice(cuda, np.zeros((2, CLASSES), np.float32)))
-
-
 @pytest.mark.parametrize(
     "given_images",
     [
@@ -307,16 +183,6 @@ def test_closed(opened: Open) -> None:
         session.run(images(1))
     with pytest.raises(BadInput, match="closed"):
         _ = logits.__cuda_array_interface__
-
-
-def test_an_array_frees_its_memory(opened: Open) -> None:
-    session, _, cuda = opened()
-    source = OnDevice(cuda, images(2))
-    before = len(cuda.buffers)
-    logits = session.run(source)
-    assert len(cuda.buffers) == before + 1
-    del logits
-    assert len(cuda.buffers) == before
 
 
 def test_runtime_cache(tmp_path: Path) -> None:
