@@ -28,14 +28,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from gpu_engines import attempts, open_engine, prove_engine
 from gpu_graphs import VARIANTS, Prepared, prepare, read_prepared
 from gpu_peers import ceilings, ort_runner, torch_runner
 from gpu_report import markdown, operations, roofline_ms
 
 from mimiq.errors import MimiqError
-from mimiq.export.tensorrt.build import BuildOptions, build_engine
-from mimiq.export.tensorrt.engines import summarize
-from mimiq.export.tensorrt.proof import Proof, judge
+from mimiq.export.tensorrt.build import BuildOptions
+from mimiq.export.tensorrt.proof import Proof
 from mimiq.export.tensorrt.verdict import verdict
 from mimiq.files import write_whole
 from mimiq.runtime.evaluation.accuracy import compare
@@ -49,7 +49,6 @@ from mimiq.runtime.tensorrt.library import PRODUCTS, Product
 from mimiq.runtime.tensorrt.session import TensorRTSession
 from mimiq.runtime.tensorrt.timing import device_runner
 
-CAPABILITIES = ("8.0", "8.6", "8.9", "12.0")
 SOFTWARE = (
     "mimiq",
     "torch",
@@ -88,7 +87,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         working: list[Product] = []
         for product in PRODUCTS:
-            entry = result["products"][product.title] = _attempts(
+            entry = result["products"][product.title] = attempts(
                 product, models[0].file(graphs, "fp16"), Path(folder)
             )
             if entry["refusal"] is None:
@@ -103,38 +102,6 @@ def main() -> None:
         result["accuracy"] = _accuracy(models, graphs, working, arguments, Path(folder))
     result["state after"] = gpu_state()
     print(f"written: {_write(arguments.out, result)}")
-
-
-def _attempts(product: Product, graph: Path, folder: Path) -> dict[str, Any]:
-    """Whether the product runs an engine here, in its own words if not."""
-    entry: dict[str, Any] = {"version": None, "refusal": None, "attempts": {}}
-    try:
-        entry["version"] = product.version
-    except MimiqError as error:
-        entry["refusal"] = entry["attempts"]["load"] = str(error)
-        return entry
-    wanted: list[tuple[str, ...]] = [()]
-    if product.name == "rtx":
-        wanted += [(capability,) for capability in CAPABILITIES]
-    for capabilities in wanted:
-        label = f"compiled for {', '.join(capabilities) or '8.0 and later'}"
-        options = BuildOptions(batches=(1, 1, 2), compute_capabilities=capabilities)
-        try:
-            with _open(product, graph, options, folder / "attempt.plan") as session:
-                device_runner(session)(1, 3)
-            entry["attempts"][label] = "runs"
-        except MimiqError as error:
-            entry["attempts"][label] = str(error)
-        if entry["attempts"].get("compiled for 8.0 and later") == "runs":
-            break
-    first = next(iter(entry["attempts"].values()))
-    entry["refusal"] = None if first == "runs" else first
-    return entry
-
-
-def _open(product: Product, graph: Path, options: BuildOptions, plan: Path) -> TensorRTSession:
-    plan.write_bytes(build_engine(graph, product, options).plan)
-    return TensorRTSession(plan, product.load(), product, runtime_cache=False)
 
 
 def _measure(
@@ -168,7 +135,9 @@ def _measure(
         for product in working or PRODUCTS[:1]:
             for variant in VARIANTS:
                 name = variant if product.name == "rtx" else f"{variant} (TensorRT)"
-                engine, plan, proof = _engine(product, model.file(graphs, variant), options, folder)
+                engine, plan, proof = prove_engine(
+                    product, model.file(graphs, variant), options, folder
+                )
                 entry["engines"][name] = engine
                 if proof is not None:
                     proofs[name] = proof
@@ -217,32 +186,6 @@ def _measure(
     return entry
 
 
-def _engine(
-    product: Product, graph: Path, options: BuildOptions, folder: Path
-) -> tuple[dict[str, Any], Path | None, Proof | None]:
-    """Build and prove one engine: what the table tells of it, its file and its proof."""
-    try:
-        built = build_engine(graph, product, options)
-    except MimiqError as error:
-        return {"error": str(error)}, None, None
-    summary = summarize(built, product)
-    proof = judge(summary, built.wanted)
-    plan = folder / f"{graph.stem}-{product.name}.plan"
-    plan.write_bytes(built.plan)
-    told = {
-        "bytes": len(built.plan),
-        "seconds": built.seconds,
-        "linears": dict(summary.linears()),
-        "attentions": dict(summary.fused_attentions()),
-        "kernels": summary.kernels,
-        "reformats": summary.reformats,
-        "unpacks": summary.unpacks,
-        "fallbacks": len(proof.fallbacks),
-        "overflow": len(proof.overflow),
-    }
-    return told, plan, proof
-
-
 def _accuracy(
     models: list[Prepared],
     graphs: Path,
@@ -265,7 +208,7 @@ def _accuracy(
         for product in working:
             plan = folder / f"accuracy-{product.name}.plan"
             engine = stack.enter_context(
-                _open(product, trained.file(graphs, "int8"), options, plan)
+                open_engine(product, trained.file(graphs, "int8"), options, plan)
             )
             pairs[f"{product.title} int8 against fp32"] = (engine, reference)
             pairs[f"{product.title} int8 against ONNX Runtime int8"] = (engine, int8)
