@@ -61,6 +61,10 @@ class Backend(Protocol):
     def options(self) -> frozenset[str]:
         """Which options :meth:`open` and :meth:`open_graph` take."""
 
+    @property
+    def reads_graphs(self) -> bool:
+        """Whether it runs any ONNX file as it is, without building an engine first."""
+
     def why_not(self) -> Lack | None:
         """What keeps this host from using it; None where nothing is known to."""
 

@@ -88,6 +88,7 @@ class Null:
     extra: str | None = None
     label: str = "null"
     options: frozenset[str] = frozenset()
+    reads_graphs: bool = False  # beside a bundle that it opens, a graph is what really runs
 
     def why_not(self) -> Lack | None:
         return self.lack

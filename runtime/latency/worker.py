@@ -168,17 +168,14 @@ def open_engine(engine: Engine) -> Session:
 
 
 def open_onnx(path: Path, backend: str, **options: Any) -> Session:
-    """An ONNX file under the backend; where that would build an engine, ONNX Runtime runs it."""
+    """An ONNX file under the backend; where that reads none, ONNX Runtime runs it."""
     from mimiq.runtime.backends import AUTO, backend_named
-    from mimiq.runtime.onnxruntime.backend import OnnxRuntime
     from mimiq.runtime.onnxruntime.session import OnnxRuntimeSession
-    from mimiq.runtime.openvino.backend import OpenVINO
 
     named = None if backend == AUTO else backend_named(backend)
-    if isinstance(named, OpenVINO):
+    if named is not None and named.reads_graphs:
         return named.open_graph(path, **options)
-    device = named.device if isinstance(named, OnnxRuntime) else AUTO
-    return OnnxRuntimeSession(path, device=device, **options)
+    return OnnxRuntimeSession(path, device=AUTO, **options)
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ class OnnxRuntime:
     device: Literal["cpu", "cuda"]
     extra: str | None = None
     options: frozenset[str] = _OPTIONS
+    reads_graphs: bool = True
 
     @property
     def label(self) -> str:

@@ -28,6 +28,7 @@ class OpenVINO:
     extra: str | None = EXTRA
     label: str = "openvino-cpu"
     options: frozenset[str] = _OPTIONS
+    reads_graphs: bool = True
 
     def why_not(self) -> Lack | None:
         if not is_installed():

@@ -29,6 +29,7 @@ class TensorRT:
     product: Product
     fp8: bool = False
     options: frozenset[str] = _OPTIONS
+    reads_graphs: bool = False
 
     @property
     def name(self) -> str:

@@ -100,7 +100,7 @@ def build(graph: Path, outliers: Mapping[str, int] | None = None) -> PlanSummary
     return proof.summary
 
 
-@of("digits", "deit_t", "vit_s", "deit_s", "deit_b")
+@of("digits", "deit_t", "deit_s", "deit_b")  # vit_s is deit_s, to the weight
 def test_int8(exported: Exported) -> None:
     """Every Linear and every attention in int8: 49 of 49 and 12 of 12 for twelve blocks."""
     graph = exported.graph("int8")
