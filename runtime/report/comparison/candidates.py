@@ -8,10 +8,11 @@ from typing import Any
 
 from mimiq.errors import BadInput
 from mimiq.runtime.bundle import Bundle
+from mimiq.runtime.host import host_name
 from mimiq.runtime.latency import tuned
 from mimiq.runtime.latency.measure import LatencyRow
 from mimiq.runtime.latency.tune import UNQUANTIZED
-from mimiq.runtime.report.report import Report, host_name
+from mimiq.runtime.report.report import Report
 
 FULL = "full precision"
 

@@ -17,7 +17,7 @@ from runtime_models import manifest_entries, write_linear_classifier
 from mimiq.cli import main
 from mimiq.config.precision import from_bits
 from mimiq.runtime.bundle_writing import write_bundle
-from mimiq.runtime.evaluation.accuracy import Accuracy
+from mimiq.runtime.evaluation.comparison import Accuracy
 from mimiq.runtime.evaluation.held_out import Cost, HeldOut
 from mimiq.runtime.report.charts import WIDE
 from mimiq.runtime.report.comparison.scatter import Point, front, scatter
