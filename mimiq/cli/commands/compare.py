@@ -51,7 +51,13 @@ Networks = Mapping[tuple[str, str | None], tuple[Sequence["Candidate"], "Choice"
     metavar="N",
     help="The batch size whose latency counts.  [default: the smallest that all have]",
 )
-@options.option("Output", "-o", "--out", type=PATH, help="Also write a page there: NAME.html.")
+@options.option(
+    "Output",
+    "-o",
+    "--out",
+    type=PATH,
+    help="Also write a page there: NAME.html.  [default: no page]",
+)
 @options.option("Output", "--force", is_flag=True, help="Replace an existing page.")
 @options.json_option
 def compare(
