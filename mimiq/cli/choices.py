@@ -18,7 +18,7 @@ RECIPE_LINES = {
     "cpu": "96 images and 192 scenes, distilled at 8 bits: 5 minutes, 12 at INT8.",
     "gpu": "2048 images and 1024 scenes, 4000 steps of distillation: for one GPU.",
     "paper": "10 000 images of 2000 steps, 62 500 steps of distillation: as published.",
-    "tiny": "For the embedded network of digits: 256 images, 300 steps of distillation.",
+    "tiny": "For the embedded network of digits: 128 images, no distillation.",
 }
 CROP_MODES = ("center", "squash", "border")
 BACKENDS = (runnable.AUTO, *(backend.name for backend in runnable.BACKENDS), NULL.name)

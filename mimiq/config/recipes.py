@@ -72,7 +72,8 @@ _DISTILLATION = {
     "gpu": DistillationRecipe(name="gpu", steps=4000, batch_size=32, views=_VIEWS),
     "cpu": DistillationRecipe(name="cpu", steps=150, lr_weights=2e-4, lr_scales=2e-3, views=_VIEWS),
     "fast": DistillationRecipe(name="fast", steps=0, views=_VIEWS),
-    "tiny": DistillationRecipe(name="tiny", steps=300, views=_VIEWS, lr_weights=2e-4),
+    # 300 steps leave the embedded network's errors as they are at W4A4, and raise them above.
+    "tiny": DistillationRecipe(name="tiny", steps=0, views=_VIEWS, lr_weights=2e-4),
 }
 
 

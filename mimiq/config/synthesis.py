@@ -92,7 +92,7 @@ SYNTHESIS_RECIPES = {
     # For images of 32 pixels in [-1, 1]: jitter as wide as the paper's leaves that range.
     "tiny": SynthesisRecipe(
         "tiny",
-        images=256,
+        images=128,
         iterations=60,
         batch_size=64,
         tv_weight=0.03,

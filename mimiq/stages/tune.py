@@ -68,7 +68,7 @@ class TuneNetwork:
     """
 
     name: ClassVar[str] = "tuned"
-    revision: ClassVar[int] = 1
+    revision: ClassVar[int] = 2
 
     fit: FitNetwork
     distillation: DistillationRecipe
