@@ -167,7 +167,7 @@ class Distillation:
 
     @torch.no_grad()
     def evaluate(self) -> None:
-        """Held-out loss in fp32; the state is kept if it is the best so far, see :func:`distill`."""
+        """Held-out loss in fp32; the state is kept if it is the best yet, see :func:`distill`."""
         loss = torch.zeros((), device=self.device)
         error = torch.zeros((), device=self.device)
         for batch, target in zip(self.held_out, self.held_out_targets, strict=True):
