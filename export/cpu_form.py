@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from mimiq.export import passes
-from mimiq.export.graph import load, nodes_of, save
+from mimiq.export.graph import load, nodes_of, save_for
 from mimiq.export.passes.integers.integer_products import PRODUCT
 
 
@@ -29,4 +29,4 @@ def to_cpu(source: str | Path, path: str | Path) -> Path | None:
         BadInput: when ``source`` cannot be read or ``path`` not be written.
     """
     model = passes.run(load(source), passes.cpu())
-    return save(model, path) if nodes_of(model, PRODUCT) else None
+    return save_for("ONNX Runtime on a CPU", model, path) if nodes_of(model, PRODUCT) else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from mimiq.export import passes
-from mimiq.export.graph import load, save
+from mimiq.export.graph import load, save, save_for
 from mimiq.export.passes.clean import Clean
 from mimiq.export.passes.half.int4_carrier import Int4ToInt8Carrier
 from mimiq.export.passes.unquantize import Unquantize
@@ -31,7 +31,8 @@ def to_fp16(
         BadInput: when ``source`` cannot be read or ``path`` not be written.
     """
     steps = passes.half_precision(int8_carrier=int8_carrier, split_scales=split_scales)
-    return save(passes.run(load(source), steps), path)
+    model = passes.run(load(source), steps)
+    return save_for("TensorRT, TensorRT-RTX", model, path)
 
 
 def to_float(source: str | Path, path: str | Path) -> Path:

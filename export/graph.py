@@ -17,6 +17,8 @@ from mimiq.errors import BadInput, UnsupportedModel
 DOMAIN = "mimiq"  # of the one custom operator, which no lowered graph holds any more
 FAKE_QUANTIZE = "FakeQuantize"
 
+RUNTIMES = "mimiq.runtimes"  # metadata: which of them a file is for
+
 QUANTIZE = "QuantizeLinear"
 DEQUANTIZE = "DequantizeLinear"
 
@@ -49,6 +51,15 @@ def load(model: str | Path | ir.Model) -> ir.Model:
     if any(value.dtype is None for node in loaded.graph for value in node.outputs):
         common.ShapeInferencePass(check_type=False, strict_mode=False)(loaded)
     return loaded
+
+
+def save_for(runtimes: str, model: ir.Model, path: str | Path) -> Path:
+    """:func:`save`, and the file's metadata say which runtimes the form is for.
+
+    Others may refuse it, or compute it wrongly: ONNX Runtime 1.31 and 1.32 the half-precision form.
+    """
+    model.metadata_props[RUNTIMES] = runtimes
+    return save(model, path)
 
 
 def save(model: ir.Model, path: str | Path) -> Path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from mimiq.export import passes
-from mimiq.export.graph import load, save
+from mimiq.export.graph import load, save_for
 from mimiq.export.patterns.linears import find_linears
 
 
@@ -30,4 +30,4 @@ def to_openvino(source: str | Path, path: str | Path) -> Path | None:
     model = load(source)
     if not any(linear.activation is not None for linear in find_linears(model)):
         return None
-    return save(passes.run(model, passes.openvino()), path)
+    return save_for("OpenVINO", passes.run(model, passes.openvino()), path)

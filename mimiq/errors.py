@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import re
+
 from mimiq.version import DISTRIBUTION
+
+_WORD = re.compile(r"\S{1000,}")
+_LONGEST = 20_000  # characters
 
 
 class MimiqError(Exception):
@@ -17,11 +22,17 @@ class MimiqError(Exception):
 
     def __init__(self, problem: str, next_step: str = "") -> None:
         super().__init__(problem)
-        self.problem = problem
-        self.next_step = next_step
+        self.problem = _shortened(problem)
+        self.next_step = _shortened(next_step)
 
     def __str__(self) -> str:
         return f"{self.problem}\n  {self.next_step}" if self.next_step else self.problem
+
+
+def _shortened(text: str) -> str:
+    """What a file holds may be of any length, and a message that repeats it cannot be read."""
+    text = _WORD.sub(lambda found: f"{found[0][:200]}…{found[0][-50:]}", text)
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}… ({len(text)} characters)"
 
 
 class BadInput(MimiqError):

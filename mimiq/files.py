@@ -16,6 +16,7 @@ from mimiq.durable import beside, exchange, is_temporary, remove_leftovers, sync
 from mimiq.errors import BadInput, EnvironmentLacks, MimiqError
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+TOO_MANY = (errno.EMFILE, errno.ENFILE)
 # From safetensors (Rust), and PyTorch's zip writer, which only sees that something is missing.
 _FULL_IN_WORDS = ("No space left", "os error 28", "PytorchStreamWriter failed", "unexpected pos")
 
@@ -113,13 +114,15 @@ def writing(place: Path) -> Iterator[None]:
     """Turn the operating system's refusals into one clear error.
 
     Raises:
-        EnvironmentLacks: the disk, or the user's share of it, is full.
+        EnvironmentLacks: the disk, or the user's share of it, is full; or too many files are open.
         BadInput: a file or folder cannot be read or written.
     """
     try:
         with naming_full_disk(place):
             yield
     except OSError as error:
+        if error.errno in TOO_MANY:
+            raise too_many_files() from error
         ours = error.filename == str(place) or _is_temporary(error.filename)
         refused = f"{place} cannot be written" if ours else f"{error.filename} cannot be used"
         raise BadInput(
@@ -162,6 +165,13 @@ def full(place: object) -> EnvironmentLacks:
         "The disk is full" + (f": {place} could not be written." if place else "."),
         "Free some space, or choose another place; what is finished is kept, so run the same "
         "command again.",
+    )
+
+
+def too_many_files() -> EnvironmentLacks:
+    """The error for a process that may open no more files."""
+    return EnvironmentLacks(
+        "Too many files are open.", "Raise the limit of open files: ulimit -n 4096."
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -20,6 +21,7 @@ def require_new(out: Path, overwrite: bool, kind: str) -> None:
     Raises:
         BadInput: naming what stands in the way.
     """
+    _require_name(out)
     if os.path.lexists(out):
         if not overwrite:
             raise BadInput(
@@ -43,6 +45,23 @@ def require_new(out: Path, overwrite: bool, kind: str) -> None:
             f"{out} cannot be written: {parent} is no folder that you may write to.",
             "Choose another place with `out`.",
         )
+
+
+def _require_name(out: Path) -> None:
+    """Refuse a name that no file can have, or that no report can show."""
+    try:
+        str(out).encode()
+        os.lstat(out)
+    except UnicodeEncodeError as error:
+        raise BadInput(
+            f"The name {os.fsencode(out)!r} is not UTF-8.", "Choose another name with `out`."
+        ) from error
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise BadInput(
+                f"The name {out} is too long for this file system.",
+                "Choose another name with `out`.",
+            ) from error
 
 
 def require_folder(path: Path, named: str, what: str) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from mimiq.errors import BadInput
 from mimiq.files import FileEntry, writing
+from mimiq.runtime.external_data import external_files
 from mimiq.runtime.json_files import COMPILE_AGAIN
 from mimiq.runtime.manifest import MANIFEST, Manifest, check_name, read_manifest
 from mimiq.runtime.session import Output
@@ -53,7 +54,8 @@ class Bundle:
             self.width = self.manifest.width
             self.precision = self.manifest.precision
             files = self.manifest.files
-        except (KeyError, TypeError, ValueError) as error:
+            self._require_one_shape()
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
             raise BadInput(
                 f"{self.path / MANIFEST} is incomplete: {type(error).__name__} {error}.",
                 COMPILE_AGAIN,
@@ -62,6 +64,8 @@ class Bundle:
             raise BadInput(f"{self.path / MANIFEST} lists no {MODEL}.", COMPILE_AGAIN)
         for name, entry in files.items():
             _check_file(self.path / check_name(name), entry, verify)
+        if verify:
+            self._require_own_weights()
         self.labels = self._read_labels()
 
     def __repr__(self) -> str:
@@ -138,6 +142,39 @@ class Bundle:
                 f"It has {', '.join(sorted(self.manifest.files))}.",
             )
         return self.path / name
+
+    def _require_own_weights(self) -> None:
+        """
+        Raises:
+            BadInput: a graph takes weights from a file that no hash covers.
+        """
+        for name in self.manifest.files:
+            if not name.endswith(".onnx"):
+                continue
+            for other in external_files(self.path / name):
+                if not self.has((PurePosixPath(name).parent / other).as_posix()):
+                    raise BadInput(
+                        f"{self.path / name} keeps weights in {other!r}, which the manifest does "
+                        "not list.",
+                        COMPILE_AGAIN,
+                    )
+
+    def _require_one_shape(self) -> None:
+        """
+        Raises:
+            BadInput: what the graph takes or gives is not what the images and classes have.
+        """
+        for side, wanted in (
+            ("inputs", self.preprocessing.input_shape),
+            ("outputs", (self.width,)),
+        ):
+            found = tuple(self.manifest.tensors(side)[0]["shape"][1:])
+            if found != wanted:
+                raise BadInput(
+                    f"{self.path / MANIFEST} contradicts itself: the graph's {side} are "
+                    f"{list(found)}, and preprocessing and classes make them {list(wanted)}.",
+                    COMPILE_AGAIN,
+                )
 
     def _read_labels(self) -> tuple[str, ...] | None:
         if not self.has(LABELS):

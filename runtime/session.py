@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mimiq.errors import BadInput
+from mimiq.runtime.forking import Forkable
 from mimiq.runtime.preprocessing import FloatArray, Preprocessing
 
 Images = npt.NDArray[np.float32] | npt.NDArray[np.uint8]
@@ -55,7 +56,7 @@ class Session(Protocol):
     def __exit__(self, *exception: object) -> None: ...
 
 
-class OfOneProcess:
+class OfOneProcess(Forkable):
     """Base of sessions: their engines live in the process that opened them."""
 
     backend: str

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import io
+import logging
 import os
 import sys
 import traceback
@@ -15,10 +16,12 @@ import click
 
 from mimiq import files
 from mimiq.cli.flags import with_flags
+from mimiq.cli.printable import printable
+from mimiq.cli.signals import KEPT, Terminated, interruptible
 from mimiq.errors import BadInput, EnvironmentLacks, MimiqError
 
 DEBUG = "MIMIQ_DEBUG"
-INTERRUPTED, INTERNAL_ERROR = 130, 70
+INTERRUPTED, TERMINATED, INTERNAL_ERROR = 130, 143, 70
 # Of PyTorch's allocator, the dynamic loader, the C library and C++.
 _NO_MEMORY = (
     "can't allocate memory",
@@ -39,7 +42,9 @@ EXIT_CODES = {
     7: "A measured accuracy, agreement or latency missed its limit.",
     INTERNAL_ERROR: "A defect of mimiq.",
     INTERRUPTED: "Interrupted; what is finished is kept.",
+    TERMINATED: "Ended by SIGTERM; the same.",
 }
+_TALKATIVE, _NOWHERE = ("onnx_ir", "onnxscript"), logging.NullHandler()
 _ACCESS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
 
 
@@ -55,7 +60,7 @@ def reported() -> Iterator[None]:
     """
     _open_streams()
     try:
-        with _quiet_libraries():
+        with interruptible(), _quiet_libraries():
             yield
     except click.UsageError as error:
         if isinstance(error, click.exceptions.NoArgsIsHelpError):
@@ -65,10 +70,9 @@ def reported() -> Iterator[None]:
     except (click.ClickException, click.Abort, click.exceptions.Exit, BrokenPipeError):
         raise
     except KeyboardInterrupt as error:
-        print_message(
-            "interrupted; what is finished is kept, run the same command again to go on", "yellow"
-        )
-        raise click.exceptions.Exit(INTERRUPTED) from error
+        ended = isinstance(error, Terminated)
+        print_message(f"{'terminated' if ended else 'interrupted'}; {KEPT}", "yellow")
+        raise click.exceptions.Exit(TERMINATED if ended else INTERRUPTED) from error
     except Exception as error:
         if debugging():
             traceback.print_exc()
@@ -109,26 +113,30 @@ def explained(error: Exception) -> MimiqError | None:
             f"{error.filename} cannot be read or written: {error.strerror}.",
             "Check the path and its permissions.",
         )
-    if _lacks_memory(error):
+    said = _lack_of_memory(error)
+    if said is not None:
         return EnvironmentLacks(
-            f"The memory is exhausted: {_first_line(error)}",
+            f"The memory is exhausted: {said}",
             "Use a smaller --recipe or --batches, or a host with more memory.",
         )
-    if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
-        return EnvironmentLacks(
-            "Too many files are open.", "Raise the limit of open files: ulimit -n 4096."
-        )
+    if isinstance(error, ValueError) and "embedded null" in str(error):
+        return BadInput("A file's name holds a zero byte, as no file's can.", "Check the names.")
+    if isinstance(error, OSError) and error.errno in files.TOO_MANY:
+        return files.too_many_files()
     return None
 
 
-def _lacks_memory(error: Exception) -> bool:
-    """Whether memory ran out, by whatever name a library gives it."""
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return True
-    if isinstance(error, OSError) and error.errno == errno.ENOMEM:
-        return True
-    text = str(error).lower()
-    return any(words in text for words in _NO_MEMORY)
+def _lack_of_memory(error: Exception) -> str | None:
+    """The line that says that memory ran out, by whatever name a library gives it."""
+    lines = str(error).strip().splitlines()
+    for line in lines:
+        if any(words in line.lower() for words in _NO_MEMORY):
+            return line
+    ran_out = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    if ran_out or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
+        return _first_line(error)
+    # What the interpreter says where it had no memory for the exception itself.
+    return "none is left" if str(error) == "error return without exception set" else None
 
 
 def print_error(error: MimiqError) -> None:
@@ -139,14 +147,19 @@ def print_error(error: MimiqError) -> None:
 
 def print_message(text: str, style: str, prefix: str = "", next_step: str = "") -> None:
     """One message on standard error; nothing in it is taken as markup or a terminal's command."""
-    from rich.console import Console
-    from rich.text import Text
+    text, more = printable(text), f"\n  {printable(next_step)}" if next_step else ""
+    try:
+        from rich.text import Text
 
-    message = Text(prefix, style=f"bold {style}")
-    message.append(_printable(text), style="none" if prefix else style)
-    if next_step:
-        message.append(f"\n  {_printable(next_step)}", style="not bold")
-    Console(stderr=True, highlight=False).print(message, soft_wrap=True)
+        from mimiq.cli.consoles import PlainConsole
+
+        message = Text(prefix, style=f"bold {style}")
+        message.append(text, style="none" if prefix else style)
+        message.append(more, style="not bold")
+        PlainConsole(stderr=True, highlight=False).print(message, soft_wrap=True)
+    except (MemoryError, ImportError, OSError):  # what failed may be what printing needs as well
+        with contextlib.suppress(OSError):
+            os.write(2, f"{prefix}{text}{more}\n".encode(errors="replace"))
 
 
 def debugging() -> bool:
@@ -170,6 +183,8 @@ def _quiet_libraries() -> Iterator[None]:
     with warnings.catch_warnings():
         if not debugging():
             warnings.simplefilter("ignore")
+            for name in _TALKATIVE:  # else Python prints them
+                logging.getLogger(name).addHandler(_NOWHERE)
         yield
 
 
@@ -183,8 +198,3 @@ def _filename(error: BaseException | None) -> str | None:
 
 def _first_line(error: BaseException) -> str:
     return next(iter(str(error).strip().splitlines()), "") or type(error).__name__
-
-
-def _printable(text: str) -> str:
-    """A file's name may hold escape sequences: they are shown, not sent to the terminal."""
-    return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)

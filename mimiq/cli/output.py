@@ -32,15 +32,17 @@ def working() -> Iterator[None]:
 
 def print_json(data: Any) -> None:
     unicode = (sys.stdout.encoding or "utf-8").lower().replace("-", "") == "utf8"
-    click.echo(json.dumps(data, indent=2, ensure_ascii=not unicode))
+    from mimiq.cli.printable import printable_json
+
+    click.echo(printable_json(json.dumps(data, indent=2, ensure_ascii=not unicode)))
 
 
 def show(*parts: RenderableType) -> None:
     """Print tables and lines for people; text is taken literally."""
-    from rich.console import Console
+    from mimiq.cli.consoles import PlainConsole
 
     width = None if sys.stdout.isatty() else _PIPED_WIDTH
-    console = Console(width=width, highlight=False, markup=False, soft_wrap=False)
+    console = PlainConsole(width=width, highlight=False, markup=False, soft_wrap=False)
     for part in parts:
         console.print(part)
 

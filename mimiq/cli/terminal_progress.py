@@ -22,7 +22,9 @@ from rich.progress import Progress as Bars
 from rich.table import Column
 from rich.text import Text
 
+from mimiq.cli.consoles import PlainConsole
 from mimiq.cli.flags import with_flags
+from mimiq.cli.printable import printable
 from mimiq.progress import SILENT, Progress, Stage
 
 _SECONDS_BETWEEN_LINES = 30.0
@@ -32,7 +34,7 @@ def shown_progress(quiet: bool = False) -> Progress:
     """Progress as standard error can show it; none with ``quiet``."""
     if quiet:
         return SILENT
-    console = Console(stderr=True)
+    console = PlainConsole(stderr=True)
     return BarProgress(console) if console.is_terminal else LogProgress()
 
 
@@ -117,7 +119,7 @@ class LogProgress(Progress):
         self._now = now
 
     def note(self, text: str) -> None:
-        self._say(with_flags(text))
+        self._say(printable(with_flags(text)))
 
     @contextmanager
     def stage(self, name: str, total: int | None = None) -> Iterator[Stage]:
@@ -126,7 +128,7 @@ class LogProgress(Progress):
 
         def tell() -> None:
             while not ended.wait(self._every_s):
-                self._say(stage.line())
+                self._say(printable(stage.line()))
 
         # A thread, for a stage may be one long call into a library.
         teller = threading.Thread(target=tell, name=f"progress of {name}", daemon=True)
@@ -136,7 +138,7 @@ class LogProgress(Progress):
         finally:
             ended.set()
             teller.join()
-        self._say(stage.last_line())
+        self._say(printable(stage.last_line()))
 
 
 @dataclass

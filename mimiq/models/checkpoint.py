@@ -95,11 +95,19 @@ def read_tensors(path: Path) -> Tensors:
         raise BadInput(f"{path} is a text file, not a checkpoint.", "Check the path.")
     raw = read_pickle(path)
     tensors = dict(_flattened(raw, "", _DEPTH))
-    if tensors and all(tensor.is_meta for tensor in tensors.values()):
+    empty = [name for name, tensor in tensors.items() if tensor.is_meta]
+    if empty:
+        whose = "" if len(empty) == len(tensors) else f" ({empty[0]!r}, {len(empty)} in all)"
         raise BadInput(
-            f"{path} holds names and shapes without values, saved from the meta device.",
+            f"{path} holds names and shapes without values{whose}, saved from the meta device.",
             "Save the network after its weights were loaded.",
         )
+    for name, tensor in tensors.items():
+        if tensor.is_nested:
+            raise BadInput(
+                f"{path}: {name} is a nested tensor, and no parameter of a network.",
+                "Save the network's state dict.",
+            )
     if tensors:
         return tensors
     if isinstance(raw, Opaque) or _holds_opaque(raw):
@@ -221,7 +229,8 @@ def _read_npz(path: Path) -> Tensors:
 def _flattened(raw: Any, prefix: str, depth: int) -> Iterator[tuple[str, torch.Tensor]]:
     if isinstance(raw, torch.Tensor):
         tensor = raw.detach()
-        yield prefix.removesuffix(CONTAINER), tensor.to_dense() if tensor.is_sparse else tensor
+        dense = tensor.is_nested or tensor.layout == torch.strided
+        yield prefix.removesuffix(CONTAINER), tensor if dense else tensor.to_dense()
     elif isinstance(raw, np.ndarray) and _numeric(raw):
         yield prefix.removesuffix(CONTAINER), torch.from_numpy(raw)
     elif isinstance(raw, Mapping) and depth:

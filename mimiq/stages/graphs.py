@@ -32,7 +32,7 @@ class ExportGraphs:
     """
 
     name: ClassVar[str] = "graphs"
-    revision: ClassVar[int] = 2
+    revision: ClassVar[int] = 3
 
     tuned: str
     model: LoadedModel
@@ -107,4 +107,5 @@ def graph_metadata(
         "mimiq.calibration_sha256": calibration.content_hash,
         "mimiq.untrained": json.dumps(model.untrained),
         "mimiq.output": model.output,
+        "mimiq.runtimes": "any",
     }

@@ -11,8 +11,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from mimiq.errors import BadInput, DidNotStart, EnvironmentLacks
+from mimiq.errors import BadInput, DidNotStart, EnvironmentLacks, MimiqError
 from mimiq.runtime.backend import Lack
+from mimiq.runtime.forking import end_children_at_once
 from mimiq.runtime.host import cuda_driver_present, instruction_sets, usable_cores
 from mimiq.runtime.onnxruntime.wheels import GPU, swap_for
 
@@ -43,6 +44,7 @@ _DTYPES = {
     "tensor(uint8)": np.uint8,
     "tensor(int64)": np.int64,
 }
+_NO_MEMORY = ("Failed to allocate memory", "bad_alloc", "bad allocation")
 _VNNI = frozenset({"avx_vnni", "avx512_vnni", "amx_int8"})
 
 
@@ -208,6 +210,7 @@ def import_onnxruntime() -> Any:
             f"onnxruntime cannot be imported: {error}.",
             "Install it with: pip install onnxruntime-gpu (without a GPU: onnxruntime).",
         ) from error
+    end_children_at_once()
     return onnxruntime
 
 
@@ -215,6 +218,19 @@ def first_line(error: Exception) -> str:
     """What an error says, without what follows."""
     text = str(error).strip() or type(error).__name__
     return text.splitlines()[0]
+
+
+def failed(path: Path, batch: int, error: Exception) -> MimiqError:
+    """What a run's failure means to the user."""
+    if any(words in str(error) for words in _NO_MEMORY):
+        return EnvironmentLacks(
+            f"The memory is exhausted: {path} needs more at batch {batch}.",
+            "Use a smaller batch, or a host with more memory.",
+        )
+    return BadInput(
+        f"{path} failed in ONNX Runtime at batch {batch}: {first_line(error)}",
+        "Try a smaller batch; if it fails at 1, compile the model again.",
+    )
 
 
 def _runs(session: Any) -> bool:

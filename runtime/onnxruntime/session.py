@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 
 from mimiq.errors import BadInput
-from mimiq.runtime.onnxruntime.graph import first_line, open_graph
+from mimiq.runtime.onnxruntime.graph import failed, open_graph
 from mimiq.runtime.preprocessing import FloatArray, Preprocessing
 from mimiq.runtime.session import Images, OfOneProcess, as_input, closed, require_batch
 
@@ -17,6 +18,8 @@ _FLOAT_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 
 class OnnxRuntimeSession(OfOneProcess):
     """An ONNX graph with one image input and one (B, classes) output, opened by ONNX Runtime.
+
+    A forked child that inherits it opens the file again when it first runs it, on a CPU.
 
     Args:
         model: the ``.onnx`` file.
@@ -48,7 +51,8 @@ class OnnxRuntimeSession(OfOneProcess):
     ) -> None:
         self._model = Path(model)
         self._preprocessing = preprocessing
-        opened = open_graph(
+        self._open = partial(
+            open_graph,
             self._model,
             device=device,
             threads=threads,
@@ -56,7 +60,9 @@ class OnnxRuntimeSession(OfOneProcess):
             exact=exact,
             optimized_model=optimized_model,
         )
+        opened = self._open()
         self._session: Any = opened.session
+        self._on_gpu = opened.on_gpu
         self.backend = opened.backend
         self._read_signature()
 
@@ -64,6 +70,8 @@ class OnnxRuntimeSession(OfOneProcess):
         """See :meth:`mimiq.runtime.session.Session.run`."""
         if self._session is None:
             raise closed()
+        if self._forked:
+            self._open_again()
         batch = as_input(images, self.input_shape, self._preprocessing)
         if len(batch) == 0:
             return np.zeros((0, self.num_classes), np.float32)
@@ -72,10 +80,7 @@ class OnnxRuntimeSession(OfOneProcess):
         try:
             (logits,) = self._session.run([self._output], feeds)
         except Exception as error:
-            raise BadInput(
-                f"{self._model} failed in ONNX Runtime at batch {len(batch)}: {first_line(error)}",
-                "Try a smaller batch; if it fails at 1, compile the model again.",
-            ) from error
+            raise failed(self._model, len(batch), error) from error
         if logits.shape != (len(batch), self.num_classes):
             raise BadInput(
                 f"{self._model} gave an output of shape {logits.shape} for {len(batch)} images.",
@@ -86,6 +91,13 @@ class OnnxRuntimeSession(OfOneProcess):
     def close(self) -> None:
         """Free the session; a second call does nothing."""
         self._session = None
+
+    def _open_again(self) -> None:
+        """In a forked child: on the CPU another session of the file does what the parent's did."""
+        if self._on_gpu:
+            self._require_here()
+        self._session = self._open().session
+        self._forked = False
 
     def __enter__(self) -> Self:
         return self
@@ -98,12 +110,13 @@ class OnnxRuntimeSession(OfOneProcess):
         shape = list(inputs[0].shape) if inputs else []
         fits = len(inputs) == 1 and len(shape) == 4
         fits = fits and all(isinstance(size, int) for size in shape[1:])
-        classes = outputs[0].shape[-1] if len(outputs[0].shape) == 2 else None
+        answer = list(outputs[0].shape) if outputs else []
+        classes = answer[-1] if len(answer) == 2 else None
         if not fits or not isinstance(classes, int) or inputs[0].type not in _FLOAT_TYPES:
             described = ", ".join(f"{i.name}: {i.type} {i.shape}" for i in inputs)
             raise BadInput(
                 f"{self._model} is no image classifier of ours: inputs {described or 'none'}; "
-                f"output {outputs[0].shape}.",
+                f"output {answer or 'none'}.",
                 "One input (B, channels, height, width) and one output (B, classes) are needed.",
             )
         self._input, self._output = inputs[0].name, outputs[0].name

@@ -72,6 +72,7 @@ class OpenVINOSession(OfOneProcess):
         """See :meth:`mimiq.runtime.session.Session.run`."""
         if self._networks is None:
             raise closed()
+        self._require_here()
         batch = as_input(images, self.input_shape, self._preprocessing)
         if len(batch) == 0:
             return np.zeros((0, self.num_classes), np.float32)

@@ -23,9 +23,10 @@ import numpy.typing as npt
 
 from mimiq.errors import BadInput, UnsupportedTarget
 from mimiq.files import writing
+from mimiq.runtime.forking import Forkable
 from mimiq.runtime.json_files import read_json
 from mimiq.runtime.manifest import check_name, file_entry
-from mimiq.runtime.onnxruntime.graph import first_line, open_graph, runs_on_cpu
+from mimiq.runtime.onnxruntime.graph import failed, open_graph, runs_on_cpu
 from mimiq.runtime.session import check_finite
 
 RECORD = "mimiq.json"
@@ -143,7 +144,7 @@ def versions_of(folder: Path) -> list[int]:
     return sorted(int(name) for name in names if name.isascii() and name.isdecimal() and int(name))
 
 
-class PackedModel:
+class PackedModel(Forkable):
     """One version of a packed model, opened by ONNX Runtime and run by tensor names.
 
     Args:
@@ -202,15 +203,14 @@ class PackedModel:
         Raises:
             BadInput: a missing or unknown input, another type, shape or batch; or the run failed.
         """
+        self._require_here()
         check_feeds(self.record, feeds)
         names = [output.name for output in self.record.outputs]
         try:
             results = self._session.run(names, dict(feeds))
         except Exception as error:  # ONNX Runtime's derive from Exception alone
-            raise BadInput(
-                f"{self.path} failed in ONNX Runtime: {first_line(error)}",
-                "Try a smaller batch.",
-            ) from error
+            batch = max((len(array) for array in feeds.values()), default=0)
+            raise failed(self.path, batch, error) from error
         return dict(zip(names, results, strict=True))
 
     def close(self) -> None:

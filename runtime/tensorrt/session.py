@@ -116,6 +116,7 @@ class TensorRTSession(OfOneProcess):
         """
         if self._engine is None:
             raise closed()
+        self._require_here()
         if is_device_array(images):
             return self._run_device(images, out)
         if out is not None:
@@ -193,7 +194,7 @@ class TensorRTSession(OfOneProcess):
 
     def close(self) -> None:
         """Free the engine and every array it gave out; a second call does nothing."""
-        if self._engine is None:
+        if self._engine is None or self._forked:
             return
         self.cuda.use_device()
         self._engine.save_cache()

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from runtime_models import CLASSES, MakeBundle, MakeModel, manifest_entries
+from runtime_models import CLASSES, SIZE, MakeBundle, MakeModel, manifest_entries
 
 from mimiq.errors import BadInput, EnvironmentLacks
 from mimiq.runtime.bundle import Bundle
 from mimiq.runtime.bundle_writing import add_files, write_bundle
 from mimiq.runtime.manifest import check_name, manifest_digest
+from mimiq.runtime.preprocessing import Preprocessing
 from mimiq.runtime.report.report import Report
 
 
@@ -256,3 +257,66 @@ def test_values_without_json_form(tmp_path: Path, make_model: MakeModel) -> None
     with pytest.raises(BadInput, match="JSON"):
         write_bundle(tmp_path / "out", {"model.onnx": make_model()}, manifest)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"inputs": [{"name": "images", "dtype": "float32", "shape": ["batch", 3, 9, 9]}]},
+        {"outputs": [{"name": "logits", "dtype": "float32", "shape": ["batch", CLASSES + 1]}]},
+        {"preprocessing": Preprocessing(2**30, 1.0).to_json()},
+        {"preprocessing": Preprocessing(SIZE, 1.0, mean=(0.0,) * 4, std=(1.0,) * 4).to_json()},
+    ],
+)
+def test_a_manifest_that_contradicts_itself(
+    make_bundle: MakeBundle, changes: dict[str, Any]
+) -> None:
+    bundle = make_bundle()
+    rewrite(bundle, resign=True, **changes)
+    with pytest.raises(BadInput, match="contradicts itself"):
+        Bundle(bundle.path)
+
+
+def test_a_mean_of_another_length(make_bundle: MakeBundle) -> None:
+    bundle = make_bundle()
+    preprocessing = {**bundle.preprocessing.to_json(), "mean": [0.5]}
+    rewrite(bundle, resign=True, preprocessing=preprocessing)
+    with pytest.raises(BadInput, match="one mean and one std") as caught:
+        Bundle(bundle.path)
+    assert "out of range" in caught.value.problem
+
+
+@pytest.mark.parametrize("changes", [{"format": "x" * 300_000}, {"model": {"x" * 300_000: 1}}])
+def test_a_message_does_not_repeat_a_manifest(
+    make_bundle: MakeBundle, changes: dict[str, Any]
+) -> None:
+    bundle = make_bundle()
+    rewrite(bundle, resign=True, **changes)
+    with pytest.raises(BadInput) as caught:
+        Bundle(bundle.path)
+    assert len(str(caught.value)) < 2000
+
+
+def test_weights_in_a_file_that_no_hash_covers(
+    make_model: MakeModel, tmp_path: Path, make_bundle: MakeBundle
+) -> None:
+    import onnx
+
+    apart = tmp_path / "apart" / "model.onnx"
+    apart.parent.mkdir()
+    onnx.save(
+        onnx.load(make_model()),
+        apart,
+        save_as_external_data=True,
+        location="weights.bin",
+        size_threshold=0,
+    )
+    out = tmp_path / "apart.mimiq"
+    write_bundle(out, {"model.onnx": apart}, manifest_entries())
+    (out / "weights.bin").write_bytes(apart.with_name("weights.bin").read_bytes())
+    with pytest.raises(BadInput, match=r"keeps weights in 'weights\.bin', which the manifest"):
+        Bundle(out)
+    shutil.rmtree(out)
+    files = {"model.onnx": apart, "weights.bin": apart.with_name("weights.bin")}
+    write_bundle(out, files, manifest_entries())
+    assert Bundle(out).has("weights.bin")

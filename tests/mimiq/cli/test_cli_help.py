@@ -15,7 +15,7 @@ from click.testing import CliRunner
 import mimiq
 from mimiq.cli import compile_main, main
 from mimiq.cli.commanding import Command
-from mimiq.cli.failures import EXIT_CODES, INTERNAL_ERROR, INTERRUPTED
+from mimiq.cli.failures import EXIT_CODES, INTERNAL_ERROR, INTERRUPTED, TERMINATED
 from mimiq.errors import MimiqError
 
 HEAVY = {"torch", "timm", "onnx", "onnxruntime", "numpy", "rich", "PIL"}
@@ -101,7 +101,7 @@ class TestHelp:
         kinds = [MimiqError]
         for kind in kinds:
             kinds += kind.__subclasses__()
-        codes = {kind.exit_code for kind in kinds} | {0, INTERNAL_ERROR, INTERRUPTED}
+        codes = {kind.exit_code for kind in kinds} | {0, INTERNAL_ERROR, INTERRUPTED, TERMINATED}
         assert codes == EXIT_CODES.keys()
         page = (ROOT / "docs" / "command_line.md").read_text(encoding="utf-8")
         for code, meaning in EXIT_CODES.items():

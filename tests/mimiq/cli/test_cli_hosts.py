@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import pickle
 import subprocess
 import sys
@@ -13,11 +14,14 @@ import platformdirs
 import pytest
 from click.testing import CliRunner
 from compiled import INT8, Compile
+from runtime_models import manifest_entries, write_linear_classifier
 
 from mimiq.cli import main
 from mimiq.cli.failures import explained
 from mimiq.errors import BadInput, EnvironmentLacks
-from mimiq.runtime import open_bundle
+from mimiq.files import writing
+from mimiq.runtime import Bundle, open_bundle
+from mimiq.runtime.bundle_writing import write_bundle
 
 FULL = Path("/dev/full")
 
@@ -69,18 +73,23 @@ def test_a_compilation_without_a_home_says_what_to_set(tmp_path: Path) -> None:
         ImportError("libtorch_cuda.so: failed to map segment from shared object"),
         OSError(errno.ENOMEM, "Cannot allocate memory"),
         RuntimeError("std::bad_alloc"),
+        ImportError("\n\nIMPORTANT: READ THIS\n\nx.so: failed to map segment from shared object"),
+        SystemError("error return without exception set"),
     ],
 )
 def test_memory_that_ran_out_is_no_defect(error: Exception) -> None:
     found = explained(error)
     assert isinstance(found, EnvironmentLacks)
     assert "memory" in found.problem
+    assert "IMPORTANT" not in found.problem
 
 
 def test_too_many_open_files_are_no_defect() -> None:
     found = explained(OSError(errno.EMFILE, "Too many open files"))
     assert isinstance(found, EnvironmentLacks)
     assert "ulimit" in found.next_step
+    with pytest.raises(EnvironmentLacks, match="Too many files"), writing(Path("there")):
+        raise OSError(errno.EMFILE, "Too many open files", "there")
 
 
 def test_other_errors_are_a_defect() -> None:
@@ -93,3 +102,85 @@ def test_a_session_says_that_it_cannot_be_pickled(compile_digits: Compile) -> No
         pytest.raises(BadInput, match="pickled"),
     ):
         pickle.dumps(session)
+
+
+ESCAPE = "\x1b[2J\x1b]0;title\x07\x9b31m"
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Bundle:
+    """One whose texts would clear the screen and rename the window."""
+    entries = manifest_entries(name=f"linear{ESCAPE}") | {
+        "hardware": {"cpu": ESCAPE},
+        "software": {f"numpy{ESCAPE}": ESCAPE},
+    }
+    model = write_linear_classifier(tmp_path / "linear.onnx", quantized=True)
+    return write_bundle(tmp_path / "linear.mimiq", {"model.onnx": model}, entries)
+
+
+@pytest.mark.parametrize("flags", [[], ["--json"]])
+@pytest.mark.parametrize("command", ["inspect", "report"])
+def test_escape_codes_of_a_bundle_are_shown_and_not_sent(
+    bundle: Bundle, command: str, flags: list[str], tmp_path: Path
+) -> None:
+    out = ["-o", str(tmp_path / "page.html")] if command == "report" else []
+    done = CliRunner().invoke(main, [command, str(bundle.path), *flags, *out])
+    assert done.exit_code == 0, done.stderr
+    assert not {"\x1b", "\x07", "\x9b"} & set(done.output)
+    if command == "inspect":
+        assert "\\x1b[2J" in done.stdout or "\\u001b[2J" in done.stdout
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits of Linux")
+def test_little_memory_is_said(bundle: Bundle) -> None:
+    """So little that what prints the error finds none either."""
+    command = [sys.executable, "-m", "mimiq.cli", "inspect", str(bundle.path), "--json"]
+    done = subprocess.run(
+        ["sh", "-c", 'ulimit -v 150000; exec "$@"', "sh", *command],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+    )
+    if done.returncode == 0:
+        pytest.skip("it is enough on this host")
+    assert done.returncode == 6, done.stderr
+    assert "memory is exhausted" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="streams of POSIX")
+def test_a_reader_that_leaves_early_is_no_error(bundle: Bundle) -> None:
+    command = f'"{sys.executable}" -m mimiq.cli inspect "{bundle.path}" --json | head -n 1'
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True)
+    assert done.stdout == "{\n"
+    assert done.stderr == ""
+
+
+@pytest.mark.skipif(not FULL.exists(), reason="no device that is full")
+def test_a_result_into_a_full_stream(bundle: Bundle) -> None:
+    command = [sys.executable, "-m", "mimiq.cli", "inspect", str(bundle.path), "--json"]
+    with FULL.open("w") as stream:
+        done = subprocess.run(command, stdout=stream, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 6
+    assert done.stderr.startswith("error: The disk is full")
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of Linux")
+@pytest.mark.parametrize(
+    ("name", "why"), [(b"out-\xff.mimiq", "is not UTF-8"), (b"x" * 300, "is too long")]
+)
+def test_a_name_that_cannot_be_is_refused_before_the_work(
+    name: bytes, why: str, tmp_path: Path
+) -> None:
+    out = os.fsdecode(os.fsencode(tmp_path) + b"/" + name)
+    done = CliRunner().invoke(main, ["compile", "digits", "--int8", "--quiet", "-o", out])
+    assert done.exit_code == 2, done.stderr
+    assert why in done.stderr
+    done.stderr.encode()
+
+
+def test_a_zero_byte_in_a_name() -> None:
+    done = CliRunner().invoke(main, ["inspect", "a\0b"])
+    assert done.exit_code == 2
+    assert "zero byte" in done.stderr

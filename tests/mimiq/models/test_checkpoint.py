@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from mimiq.errors import BadInput
-from mimiq.models.checkpoint import read_tensors
+from mimiq.models.checkpoint import load_into, read_tensors
 
 
 @pytest.mark.parametrize(
@@ -63,3 +64,42 @@ def test_a_distributed_checkpoint_says_how_to_join_it(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="in pieces") as caught:
         read_tensors(tmp_path)
     assert "dcp_to_torch" in caught.value.next_step
+
+
+def test_tensors_of_odd_kinds(tmp_path: Path) -> None:
+    """Sparse ones are what they hold; without values or of no one shape they are refused."""
+    weight = torch.eye(3)
+    path = tmp_path / "w.pth"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that sparse rows and nested tensors are in beta
+        odd = [weight.to_sparse(), weight.to_sparse_csr(), weight.to_sparse_csc()]
+        nested = torch.nested.nested_tensor([torch.ones(2), torch.ones(3)])
+    for sparse in odd:
+        torch.save({"w": sparse}, path)
+        assert torch.equal(read_tensors(path)["w"], weight)
+    for refused, why in (
+        (torch.empty(3, 3, device="meta"), "without values"),
+        (nested, "w is a nested tensor"),
+    ):
+        torch.save({"w": refused, "b": torch.ones(3)}, path)
+        with pytest.raises(BadInput, match=why):
+            read_tensors(path)
+
+
+def test_a_mapping_that_holds_itself(tmp_path: Path) -> None:
+    endless: dict[str, object] = {"w": torch.ones(1)}
+    endless["self"] = endless
+    torch.save(endless, tmp_path / "w.pth")
+    assert "w" in read_tensors(tmp_path / "w.pth")
+    del endless["w"]
+    torch.save(endless, tmp_path / "w.pth")
+    with pytest.raises(BadInput, match="no tensor in it"):
+        read_tensors(tmp_path / "w.pth")
+
+
+def test_four_bit_floats_are_refused(tmp_path: Path) -> None:
+    header = b'{"a":{"dtype":"F4","shape":[2,4],"data_offsets":[0,4]}}'
+    path = tmp_path / "w.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
+    with pytest.raises(BadInput, match=str(path)):
+        load_into(torch.nn.Linear(1, 1), read_tensors(path), path, "it")

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from mimiq.cache import Cache
+from mimiq.calibrate import gaussian_noise
 from mimiq.config.precision import int8
 from mimiq.config.recipes import recipe_for
 from mimiq.errors import BadInput
@@ -54,3 +55,14 @@ def test_other_files_in_the_folder_change_nothing(small_vit: LoadedModel, tmp_pa
 def test_a_folder_that_is_not_there(small_vit: LoadedModel, tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="no image folder"):
         shades(small_vit, tmp_path / "absent", tmp_path / "cache")
+
+
+def test_a_shard_that_was_changed_is_noticed(small_vit: LoadedModel, tmp_path: Path) -> None:
+    """A set given by hand: its hash enters the keys of all that is made of it."""
+    made = tmp_path / "set"
+    gaussian_noise(small_vit.preprocessing, 8, 0, made)
+    shades(small_vit, made, tmp_path / "cache")
+    other = gaussian_noise(small_vit.preprocessing, 8, 1, tmp_path / "other")
+    (made / "batch-00000.npz").write_bytes((other.path / "batch-00000.npz").read_bytes())
+    with pytest.raises(BadInput, match=str(made)):
+        shades(small_vit, made, tmp_path / "cache")

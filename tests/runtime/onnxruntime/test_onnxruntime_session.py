@@ -14,7 +14,7 @@ from mimiq.errors import BadInput, EnvironmentLacks
 from mimiq.runtime import Session, classify, open_bundle
 from mimiq.runtime.bundle_writing import add_files
 from mimiq.runtime.host import cuda_driver_present
-from mimiq.runtime.onnxruntime.graph import integer_kernels, open_graph
+from mimiq.runtime.onnxruntime.graph import failed, integer_kernels, open_graph
 from mimiq.runtime.onnxruntime.session import OnnxRuntimeSession
 from mimiq.runtime.opening import deployed_graph
 from mimiq.runtime.preprocessing import FloatArray, Preprocessing
@@ -361,3 +361,19 @@ def test_which_integer_kernels_a_cpu_has(
     found = integer_kernels(sets, machine)
     assert (found.name, found.saturates) == (name, saturates)
     assert found.text
+
+
+def test_a_graph_without_outputs_is_refused(make_model: MakeModel, tmp_path: Path) -> None:
+    model = onnx.load(make_model())
+    model.graph.ClearField("output")
+    onnx.save(model, tmp_path / "none.onnx")
+    with pytest.raises(BadInput, match="output none"):
+        OnnxRuntimeSession(tmp_path / "none.onnx")
+
+
+def test_memory_that_ran_out_is_not_the_file_s_fault(tmp_path: Path) -> None:
+    error = RuntimeError("bfc_arena.cc:360 Failed to allocate memory for requested buffer")
+    found = failed(tmp_path / "model.onnx", 32, error)
+    assert isinstance(found, EnvironmentLacks)
+    assert "at batch 32" in found.problem
+    assert isinstance(failed(tmp_path / "model.onnx", 32, RuntimeError("shapes")), BadInput)

@@ -1,0 +1,62 @@
+"""Ctrl-C and SIGTERM: exceptions where work is under way, a quiet end while libraries load."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+KEPT = "what is finished is kept, run the same command again to go on"
+_SHOW_CURSOR = b"\x1b[?25h"
+_DEFAULT = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM: of a scheduler, at a container's end, or by ``kill``."""
+
+
+def exit_code(number: int) -> int:
+    """What a shell reports of a process that a signal ended."""
+    return 128 + number
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Inside, SIGINT raises KeyboardInterrupt and SIGTERM :class:`Terminated`, in the main thread.
+
+    A module that is being imported cannot take an exception everywhere: half of a library would
+    write tracebacks, or go on. The process ends at once there, as safely as it may be killed.
+    Handlers that somebody else set stay.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    ours = [number for number, usual in _DEFAULT.items() if signal.getsignal(number) == usual]
+    for number in ours:
+        signal.signal(number, _handle)
+    try:
+        yield
+    finally:
+        for number in ours:
+            signal.signal(number, _DEFAULT[number])
+
+
+def _handle(number: int, frame: FrameType | None) -> None:
+    if _imports(frame):
+        word = "interrupted" if number == signal.SIGINT else "terminated"
+        cursor = _SHOW_CURSOR if os.isatty(2) else b""
+        os.write(2, cursor + f"{word}; {KEPT}\n".encode())
+        os._exit(exit_code(number))
+    raise KeyboardInterrupt if number == signal.SIGINT else Terminated
+
+
+def _imports(frame: FrameType | None) -> bool:
+    """Whether an import is under way."""
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        frame = frame.f_back
+    return False
