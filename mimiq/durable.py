@@ -53,6 +53,12 @@ def remove_all_leftovers(folder: Path) -> None:
         _remove_of_dead(found, folder / name)
 
 
+def of_the_dead(folder: Path, name: str) -> list[Path]:
+    """What processes of this host that are dead were writing in ``folder`` to become ``name``."""
+    found = _temporaries(folder)
+    return [path for path, becoming in found if becoming == name and _is_of_dead(path.name)]
+
+
 def exchange(new: Path, old: Path) -> None:
     """Let two folders change names, in one step where the system can.
 

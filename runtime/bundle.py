@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from mimiq.errors import BadInput
 from mimiq.files import FileEntry, writing
+from mimiq.runtime.additions import finish_moves
 from mimiq.runtime.external_data import external_files
 from mimiq.runtime.json_files import COMPILE_AGAIN
 from mimiq.runtime.manifest import MANIFEST, Manifest, check_name, read_manifest
@@ -46,6 +47,7 @@ class Bundle:
 
     def __init__(self, path: str | Path, *, verify: bool = True) -> None:
         self.path = Path(path)
+        finish_moves(self.path)
         self.manifest: Manifest = read_manifest(self.path)
         try:
             self.preprocessing = self.manifest.preprocessing

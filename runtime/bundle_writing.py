@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from mimiq.durable import beside, remove_leftovers, sync, sync_tree
 from mimiq.errors import BadInput
 from mimiq.files import make_folder_whole, writing
+from mimiq.runtime.additions import READY, move_in
 from mimiq.runtime.bundle import LABELS, REPORT, Bundle
 from mimiq.runtime.json_files import pretty_json
 from mimiq.runtime.manifest import (
@@ -133,19 +134,17 @@ def add_files(
 
 
 def _put_inside(folder: Path, put: Callable[[Path], None]) -> None:
-    """Have files written aside within a folder, and moved to their names: the manifest last."""
-    aside = beside(folder / "added")
+    """Have files written aside within a folder, and moved to their names when all are there."""
+    aside, ready = beside(folder / "added"), beside(folder / READY)
     with writing(folder):
         remove_leftovers(folder / "added")
         try:
             aside.mkdir()
             put(aside)
             sync_tree(aside)
-            names = [file.relative_to(aside) for file in aside.rglob("*") if file.is_file()]
-            for name in sorted(names, key=lambda name: name == Path(MANIFEST)):
-                (folder / name).parent.mkdir(parents=True, exist_ok=True)
-                os.replace(aside / name, folder / name)
+            os.rename(aside, ready)  # from here on the bundle's readers finish it
             sync(folder)
+            move_in(ready, folder)
         finally:
             shutil.rmtree(aside, ignore_errors=True)
 

@@ -57,8 +57,10 @@ def end_children_at_once() -> None:
     ONNX Runtime starts a thread when it is imported (1.31), and its handler waits for it. Python's
     own handlers run, and its streams are flushed.
     """
-    library = ctypes.CDLL(None) if os.name == "posix" else None
-    if hasattr(os, "register_at_fork") and hasattr(library, "on_exit"):  # glibc
+    if not hasattr(os, "register_at_fork"):
+        return
+    library = ctypes.CDLL(None)
+    if hasattr(library, "on_exit"):  # glibc
         # The handlers run last registered first, and are given the status.
         os.register_at_fork(after_in_child=lambda: library.on_exit(library._exit, None))
 

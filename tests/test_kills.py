@@ -1,17 +1,20 @@
-"""Every writer, killed at every one of its file operations: the old or the new, and never less."""
+"""Every writer, killed at every one of its file operations: the old or the new, and never less.
+
+And every writer before a power cut: no name is given to what is not on the disk.
+"""
 
 from __future__ import annotations
 
 import os
 import shutil
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
+from killing import every_moment, temporaries, unsynced
 from tensorrt_bundles import make_bundle
 
 from mimiq import durable
@@ -20,125 +23,91 @@ from mimiq.calibrate import CalibrationSet, gaussian_noise
 from mimiq.export.triton import pack
 from mimiq.files import FileEntry, make_folder_whole, write_whole
 from mimiq.progress import SILENT, Progress
+from mimiq.runtime import bundle_writing
 from mimiq.runtime.bundle import Bundle
-from mimiq.runtime.bundle_writing import add_files
+from mimiq.runtime.bundle_writing import add_files, write_bundle
 from mimiq.runtime.preprocessing import Preprocessing
 from mimiq.runtime.report.report import Report
 from mimiq.runtime.serving.packed import PackedRecord, versions_of
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="kills processes that it forks")
 
-_KILLED = 77
-_OPERATIONS = {"open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.link", "os.truncate"}
-_hook: list[Callable[[], None]] = []
+
+@dataclass(frozen=True)
+class Writer:
+    """Something that is written, from any state that it may be found in.
+
+    Attributes:
+        prepare: makes the state before.
+        act: writes.
+        check: fails unless the old or the new is there, whole.
+        moments: at the least, of its file operations.
+    """
+
+    prepare: Callable[[], object]
+    act: Callable[[], object]
+    check: Callable[[], object]
+    moments: int
 
 
-def _audit(event: str, arguments: tuple[object, ...]) -> None:
-    if _hook and event in _OPERATIONS:
-        mode = arguments[1] if event == "open" and len(arguments) > 1 else "w"
-        if not isinstance(mode, str) or set(mode) & set("wax+"):
-            _hook[0]()
-
-
-sys.addaudithook(_audit)
-
-
-def killed_at(moment: int, act: Callable[[], object]) -> bool:
-    """Act in a process that is killed before its file operation of this number, if it has one."""
-    child = os.fork()
-    if child == 0:
-        left = [moment]
-
-        def count() -> None:
-            if left[0] == 0:
-                os._exit(_KILLED)
-            left[0] -= 1
-
-        try:
-            exchange = durable.exchange
-
-            def exchanging(new: Path, old: Path) -> None:
-                count()  # no Python function that would tell its audit hooks
-                exchange(new, old)
-
-            durable.exchange = exchanging
-            import mimiq.files
-
-            mimiq.files.exchange = exchanging
-            _hook.append(count)
-            act()
-        except BaseException:
-            os._exit(1)
-        os._exit(0)
-    _, status = os.waitpid(child, 0)
-    code = os.waitstatus_to_exitcode(status)
-    assert code in (0, _KILLED)
-    return code == _KILLED
-
-
-def every_moment(
-    prepare: Callable[[], object], act: Callable[[], object], check: Callable[[], object]
-) -> int:
-    """Kill ``act`` at each of its file operations, check, act again, check; the number of them."""
-    moment = 0
-    while True:
-        prepare()
-        died = killed_at(moment, act)
-        check()
-        if not died:
-            return moment
-        act()
-        check()
-        moment += 1
-
-
-def temporaries(folder: Path) -> list[Path]:
-    return [path for path in folder.rglob(".*") if durable.is_temporary(path.name)]
-
-
-def test_a_file(tmp_path: Path) -> None:
-    file = tmp_path / "file"
-    moments = every_moment(
+def a_file(folder: Path) -> Writer:
+    file = folder / "file"
+    return Writer(
         lambda: write_whole(file, "old"),
         lambda: write_whole(file, "new"),
         lambda: _one_of(file.read_text(), "old", "new"),
+        4,
     )
-    assert moments >= 2
-    assert file.read_text() == "new"
-    assert not temporaries(tmp_path)
 
 
-@pytest.mark.parametrize("at_once", [True, False], ids=["in one step", "without the system's help"])
-def test_a_folder(tmp_path: Path, at_once: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    if not at_once:
-        monkeypatch.setattr(durable, "_exchange_at_once", lambda *_: False)
-    place = tmp_path / "place"
+def a_folder(folder: Path) -> Writer:
+    place = folder / "place"
 
     def fill(text: str) -> Callable[[Path], None]:
-        def write(folder: Path) -> None:
+        def write(inside: Path) -> None:
             for name in ("one", "two"):
-                (folder / name).write_text(text)
+                (inside / name).write_text(text)
 
         return write
 
     def check() -> None:
-        if not at_once:
-            durable.remove_leftovers(place)
+        durable.remove_leftovers(place)  # as whoever writes next does
         _one_of([(place / name).read_text() for name in ("one", "two")], ["old"] * 2, ["new"] * 2)
 
-    moments = every_moment(
+    return Writer(
         lambda: make_folder_whole(place, fill("old")),
         lambda: make_folder_whole(place, fill("new")),
         check,
+        8,
     )
-    assert moments >= 4
-    assert not temporaries(tmp_path)
 
 
-def test_files_added_to_a_bundle(tmp_path: Path) -> None:
-    bundle = make_bundle(tmp_path)
-    first, second = Report(seconds=1.0), Report(seconds=2.0)
-    extra = tmp_path / "engine"
+def _written(folder: Path, seconds: float) -> Callable[[], object]:
+    source = make_bundle(folder) if not (folder / "bundle").exists() else Bundle(folder / "bundle")
+
+    def write() -> None:
+        write_bundle(
+            folder / "out.mimiq",
+            {"model.onnx": source.model_path},
+            {k: v for k, v in source.manifest.items() if k not in ("files", "manifest_sha256")},
+            report=Report(seconds=seconds),
+            overwrite=True,
+        )
+
+    return write
+
+
+def a_bundle_replaced(folder: Path) -> Writer:
+    def check() -> None:
+        report = Bundle(folder / "out.mimiq").report
+        _one_of(report and report.seconds, 1.0, 2.0)
+
+    return Writer(_written(folder, 1.0), _written(folder, 2.0), check, 10)
+
+
+def files_added_to_a_bundle(folder: Path) -> Writer:
+    bundle = make_bundle(folder)
+    extra = folder / "engine"
     extra.write_bytes(b"engine")
 
     def check() -> None:
@@ -146,57 +115,73 @@ def test_files_added_to_a_bundle(tmp_path: Path) -> None:
         report = found.report or Report()
         _one_of((report.seconds, found.has("engines/a")), (1.0, True), (2.0, True), (1.0, False))
 
-    def prepare() -> None:
-        add_files(Bundle(bundle.path), report=first)
-
     def act() -> None:
-        add_files(Bundle(bundle.path), {"engines/a": extra}, report=second)
+        add_files(Bundle(bundle.path), {"engines/a": extra}, report=Report(seconds=2.0))
 
-    assert every_moment(prepare, act, check) >= 6
-    assert (Bundle(bundle.path).report or Report()).seconds == 2.0
-    assert not temporaries(tmp_path)
+    return Writer(lambda: add_files(Bundle(bundle.path), report=Report(seconds=1.0)), act, check, 9)
 
 
-@pytest.mark.parametrize("before", [0, 1], ids=["the first version", "the second"])
-def test_a_model_packed(tmp_path: Path, before: int) -> None:
-    bundle = make_bundle(tmp_path)
-    repository = tmp_path / "repository"
+def a_version(before: int) -> Callable[[Path], Writer]:
+    def of(folder: Path) -> Writer:
+        bundle, repository = make_bundle(folder), folder / "repository"
+
+        def prepare() -> None:
+            shutil.rmtree(repository, ignore_errors=True)
+            for _ in range(before):
+                pack(bundle, repository, "net")
+
+        def check() -> None:
+            numbers = versions_of(repository / "net")
+            assert len(numbers) >= before
+            for number in numbers:
+                place = repository / "net" / str(number)
+                record = PackedRecord.read(place / "mimiq.json")
+                assert FileEntry.of(place / record.file) == FileEntry(record.sha256, record.bytes)
+
+        return Writer(prepare, lambda: pack(bundle, repository, "net"), check, 10)
+
+    return of
+
+
+def a_calibration_set(folder: Path) -> Writer:
+    place = folder / "set"
+    wanted = _noise(folder / "whole").content_hash
+
+    def check() -> None:
+        if CalibrationSet.is_set(place) and _is_complete(place):
+            found = CalibrationSet.open(place)
+            found.verify()
+            assert found.content_hash == wanted
 
     def prepare() -> None:
-        shutil.rmtree(repository, ignore_errors=True)
-        for _ in range(before):
-            pack(bundle, repository, "net")
+        shutil.rmtree(place, ignore_errors=True)
+
+    return Writer(prepare, lambda: _noise(place), check, 12)
+
+
+def _noise(place: Path) -> CalibrationSet:
+    return gaussian_noise(Preprocessing(image_size=16), 70, 0, place)  # two shards
+
+
+def _is_complete(place: Path) -> bool:
+    return '"complete": true' in (place / "manifest.json").read_text()
+
+
+def a_finished_stage(folder: Path) -> Writer:
+    cache, number = Cache(folder / "cache"), [0]
+
+    def prepare() -> None:
+        number[0] += 1
 
     def check() -> None:
-        numbers = versions_of(repository / "net")
-        assert len(numbers) >= before
-        for number in numbers:
-            place = repository / "net" / str(number)
-            record = PackedRecord.read(place / "mimiq.json")
-            assert FileEntry.of(place / record.file) == FileEntry(record.sha256, record.bytes)
-
-    assert every_moment(prepare, lambda: pack(bundle, repository, "net"), check) >= 8
-    assert not temporaries(tmp_path)
-
-
-def test_a_stage(tmp_path: Path) -> None:
-    cache = Cache(tmp_path / "cache")
-    counter = iter(range(10_000))
-    number = [0]
-
-    def act() -> Path:
-        return cache.run(_Noise(number[0]), SILENT).path
-
-    def check() -> None:
-        for entry in (tmp_path / "cache").glob("noise-*"):
+        for entry in (folder / "cache").glob("noise-*"):
             if entry.suffix != ".partial":
                 CalibrationSet.open(entry / "set").verify()
 
-    moments = every_moment(lambda: number.__setitem__(0, next(counter)), act, check)
-    assert moments >= 8
-    found = CalibrationSet.open(act() / "").images()
-    assert np.array_equal(found, cache.run(_Noise(number[0]), SILENT).images())
-    assert not temporaries(tmp_path)
+    def act() -> None:
+        cache.run(_Noise(number[0]), SILENT).verify()
+
+    return Writer(prepare, act, check, 14)
 
 
 @dataclass(frozen=True)
@@ -212,6 +197,86 @@ class _Noise:
 
     def load(self, folder: Path) -> CalibrationSet:
         return CalibrationSet.open(folder / "set")
+
+
+WRITERS: dict[str, Callable[[Path], Writer]] = {
+    "a file": a_file,
+    "a folder": a_folder,
+    "a bundle replaced": a_bundle_replaced,
+    "files added to a bundle": files_added_to_a_bundle,
+    "a model's first version": a_version(0),
+    "a model's second version": a_version(1),
+    "a calibration set": a_calibration_set,
+    "a finished stage": a_finished_stage,
+}
+KINDS = pytest.mark.parametrize("kind", WRITERS)
+
+
+@KINDS
+def test_killed_at_every_moment(kind: str, tmp_path: Path) -> None:
+    writer = WRITERS[kind](tmp_path)
+    moments = every_moment(writer.prepare, writer.act, writer.check)
+    print(f"{kind}: killed at {moments} moments")
+    assert moments >= writer.moments
+    assert not temporaries(tmp_path)
+
+
+def test_a_folder_without_the_system_s_help(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(durable, "_exchange_at_once", lambda *_: False)
+    writer = a_folder(tmp_path)
+    assert every_moment(writer.prepare, writer.act, writer.check) >= writer.moments
+    assert not temporaries(tmp_path)
+
+
+def test_a_bundle_whose_folder_must_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its files are moved in one by one; who opens it next finishes what was begun."""
+    monkeypatch.setattr(bundle_writing, "_is_fixed", lambda _: True)
+    writer = files_added_to_a_bundle(tmp_path)
+    assert every_moment(writer.prepare, writer.act, writer.check) >= writer.moments
+    assert not temporaries(tmp_path)
+    assert unsynced(writer.act) == []
+
+
+@KINDS
+def test_no_name_comes_before_its_content(kind: str, tmp_path: Path) -> None:
+    writer = WRITERS[kind](tmp_path)
+    writer.prepare()
+    assert unsynced(writer.act) == []
+    writer.check()
+
+
+@pytest.mark.parametrize("fault", ["content", "name", "place"])
+def test_the_watch_sees_what_a_power_cut_would_take(
+    fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "file"
+
+    def forgetful(path: Path) -> None:
+        kind = "name" if path.is_dir() else "content"
+        if kind != fault:
+            sync(path)
+
+    import mimiq.files
+
+    sync = durable.sync
+    monkeypatch.setattr(mimiq.files, "sync", forgetful)
+    act: Any = (
+        (lambda: file.write_text("new")) if fault == "place" else lambda: write_whole(file, "new")
+    )
+    found = " ".join(unsynced(act))
+    words = {"content": "before the content", "name": "never synced", "place": "its own name"}
+    assert words[fault] in found
+
+
+def test_the_result_is_that_of_an_undisturbed_run(tmp_path: Path) -> None:
+    writer = a_finished_stage(tmp_path)
+    writer.prepare()
+    writer.act()
+    found = next((tmp_path / "cache").glob("noise-*")) / "set"
+    alone = gaussian_noise(Preprocessing(image_size=16), 8, 1, tmp_path / "alone")
+    assert np.array_equal(CalibrationSet.open(found).images(), alone.images())
 
 
 def _one_of(found: object, *allowed: object) -> None:
