@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from mimiq.errors import BadInput
 from mimiq.files import FileEntry, writing
@@ -166,10 +166,11 @@ class Bundle:
         Raises:
             BadInput: what the graph takes or gives is not what the images and classes have.
         """
-        for side, wanted in (
-            ("inputs", self.preprocessing.input_shape),
-            ("outputs", (self.width,)),
-        ):
+        wanted_of: dict[Literal["inputs", "outputs"], tuple[int, ...]] = {
+            "inputs": self.preprocessing.input_shape,
+            "outputs": (self.width,),
+        }
+        for side, wanted in wanted_of.items():
             found = tuple(self.manifest.tensors(side)[0]["shape"][1:])
             if found != wanted:
                 raise BadInput(
