@@ -1,5 +1,5 @@
 """``python -m mimiq`` is ``mimiq``."""
 
-from mimiq.cli import main
+from mimiq.entry import main
 
-main(prog_name="mimiq")
+main()

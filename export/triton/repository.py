@@ -17,6 +17,7 @@ from mimiq.durable import beside, is_temporary, remove_all_leftovers, sync, sync
 from mimiq.errors import BadInput, pip_install
 from mimiq.export.triton.config import check_config, config_text
 from mimiq.export.triton.plan import PackOptions, Plan, config_of, plan_for
+from mimiq.files import FileEntry
 from mimiq.runtime.bundle import LABELS, Bundle
 from mimiq.runtime.json_files import pretty_json
 from mimiq.runtime.manifest import file_entry
@@ -154,7 +155,7 @@ def _known_versions(folder: Path, plan: Plan, labels: str | None) -> dict[int, P
     config = folder / CONFIG
     # An older version's is ours too: a pack that was killed left it beside its new version.
     written = {record.config_sha256 for record in known.values()}
-    if config.is_file() and _digest(config.read_text(encoding="utf-8")) not in written:
+    if config.is_file() and FileEntry.of(config).sha256 not in written:
         raise BadInput(
             f"{config} was edited by hand, and a new version would overwrite that.",
             "Pack under another `name`, or move the file away and carry your changes over.",

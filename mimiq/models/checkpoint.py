@@ -70,8 +70,13 @@ def read_tensors(path: Path) -> Tensors:
         if head.startswith(magic) or (magic == b"ustar" and head[257:262] == magic):
             raise BadInput(f"{path} is {what}.", next_step)
     if head[:2] == b"PK" and zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
+        try:
+            with zipfile.ZipFile(path) as archive:
+                names = archive.namelist()
+        except Exception as error:  # of damage zipfile raises more than it says
+            raise BadInput(
+                f"{path} is a damaged zip archive: {error}", "Download or copy it again."
+            ) from error
         if any(name.endswith(".npy") for name in names):
             return _read_npz(path)
         if any(name.endswith("/constants.pkl") for name in names):
@@ -219,7 +224,7 @@ def _read_npz(path: Path) -> Tensors:
     try:
         with np.load(path, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
+    except Exception as error:  # NumPy, zipfile and zlib each raise their own of damage
         raise BadInput(
             f"{path} is not a readable .npz file: {error}", "Download or copy it again."
         ) from error
