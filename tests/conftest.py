@@ -25,9 +25,17 @@ _LONGEST = (
 )
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--nightly", action="store_true", help="also what takes minutes or hours")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     from mimiq.runtime.host import cuda_driver_present
 
+    if not config.getoption("--nightly"):
+        long = [item for item in items if "nightly" in item.keywords]
+        config.hook.pytest_deselected(items=long)
+        items[:] = [item for item in items if "nightly" not in item.keywords]
     rank = {name: index for index, name in enumerate(_LONGEST)}
     items.sort(key=lambda item: rank.get(item.path.name, len(rank)))
     if cuda_driver_present():

@@ -38,7 +38,7 @@ def test_every_line_of_the_guide_that_can_run_here(compile_digits: Compile, tmp_
             answer = mimiq(*shlex.split(line)[1:])
             assert answer.exit_code == 0, answer.stderr
     assert blocks["serve"].split() == ["mlserver", "start", "models"]  # what start runs
-    running = start(tmp_path / "models")
+    running = start(tmp_path / "models", workers=1)  # as the line above has it by default
     try:
         wait_ready(running, "digits", "digits-pixels")
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import signal
 import socket
 import subprocess
@@ -42,11 +41,15 @@ class Server:
         return self.http if protocol == "http" else self.grpc
 
     def memory(self) -> int:
-        """Resident bytes."""
-        status = Path(f"/proc/{self.process.pid}/status").read_text()
-        found = re.search(r"VmRSS:\s+(\d+) kB", status)
-        assert found
-        return 1024 * int(found[1])
+        """Resident bytes, of the workers as well."""
+        pages = [Path(f"/proc/{pid}/statm") for pid in (self.process.pid, *self.workers())]
+        return sum(int(page.read_text().split()[1]) for page in pages) * os.sysconf("SC_PAGE_SIZE")
+
+    def workers(self) -> list[int]:
+        """Process ids of the workers, oldest first; not those that multiprocessing counts with."""
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
+        commands = {pid: Path(f"/proc/{pid}/cmdline").read_text() for pid in children.split()}
+        return [int(pid) for pid, words in commands.items() if "spawn_main" in words]
 
 
 def _free_ports(count: int) -> list[int]:
@@ -60,14 +63,20 @@ def _free_ports(count: int) -> list[int]:
             each.close()
 
 
-def start(repository: Path, ports: list[int] | None = None, second: bool = False) -> Server:
+def start(
+    repository: Path, ports: list[int] | None = None, second: bool = False, workers: int = 0
+) -> Server:
+    """Serve a repository; ``workers`` are processes beside the server's own, as MLServer has them.
+
+    By default there are none: they cost a test several seconds.
+    """
     http, grpc = ports or _free_ports(2)
     settings = {
         "host": "127.0.0.1",
         "http_port": http,
         "grpc_port": grpc,
         "metrics_endpoint": None,
-        "parallel_workers": 0,
+        "parallel_workers": workers,
         "debug": False,
     }
     (repository / "settings.json").write_text(json.dumps(settings))

@@ -1,0 +1,126 @@
+"""Two clients and two worker processes, with malformed requests, and a worker killed in the middle.
+
+MIMIQ_REQUESTS=20000 pytest -n 0 --nightly tests/nightly/test_load.py
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from compiled import Compile
+from figures import record
+from serving_server import needs_server, passed, start, stop, wait_ready
+
+from mimiq.errors import EnvironmentLacks
+
+pytestmark = [
+    needs_server,
+    pytest.mark.nightly,
+    pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux's /proc"),
+]
+
+REQUESTS = int(os.environ.get("MIMIQ_REQUESTS", "20000"))  # of each of two clients
+MALFORMED = 50  # one of so many: 2 %
+CHEAP = ("--recipe", "fast", "--images", "24", "--steps", "0", "--no-bench", "--target", "ort")
+
+
+def malformed(number: int) -> dict[str, np.ndarray[Any, Any]]:
+    return [
+        {"images": np.zeros((1, 3, 31, 32), np.float32)},
+        {"images": np.zeros((1, 3, 32, 32), np.float64)},
+        {"pictures": np.zeros((1, 3, 32, 32), np.float32)},
+        {"images": np.full((1, 3, 32, 32), np.nan, np.float32)},
+    ][number % 4]
+
+
+def test_load(compile_digits: Compile, tmp_path: Path) -> None:
+    from mimiq.models.digits import digits_heldout
+    from mimiq.runtime.bundle import Bundle
+    from mimiq.runtime.opening import open_bundle
+    from mimiq.runtime.serving.v2_client import RequestRefused, V2Client
+
+    bundle = Bundle(compile_digits("--int8", *CHEAP).path)
+    passed("pack", bundle.path, "--triton", tmp_path / "models", "--name", "digits")
+    images = bundle.preprocessing.normalize(digits_heldout()[0])
+    with open_bundle(bundle, "ort", threads=1) as session:
+        expected = session.run(images)
+    server = start(tmp_path / "models", workers=2)
+    tenth = threading.Barrier(2, action=lambda: memory.append(server.memory()))
+    memory: list[int] = []
+    killed: list[int] = []
+
+    def kill() -> None:
+        victim = server.workers()[0]
+        killed.append(victim)
+        os.kill(victim, signal.SIGKILL)
+
+    def client(protocol: Any) -> Counter[str]:
+        generator = np.random.default_rng(len(protocol))
+        counted: Counter[str] = Counter()
+        connection = V2Client(server.url(protocol), protocol, 60)
+        for number in range(REQUESTS):
+            if number % max(1, REQUESTS // 10) == 0:
+                tenth.wait(600)
+            if number == REQUESTS // 2 + 1 and protocol == "grpc":
+                kill()
+            if number % MALFORMED == 1:
+                with pytest.raises(RequestRefused, match="takes|NaN or infinity"):
+                    connection.infer("digits", malformed(number // MALFORMED), ["logits"])
+                counted["refused"] += 1
+                continue
+            places = generator.integers(0, len(images), int(generator.integers(1, 9)))
+            try:
+                answer = connection.infer("digits", {"images": images[places]}, ["logits"])
+            except (RequestRefused, EnvironmentLacks) as error:
+                assert killed, error  # held by the worker that was killed
+                counted["failed"] += 1
+                print(f"{protocol}, request {number}: {error.problem[:200]}", flush=True)
+                continue
+            np.testing.assert_allclose(answer.outputs["logits"], expected[places], atol=1e-4)
+            assert answer.parameters["mimiq_manifest_sha256"] == bundle.digest
+            counted["answered"] += 1
+        connection.close()
+        return counted
+
+    try:
+        wait_ready(server, "digits")
+        started = time.monotonic()
+        with ThreadPoolExecutor(2) as pool:
+            futures = [pool.submit(client, protocol) for protocol in ("http", "grpc")]
+            http, grpc = (future.result() for future in futures)
+        seconds = time.monotonic() - started
+        memory.append(server.memory())
+        workers = server.workers()
+    finally:
+        stop(server)
+    mebibytes = [round(count / 2**20) for count in memory]
+    record(
+        "load",
+        f"MIMIQ_REQUESTS={REQUESTS} pytest -n 0 --nightly tests/nightly/test_load.py",
+        {
+            "workers": 2,
+            "requests_a_client": REQUESTS,
+            "http": dict(http),
+            "grpc": dict(grpc),
+            "wrong": 0,
+            "resident_MiB_each_tenth": mebibytes,
+            "seconds": round(seconds),
+        },
+    )
+    total = http + grpc
+    assert sum(total.values()) == 2 * REQUESTS
+    assert total["refused"] >= 2 * (REQUESTS // MALFORMED)
+    assert total["failed"] <= 2  # each client has one request under way
+    assert killed[0] not in workers
+    # A new worker takes the place of the old; but for that, nothing grows.
+    assert max(mebibytes[2:5]) - min(mebibytes[2:5]) < 64
+    assert max(mebibytes[7:]) - min(mebibytes[7:]) < 64
