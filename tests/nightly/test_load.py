@@ -73,7 +73,7 @@ def test_load(compile_digits: Compile, tmp_path: Path) -> None:
             if number == REQUESTS // 2 + 1 and protocol == "grpc":
                 kill()
             if number % MALFORMED == 1:
-                with pytest.raises(RequestRefused, match="takes|NaN or infinity"):
+                with pytest.raises(RequestRefused, match=r"takes|NaN or infinity"):
                     connection.infer("digits", malformed(number // MALFORMED), ["logits"])
                 counted["refused"] += 1
                 continue
@@ -81,7 +81,8 @@ def test_load(compile_digits: Compile, tmp_path: Path) -> None:
             try:
                 answer = connection.infer("digits", {"images": images[places]}, ["logits"])
             except (RequestRefused, EnvironmentLacks) as error:
-                assert killed, error  # held by the worker that was killed
+                if not killed:  # else the worker that was killed may have held it
+                    raise
                 counted["failed"] += 1
                 print(f"{protocol}, request {number}: {error.problem[:200]}", flush=True)
                 continue
