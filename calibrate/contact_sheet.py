@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+import io
+
 import numpy as np
 from PIL import Image
 
 from mimiq.calibrate.storage import ByteArray
+
+
+_QUALITY = 85  # 100 kB for 32 images
+
+
+def jpeg(sheet: Image.Image) -> bytes:
+    """A sheet as a file of some 3 kB an image."""
+    buffer = io.BytesIO()
+    sheet.save(buffer, "JPEG", quality=_QUALITY)
+    return buffer.getvalue()
 
 
 def contact_sheet(images: ByteArray, columns: int) -> Image.Image:

@@ -6,15 +6,18 @@ bundle → engine
 
 from __future__ import annotations
 
+import tempfile
 import time
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mimiq.cache import Cache
 from mimiq.calibrate import CalibrationSet
+from mimiq.calibrate.contact_sheet import jpeg
 from mimiq.errors import BadInput
 from mimiq.progress import Progress
-from mimiq.runtime.bundle import MODEL, Bundle
+from mimiq.runtime.bundle import IMAGES, MODEL, Bundle
 from mimiq.runtime.bundle_writing import write_bundle
 from mimiq.runtime.host import describe_hardware, describe_software
 from mimiq.spec import Job
@@ -28,6 +31,8 @@ from mimiq.stages.tune import Tuned, tuned_network
 
 if TYPE_CHECKING:
     from mimiq.export.tensorrt.engines import BundleEngine
+
+_SHOWN = 16  # of the synthetic images: 50 kB of a bundle
 
 SOFTWARE = ("mimiq", "torch", "timm", "onnx", "onnx-ir", "onnxscript", "onnxruntime-gpu", "numpy")
 
@@ -76,16 +81,25 @@ def compile_model(job: Job, cache: Cache, progress: Progress) -> Compiled:
         command=job.command,
         seconds=time.monotonic() - started,
     )
-    bundle = write_bundle(
-        job.out,
-        graphs,
-        _manifest(job, calibration, tuned),
-        labels=job.model.labels,
-        report=report,
-        overwrite=job.overwrite,
-    )
+    with tempfile.TemporaryDirectory() as folder:
+        bundle = write_bundle(
+            job.out,
+            {**graphs, **_sheet(calibration, Path(folder))},
+            _manifest(job, calibration, tuned),
+            labels=job.model.labels,
+            report=report,
+            overwrite=job.overwrite,
+        )
     built = None if job.engine is None else add_engine(bundle, job.engine, progress)
     return Compiled(bundle) if built is None else Compiled(built.bundle, built)
+
+
+def _sheet(calibration: CalibrationSet, folder: Path) -> dict[str, Path]:
+    """Some of the images, to be kept in the bundle; of real ones none."""
+    if calibration.manifest["kind"] == "folder":
+        return {}
+    (folder / IMAGES).write_bytes(jpeg(calibration.contact_sheet(limit=_SHOWN)))
+    return {IMAGES: folder / IMAGES}
 
 
 def _manifest(job: Job, calibration: CalibrationSet, tuned: Tuned) -> dict[str, Any]:

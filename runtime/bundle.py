@@ -21,6 +21,7 @@ CPU_MODEL = "model.cpu.onnx"  # the same numbers in the form ONNX Runtime's CPU 
 OPENVINO_MODEL = "model.openvino.onnx"  # the same in the form OpenVINO runs fastest
 LABELS = "labels.txt"
 REPORT = "report.json"
+IMAGES = "images.jpg"  # some of the synthetic images that it was calibrated on
 
 
 class Bundle:
@@ -127,6 +128,11 @@ class Bundle:
         from mimiq.runtime.report.report import read_report
 
         return read_report(self.path / REPORT) if self.has(REPORT) else None
+
+    @property
+    def sheet(self) -> bytes | None:
+        """Some of the synthetic images that it was calibrated on, as one JPEG, or None."""
+        return (self.path / IMAGES).read_bytes() if self.has(IMAGES) else None
 
     def has(self, name: str) -> bool:
         """Whether the manifest lists a file of this name."""

@@ -72,7 +72,7 @@ class TestEachPrecision:
         assert manifest["recipes"]["synthesis"]["images"] == manifest["calibration"]["count"]
         assert {"mimiq", "torch", "onnx", "python"} <= set(manifest["software"])
         assert manifest["hardware"]["cores"] >= 1
-        assert {"model.onnx", "report.json", "labels.txt"} <= set(manifest["files"])
+        assert {"model.onnx", "report.json", "labels.txt", "images.jpg"} <= set(manifest["files"])
         assert bundle.labels == tuple("0123456789")
         assert bundle.report is not None
         extra = {"bundle", "engine"}

@@ -46,14 +46,14 @@ def page(
     Args:
         bundle: what it is about; a bundle without a report gives a page without measurements.
         engines: by name, what the proof of precision of each engine says.
-        sheet: the calibration images as a JPEG, to be shown.
+        sheet: calibration images as a JPEG, to be shown in place of the bundle's own.
 
     Raises:
         BadInput: when the bundle's manifest or report holds something else than it should.
     """
     report = bundle.report or Report()
     try:
-        return _page(bundle, report, engines or {}, sheet)
+        return _page(bundle, report, engines or {}, sheet or bundle.sheet)
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         raise BadInput(
             f"The manifest of {bundle.path} is incomplete: {type(error).__name__} {error}.",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
     from mimiq.calibrate import CalibrationSet
     from mimiq.runtime.bundle import Bundle
 
-_ROWS, _QUALITY = 4, 85  # of the sheet of images: some 100 kB
+_SHOWN = 32  # images at most
 
 
 @click.command(
@@ -39,8 +38,8 @@ _ROWS, _QUALITY = 4, 85  # of the sheet of images: some 100 kB
     "Calibration",
     "--calibration",
     type=PATH,
-    help="The set that BUNDLE was calibrated on, to show its images.  [default: looked for among "
-    "the finished stages]",
+    help="The set that BUNDLE was calibrated on, to show more of its images.  [default: the few "
+    "that BUNDLE keeps]",
 )
 @options.out_options("BUNDLE.html")
 @options.cache_option
@@ -58,6 +57,7 @@ def report(
     it was made. Real calibration images are never shown.
     """
     from mimiq.cache import default_cache_dir
+    from mimiq.calibrate.contact_sheet import jpeg
     from mimiq.export.tensorrt.engines import recorded_proofs
     from mimiq.export.tensorrt.proof import proof_rows
     from mimiq.runtime.bundle import Bundle
@@ -71,12 +71,13 @@ def report(
         images: CalibrationSet | None = None
         if calibration is not None:
             images = _named(opened, calibration)
-        else:
+        elif opened.sheet is None:  # written before bundles kept some
             with contextlib.suppress(EnvironmentLacks):  # no home, no finished stages
                 images = _cached(opened, cache_dir or default_cache_dir())
-        write_whole(out, page(opened, engines, _sheet(images) if images else None))
+        sheet = opened.sheet if images is None else jpeg(images.contact_sheet(limit=_SHOWN))
+        write_whole(out, page(opened, engines, sheet))
     if json:
-        print_json({"path": str(out), "images_shown": images is not None})
+        print_json({"path": str(out), "images_shown": sheet is not None})
         return
     show(f"Report: {shown(out)}")
 
@@ -122,10 +123,3 @@ def _calibration(bundle: Bundle) -> Mapping[str, Any]:
 
 def _is_real(bundle: Bundle) -> bool:
     return bundle.manifest.calibration_kind == "folder"
-
-
-def _sheet(images: CalibrationSet) -> bytes:
-    sheet = images.contact_sheet(limit=8 * _ROWS)
-    buffer = io.BytesIO()
-    sheet.save(buffer, "JPEG", quality=_QUALITY)
-    return buffer.getvalue()

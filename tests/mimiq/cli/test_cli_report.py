@@ -13,7 +13,8 @@ from mimiq.calibrate import CalibrationSet, gaussian_noise
 from mimiq.cli import main
 from mimiq.config.precision import int4
 from mimiq.errors import BadInput
-from mimiq.runtime.bundle_writing import write_bundle
+from mimiq.runtime.bundle import IMAGES, Bundle
+from mimiq.runtime.bundle_writing import add_files, write_bundle
 from mimiq.runtime.preprocessing import Preprocessing
 
 PREPROCESSING = Preprocessing(image_size=16, crop_pct=1.0)
@@ -63,6 +64,15 @@ def test_images_are_found_among_the_finished_stages(tmp_path: Path, cache: Path)
     assert "data:image/jpeg;base64," in page
     call(made, "--cache-dir", cache, exit_code=BadInput.exit_code)
     assert "digits-w4a8.html" in call(made, "--cache-dir", cache, "--force").stdout
+
+
+def test_images_of_the_bundle_need_no_finished_stage(tmp_path: Path, cache: Path) -> None:
+    made = bundle(tmp_path, dict(CalibrationSet.open(cache / "calibration-2" / "set").manifest))
+    (tmp_path / "kept").write_bytes(b"kept")
+    add_files(Bundle(made), {IMAGES: tmp_path / "kept"})
+    answer = json.loads(call(made, "--cache-dir", cache, "--json").stdout)
+    assert answer["images_shown"] is True
+    assert "image/jpeg;base64,a2VwdA==" in (tmp_path / "digits-w4a8.html").read_text("utf-8")
 
 
 def test_the_images_may_be_named(tmp_path: Path, cache: Path) -> None:
