@@ -9,7 +9,6 @@ from PIL import Image
 
 from mimiq.calibrate.storage import ByteArray
 
-
 _QUALITY = 85  # 100 kB for 32 images
 
 
