@@ -33,7 +33,7 @@ MIMIQ = [line for line in shell_commands() if re.match(r"(\.venv/bin/)?mimiq", l
 
 
 def test_there_are_commands_to_check() -> None:
-    assert len(MIMIQ) >= 13
+    assert len(MIMIQ) >= 10
 
 
 @pytest.mark.parametrize("line", MIMIQ)
@@ -45,6 +45,18 @@ def test_commands_parse(line: str) -> None:
         assert name in main.commands
         entry = main.commands[name]
     entry.make_context(program, arguments)  # a usage error would be raised
+
+
+def test_links_are_absolute_and_lead_to_files() -> None:
+    """A package index shows the page without the repository around it."""
+    place = "https://github.com/mimiq-vit/mimiq/blob/main/"
+    defined = dict(re.findall(r"^\[([^]]+)\]: (\S+)$", README, flags=re.MULTILINE))
+    used = set(re.findall(r"\]\[([^]]+)\]", README.replace("\n", " ")))
+    assert used == defined.keys()
+    for target in [*defined.values(), *re.findall(r"\]\(([^)]+)\)", README)]:
+        assert target.startswith("https://"), target
+        if target.startswith(place):
+            assert (ROOT / target.removeprefix(place).split("#")[0]).exists(), target
 
 
 def test_the_first_two_set_everything_up() -> None:
