@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from mimiq.command import compile_command
+from mimiq.config.command import compile_command
 from mimiq.config.precision import Precision
 from mimiq.config.recipes import changed, default_recipe, recipe_for
 from mimiq.devices import pick_device

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Literal
 
 from mimiq.errors import BadInput
 from mimiq.files import FileEntry, writing
-from mimiq.runtime.additions import finish_moves
-from mimiq.runtime.external_data import external_files
-from mimiq.runtime.json_files import COMPILE_AGAIN
+from mimiq.runtime.files.additions import finish_moves
+from mimiq.runtime.files.external_data import external_files
+from mimiq.runtime.files.json_objects import COMPILE_AGAIN
 from mimiq.runtime.manifest import MANIFEST, Manifest, check_name, read_manifest
 from mimiq.runtime.session import Output
 

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from mimiq.config.precision import Precision
 from mimiq.errors import BadInput
 from mimiq.files import FileEntry
-from mimiq.runtime.json_files import COMPILE_AGAIN, pretty_json, read_json
+from mimiq.runtime.files.json_objects import COMPILE_AGAIN, pretty_json, read_json
 from mimiq.runtime.preprocessing import Preprocessing
 from mimiq.runtime.session import Output
 from mimiq.version import __version__

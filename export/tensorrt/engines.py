@@ -25,7 +25,7 @@ from mimiq.export.tensorrt.proof import Proof, judge, require_precision
 from mimiq.export.tensorrt.summary import PlanSummary
 from mimiq.runtime.bundle import MODEL, Bundle
 from mimiq.runtime.bundle_writing import add_files
-from mimiq.runtime.json_files import read_json
+from mimiq.runtime.files.json_objects import read_json
 from mimiq.runtime.tensorrt.cuda import Gpu, gpu_or_reason
 from mimiq.runtime.tensorrt.library import RTX, TRT, Product, product_named
 from mimiq.runtime.tensorrt.record import (

@@ -19,7 +19,7 @@ from mimiq.export.triton.config import check_config, config_text
 from mimiq.export.triton.plan import PackOptions, Plan, config_of, plan_for
 from mimiq.files import FileEntry
 from mimiq.runtime.bundle import LABELS, Bundle
-from mimiq.runtime.json_files import pretty_json
+from mimiq.runtime.files.json_objects import pretty_json
 from mimiq.runtime.manifest import file_entry
 from mimiq.runtime.serving.packed import CPU_FILE, RECORD, PackedRecord, versions_of
 from mimiq.version import __version__

@@ -12,7 +12,7 @@ from mimiq.cli.choices import (
     PrecisionChoice,
     TuningChoice,
 )
-from mimiq.command import flag_for
+from mimiq.config.command import flag_for
 from mimiq.config.precision import Block, LayerPrecision, Precision, parse_bits
 from mimiq.errors import BadInput
 from mimiq.inputs import calibration_of, dataset_of, labels_of

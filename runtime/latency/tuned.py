@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from mimiq.errors import BadInput
 from mimiq.files import write_whole
+from mimiq.runtime.files.json_objects import pretty_json
 from mimiq.runtime.host import cpu_name, instruction_sets, usable_cores
-from mimiq.runtime.json_files import pretty_json
 from mimiq.runtime.latency.measure import LatencyRow
 
 if TYPE_CHECKING:

@@ -11,9 +11,9 @@ from xml.etree.ElementTree import Element
 from mimiq.errors import BadInput
 from mimiq.runtime.bundle import Bundle
 from mimiq.runtime.evaluation.binary import words
+from mimiq.runtime.files.json_objects import COMPILE_AGAIN
 from mimiq.runtime.host import host_name
 from mimiq.runtime.image_files import described
-from mimiq.runtime.json_files import COMPILE_AGAIN
 from mimiq.runtime.latency import tuned
 from mimiq.runtime.report import charts
 from mimiq.runtime.report.accuracy import accuracy_parts, points, words_of

@@ -11,7 +11,7 @@ from mimiq.errors import BadInput
 from mimiq.runtime.evaluation.comparison import Comparison
 from mimiq.runtime.evaluation.held_out import HeldOut
 from mimiq.runtime.evaluation.similarity import EmbeddingCost
-from mimiq.runtime.json_files import COMPILE_AGAIN, read_json
+from mimiq.runtime.files.json_objects import COMPILE_AGAIN, read_json
 from mimiq.runtime.latency.measure import LatencyRow
 
 FORMAT = "mimiq-report/1"

@@ -23,8 +23,8 @@ import numpy.typing as npt
 
 from mimiq.errors import BadInput, UnsupportedTarget
 from mimiq.files import writing
+from mimiq.runtime.files.json_objects import read_json
 from mimiq.runtime.forking import Forkable
-from mimiq.runtime.json_files import read_json
 from mimiq.runtime.manifest import check_name, file_entry
 from mimiq.runtime.onnxruntime.graph import failed, open_graph, runs_on_cpu
 from mimiq.runtime.session import check_finite

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mimiq.errors import BadInput
-from mimiq.runtime.json_files import read_json
+from mimiq.runtime.files.json_objects import read_json
 from mimiq.runtime.tensorrt.cuda import Gpu
 from mimiq.runtime.tensorrt.library import product_named
 

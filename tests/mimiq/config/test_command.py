@@ -12,7 +12,7 @@ import pytest
 from mimiq.cli import compile_main
 from mimiq.cli.choices import ModelChoice, PrecisionChoice
 from mimiq.cli.values import loading, precision_name
-from mimiq.command import compile_command
+from mimiq.config.command import compile_command
 
 GIVEN: dict[str, Any] = {
     "weights": Path("my weights.pth"),
