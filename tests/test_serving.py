@@ -393,6 +393,7 @@ for extra in ({"backend": "openvino", "streams": 2}, {"backend": "null", "thread
         print(runtime.settings.platform)
     except MLServerError as error:
         print(error)
+    print("unloaded:", asyncio.run(runtime.unload()))
 """
     done = subprocess.run(
         [sys.executable, "-c", program, str(bundle)], capture_output=True, text=True, timeout=120
@@ -400,4 +401,6 @@ for extra in ({"backend": "openvino", "streams": 2}, {"backend": "null", "thread
     assert done.returncode == 0, done.stderr
     first, *rest = done.stdout.splitlines()
     assert first == "mimiq_openvino-cpu"
-    assert "takes no 'threads'" in rest[0]
+    assert "takes no 'threads'" in " ".join(rest)
+    # Whether it was loaded or not.
+    assert [line for line in rest if "unloaded" in line] == ["unloaded: True"] * 2

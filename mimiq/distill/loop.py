@@ -98,9 +98,7 @@ def _tune(
     progress: Callable[[int, float, float], None],
 ) -> None:
     recipe = run.recipe
-    if checkpoint is not None and checkpoint.exists():
-        run.load(checkpoint)
-    else:
+    if checkpoint is None or not run.resume(checkpoint):
         run.evaluate()
     while run.step < recipe.steps:
         loss = run.train_step()
@@ -208,8 +206,12 @@ class Distillation:
         with files.replacing(path) as temporary:
             torch.save(state, temporary)
 
-    def load(self, path: Path) -> None:
-        state = torch.load(path, map_location=self.device, weights_only=True)
+    def resume(self, path: Path) -> bool:
+        """Take up what :meth:`save` wrote, where that is there and whole."""
+        try:
+            state = torch.load(path, map_location=self.device, weights_only=True)
+        except Exception:  # absent, or damaged: torch.load raises anything then
+            return False
         self.step = state["step"]
         self.student.load_state_dict(state["student"])
         self.optimizer.load_state_dict(state["optimizer"])
@@ -218,6 +220,7 @@ class Distillation:
         self.first_error = state["first_error"]
         self.history = [(step, loss) for step, loss in state["history"]]
         self.seconds_before = state["seconds"]
+        return True
 
     def _loss(self, output: Target, target: Target) -> torch.Tensor:
         return distillation_loss(output, target, self.recipe, self.model.output)

@@ -14,7 +14,7 @@ from typing import Any, Literal, Self
 import numpy as np
 import numpy.typing as npt
 
-from mimiq.errors import BadInput, CheckFailed, EnvironmentLacks, missing_extra
+from mimiq.errors import BadInput, CheckFailed, EnvironmentLacks, MimiqError, missing_extra
 from mimiq.runtime.serving.packed import Tensor
 
 Protocol = Literal["http", "grpc"]
@@ -214,12 +214,12 @@ class V2Client:
                 if too_large
                 else "Check the model's name and version, and the server's log.",
             ) from error
-        except (OSError, EOFError) as error:  # refused, reset, timed out, closed half-way
-            raise self._unreachable(doing, str(error)) from error
-        except Exception as error:
-            if type(error).__module__.split(".")[0] in ("geventhttpclient", "gevent", "grpc"):
-                raise self._unreachable(doing, str(error)) from error
+        except MimiqError:
             raise
+        # Refused, reset, timed out, closed half-way; or what the parsers of three libraries raise
+        # of an answer that is no inference server's.
+        except Exception as error:
+            raise self._unreachable(doing, str(error)) from error
 
     def _unreachable(self, doing: str, why: str) -> EnvironmentLacks:
         return EnvironmentLacks(

@@ -325,3 +325,14 @@ def test_unreadable_files_are_named(tmp_path: Path) -> None:
     for path in (text, cut, tmp_path / "absent.png", tmp_path):
         with pytest.raises(BadInput, match=str(path)):
             read_image(path)
+
+
+def test_the_orientation_that_a_camera_notes_is_left_as_it_is(tmp_path: Path) -> None:
+    """As timm: whoever trained on turned photographs evaluates on them."""
+    pixels = np.random.default_rng(0).integers(0, 256, (24, 24, 3), np.uint8)
+    image = Image.fromarray(pixels)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a quarter turn
+    image.save(tmp_path / "turned.png", exif=exif)
+    found = Preprocessing(24, 1.0).read(tmp_path / "turned.png")
+    assert np.array_equal(found, pixels)

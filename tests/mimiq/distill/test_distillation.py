@@ -140,6 +140,18 @@ def test_same_seed_same_result_and_resumed_run_too(
     assert not checkpoint.exists()
 
 
+def test_a_damaged_checkpoint_is_begun_anew(
+    small_vit: LoadedModel, images: torch.Tensor, pixels: torch.Tensor, tmp_path: Path
+) -> None:
+    recipe = replace(_RECIPE, steps=2)
+    wanted = distill(_student(small_vit, images), pixels, recipe, seed=3)
+    checkpoint = tmp_path / "checkpoint.pt"
+    checkpoint.write_bytes(b"PK\x03\x04, and cut off")
+    found = distill(_student(small_vit, images), pixels, recipe, seed=3, checkpoint=checkpoint)
+    assert found.history == wanted.history
+    assert not checkpoint.exists()
+
+
 def test_paper_optimiser_runs(
     small_vit: LoadedModel, images: torch.Tensor, pixels: torch.Tensor
 ) -> None:

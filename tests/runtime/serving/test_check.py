@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from importlib.util import find_spec
 from typing import Any
@@ -214,3 +216,45 @@ def test_a_limit_without_load_is_refused(make_bundle: MakeBundle) -> None:
     )
     assert answer.exit_code == 2
     assert "--p99-ms needs a load" in answer.stderr
+
+
+@contextlib.contextmanager
+def _answering(reply: bytes) -> Iterator[str]:
+    """A server that says this to whoever connects, whatever is asked."""
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen()
+
+        def serve() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    connection, _ = listening.accept()
+                    with connection:
+                        connection.recv(4096)
+                        connection.sendall(reply)
+
+        threading.Thread(target=serve, daemon=True).start()
+        yield f"127.0.0.1:{listening.getsockname()[1]}"
+
+
+GRPC_SETTINGS = bytes.fromhex("000018040000000000") + bytes(24)
+
+
+@needs_client
+@pytest.mark.parametrize(
+    ("protocol", "reply"),
+    [
+        ("http", GRPC_SETTINGS),
+        ("http", b"SSH-2.0-OpenSSH\r\n"),
+        ("http", b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"),
+        ("grpc", b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n"),
+    ],
+    ids=["grpc", "ssh", "a web page", "http"],
+)
+def test_another_kind_of_server_answers_there(
+    make_bundle: MakeBundle, protocol: Any, reply: bytes
+) -> None:
+    with _answering(reply) as url:
+        wanted = Wanted(url, "net", protocol=protocol, timeout_s=5)
+        with pytest.raises(EnvironmentLacks, match=f"No {protocol} inference server answers"):
+            check_server(make_bundle(), wanted)
