@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,6 +18,7 @@ from mimiq.calibrate.manifest import MANIFEST, read_manifest, refuse_other, shap
 from mimiq.calibrate.storage import ByteArray, LabelArray
 from mimiq.durable import remove_all_leftovers
 from mimiq.errors import BadInput
+from mimiq.runtime.json_files import pretty_json
 
 
 class CalibrationSetWriter:
@@ -129,8 +129,7 @@ class CalibrationSetWriter:
             self.path.rmdir()
 
     def _save_manifest(self) -> None:
-        text = json.dumps(self._manifest, indent=2, ensure_ascii=False) + "\n"
-        files.write_whole(self.path / MANIFEST, text)
+        files.write_whole(self.path / MANIFEST, pretty_json(self._manifest))
 
 
 def _write_png(image: Image.Image, path: Path) -> None:

@@ -51,7 +51,7 @@ def write_whole(path: Path, content: bytes | str) -> None:
         EnvironmentLacks: the disk is full.
         BadInput: the file cannot be written for another reason.
     """
-    data = content.encode("utf-8") if isinstance(content, str) else content
+    data = content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content
     with writing(path), replacing(path) as temporary:
         temporary.write_bytes(data)
 

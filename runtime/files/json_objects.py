@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from mimiq.errors import BadInput
 
+_SURROGATE = re.compile("[\ud800-\udfff]")
 COMPILE_AGAIN = "Compile the model again with mimiq-compile."
 
 
@@ -36,9 +38,11 @@ def pretty_json(data: Mapping[str, Any]) -> str:
         BadInput: a value has no form in JSON.
     """
     try:
-        return json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        text = json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     except (TypeError, ValueError) as error:
         raise BadInput(
             f"A manifest or report cannot be written as JSON: {error}.",
             "Use text, finite numbers, lists and dictionaries.",
         ) from error
+    # What stands for the bytes of a file's name that is no UTF-8, and cannot be written as such.
+    return _SURROGATE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)

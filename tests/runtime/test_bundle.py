@@ -13,6 +13,7 @@ import pytest
 from runtime_models import CLASSES, SIZE, MakeBundle, MakeModel, manifest_entries
 
 from mimiq.errors import BadInput, EnvironmentLacks
+from mimiq.files import write_whole
 from mimiq.runtime.bundle import Bundle
 from mimiq.runtime.bundle_writing import add_files, write_bundle
 from mimiq.runtime.manifest import check_name, manifest_digest
@@ -320,3 +321,18 @@ def test_weights_in_a_file_that_no_hash_covers(
     files = {"model.onnx": apart, "weights.bin": apart.with_name("weights.bin")}
     write_bundle(out, files, manifest_entries())
     assert Bundle(out).has("weights.bin")
+
+
+def test_bytes_of_a_name_that_is_no_utf_8(tmp_path: Path, make_model: MakeModel) -> None:
+    """They come back as they were; what the operating system gives for them has no UTF-8."""
+    name = os.fsdecode(b"weights-\xff.pth")
+    report = Report(command=f"mimiq-compile digits --weights {name}")
+    out = tmp_path / "out.mimiq"
+    entries = manifest_entries(weights=name)
+    bundle = write_bundle(out, {"model.onnx": make_model()}, entries, report=report)
+    assert Bundle(out).manifest.model["weights"] == name
+    assert bundle.report is not None
+    assert bundle.report.command == report.command
+    (out / "manifest.json").read_text(encoding="utf-8")
+    write_whole(tmp_path / "page.html", name)
+    assert (tmp_path / "page.html").read_text(encoding="utf-8") == "weights-\\udcff.pth"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -377,3 +378,14 @@ def test_memory_that_ran_out_is_not_the_file_s_fault(tmp_path: Path) -> None:
     assert isinstance(found, EnvironmentLacks)
     assert "at batch 32" in found.problem
     assert isinstance(failed(tmp_path / "model.onnx", 32, RuntimeError("shapes")), BadInput)
+
+
+def test_eight_threads_share_a_session(make_model: MakeModel) -> None:
+    """No answer is another's: each is that of its images alone, to the bit."""
+    batches = [images(1 + seed % 5, seed) for seed in range(40)]
+    with OnnxRuntimeSession(make_model(quantized=True), threads=1) as session:
+        alone = [session.run(batch) for batch in batches]
+        with ThreadPoolExecutor(8) as pool:
+            for _ in range(10):
+                found = pool.map(session.run, batches)
+                assert all(map(np.array_equal, alone, found))
