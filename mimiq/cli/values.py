@@ -37,7 +37,7 @@ def check_precision(choice: PrecisionChoice) -> None:
     if len(given) > 1:
         flags = " and ".join(f"--{flag}" for flag in given)
         raise BadInput(f"{flags} exclude each other.", "Choose one precision.")
-    if choice.int8 and choice.weight_only:
+    if choice.weight_only and not (choice.int4 or choice.bits):
         raise BadInput(
             "--weight-only goes with --int4 or --bits wXa16.",
             "For INT8 weights and float activations use --bits w8a16.",

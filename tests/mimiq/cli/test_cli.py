@@ -106,6 +106,7 @@ class TestPrecision:
             ({"int8": True, "int4": True}, "--int8 and --int4 exclude each other"),
             ({"int4": True, "bits": "w4a4"}, "--int4 and --bits exclude each other"),
             ({"int8": True, "weight_only": True}, "--weight-only goes with --int4"),
+            ({"weight_only": True}, "--weight-only goes with --int4"),
             ({"bits": "w4a8", "weight_only": True}, "contradicts the 8-bit activations"),
             ({"int4": True, "block_size": 32}, "Block-wise weight scales"),
             ({"bits": "w9a8"}, "9 weight bits"),
