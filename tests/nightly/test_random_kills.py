@@ -39,11 +39,10 @@ def test_random_kills(tmp_path: Path) -> None:
     kills = ends = 0
     begun_at = time.monotonic()
     while kills < KILLS:
-        # Up to six kills a compilation, of what was left; then it ends, and all begins anew.
-        for _ in range(6):
-            if kills == KILLS or ended(
-                begun(out, tmp_path / "cache"), generator.uniform(0, whole_s)
-            ):
+        # Up to twenty kills a compilation, of what was left; then it ends, and all begins anew.
+        for _ in range(20):
+            moment = generator.uniform(0, whole_s / 3)
+            if kills == KILLS or ended(begun(out, tmp_path / "cache"), moment):
                 break
             kills += 1
             if out.exists():
