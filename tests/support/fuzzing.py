@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from mimiq.errors import MimiqError
 
-COUNT = int(os.environ.get("MIMIQ_FUZZ", "60"))  # examples of each harness
+COUNT = int(os.environ.get("MIMIQ_FUZZ", "30"))  # examples of each harness
 LONGEST_S = 10  # that any input may take
 
 # The temporary folder is shared by a test's examples, each of which writes all that it reads.
