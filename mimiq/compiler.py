@@ -1,7 +1,7 @@
 """The compiler: every stage in order, each cached by what it sees.
 
 calibration set → units raised for a budget → tuned network → graphs → fp32 reference → measures →
-bundle → engine
+bundle → engine → fastest backend
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from mimiq.runtime.host import describe_hardware, describe_software
 from mimiq.spec import Job
 from mimiq.stages.budget import require_fits
 from mimiq.stages.engine import add_engine
+from mimiq.stages.fastest import fastest_backend
 from mimiq.stages.graphs import ExportGraphs, ExportReference
 from mimiq.stages.images import calibration_set, tuning_images
 from mimiq.stages.measure import measured
@@ -31,6 +32,7 @@ from mimiq.stages.tune import Tuned, tuned_network
 
 if TYPE_CHECKING:
     from mimiq.export.tensorrt.engines import BundleEngine
+    from mimiq.runtime.latency.tuned import Measured
 
 _SHOWN = 16  # of the synthetic images: 50 kB of a bundle
 
@@ -44,10 +46,12 @@ class Compiled:
     Attributes:
         bundle: on disk, with the engine.
         engine: the engine and its proof; None where none was wanted or can be built here.
+        fastest: which backend of this CPU is; None where there was nothing to choose between.
     """
 
     bundle: Bundle
     engine: BundleEngine | None = None
+    fastest: Measured | None = None
 
 
 def compile_model(job: Job, cache: Cache, progress: Progress) -> Compiled:
@@ -91,7 +95,8 @@ def compile_model(job: Job, cache: Cache, progress: Progress) -> Compiled:
             overwrite=job.overwrite,
         )
     built = None if job.engine is None else add_engine(bundle, job.engine, progress)
-    return Compiled(bundle) if built is None else Compiled(built.bundle, built)
+    bundle = bundle if built is None else built.bundle
+    return Compiled(bundle, built, fastest_backend(job, bundle, reference, progress))
 
 
 def _sheet(calibration: CalibrationSet, folder: Path) -> dict[str, Path]:

@@ -13,6 +13,8 @@ import mimiq.runtime
 from mimiq.config.precision import Precision, int4, int8, weight_only
 from mimiq.models import load_model
 from mimiq.models.digits import digits_heldout
+from mimiq.runtime.host import cuda_driver_present
+from mimiq.runtime.latency import tuned
 
 # Flags, the precision they mean, and the most top-1 points that it may lose on 359 images. One
 # image is 0.28 points; −0.3, 0.0 and 0.0 were measured.
@@ -75,7 +77,7 @@ class TestEachPrecision:
         assert {"model.onnx", "report.json", "labels.txt", "images.jpg"} <= set(manifest["files"])
         assert bundle.labels == tuple("0123456789")
         assert bundle.report is not None
-        extra = {"bundle", "engine"}
+        extra = {"bundle", "engine", "fastest"}
         printed = {key: value for key, value in compiled.result.items() if key not in extra}
         assert printed == json.loads(json.dumps(bundle.report.to_json()))
 
@@ -125,6 +127,19 @@ def test_latency_is_measured_against_the_fp32_graph(compile_digits: Compile) -> 
     assert reference["batch"] == ours["batch"] == 1
     assert 0 < ours["p50_ms"] <= ours["p90_ms"] <= ours["p99_ms"]
     assert ours["throughput"] > 0
+
+
+def test_the_fastest_backend_is_measured_and_kept(compile_digits: Compile) -> None:
+    pytest.importorskip("openvino", reason="needs the extra 'openvino'")
+    if cuda_driver_present():
+        pytest.skip("this host has a GPU, and its CPU does not serve")
+    compiled = compile_digits(*INT8)
+    found = compiled.result["fastest"]
+    assert found["best"] in ("ort", "openvino")
+    engines = {"ort", "openvino", "ort, not quantised", "openvino, not quantised"}
+    assert {row["engine"] for row in found["rows"]} == engines
+    assert tuned.fastest(mimiq.runtime.Bundle(compiled.path)) == found["best"]
+    assert compile_digits(*INT4).result["fastest"] is None
 
 
 def test_an_engine_is_built_where_the_library_is(compile_digits: Compile) -> None:

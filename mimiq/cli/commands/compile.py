@@ -16,9 +16,8 @@ from mimiq.inputs import Early, check_early
 
 if TYPE_CHECKING:
     from mimiq.cache import Cache
-    from mimiq.export.tensorrt.engines import BundleEngine
+    from mimiq.compiler import Compiled
     from mimiq.progress import Progress
-    from mimiq.runtime.bundle import Bundle
     from mimiq.spec import Job
     from mimiq.stages.estimate import Estimate
 
@@ -120,9 +119,9 @@ def compile_command(
     if dry_run:
         show_plan(job, plan, cache, as_json=say.json)
     elif say.json:
-        print_json(result_json(made.bundle, made.engine))
+        print_json(result_json(made))
     else:
-        show_result(made.bundle, made.engine)
+        show_result(made)
 
 
 def _plan(job: Job, cache: Cache, progress: Progress) -> Estimate:
@@ -133,17 +132,22 @@ def _plan(job: Job, cache: Cache, progress: Progress) -> Estimate:
         return estimate(job, cache)
 
 
-def result_json(bundle: Bundle, built: BundleEngine | None) -> dict[str, Any]:
-    """The report, where the bundle lies, and the engine's proof."""
-    engine = engine_json(built) if built is not None else None
-    report = bundle.report
-    return {**(report.to_json() if report else {}), "bundle": str(bundle.path), "engine": engine}
+def result_json(made: Compiled) -> dict[str, Any]:
+    """The report, where the bundle lies, the engine's proof, and the fastest backend."""
+    report = made.bundle.report
+    return {
+        **(report.to_json() if report else {}),
+        "bundle": str(made.bundle.path),
+        "engine": None if made.engine is None else engine_json(made.engine),
+        "fastest": None if made.fastest is None else made.fastest.to_json(),
+    }
 
 
-def show_result(bundle: Bundle, built: BundleEngine | None) -> None:
-    """The report's table, the engine's proof, and what to do next."""
+def show_result(made: Compiled) -> None:
+    """The report's table, the engine's proof, the fastest backend, and what to do next."""
     from mimiq.runtime.report.report import Report
 
+    bundle = made.bundle
     show_report(bundle.report or Report())
     path = shown(bundle.path)
     commands: dict[str, list[str | Path]] = {}
@@ -153,10 +157,14 @@ def show_result(bundle: Bundle, built: BundleEngine | None) -> None:
         "what is computed in which precision": ["mimiq", "inspect", path],
         "all of it as a page": ["mimiq", "report", path],
     }
-    if built is not None:
+    if made.engine is not None:
         from mimiq.export.tensorrt.proof import proof_table
 
-        show("", proof_table(built.proof, f"{built.engine_name}, built in {built.seconds:.1f} s"))
+        title = f"{made.engine.engine_name}, built in {made.engine.seconds:.1f} s"
+        show("", proof_table(made.engine.proof, title))
     else:
         commands["an engine, on the host that serves it"] = ["mimiq", "build", path]
+    if made.fastest is not None:
+        show(f"\nFastest on this CPU: {made.fastest.best}, which `auto` opens here from now on.")
+        show(*(f"• {note}" for note in made.fastest.notes))
     show(f"\nBundle: {path}", next_commands(commands))
