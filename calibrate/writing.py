@@ -18,7 +18,7 @@ from mimiq.calibrate.manifest import MANIFEST, read_manifest, refuse_other, shap
 from mimiq.calibrate.storage import ByteArray, LabelArray
 from mimiq.durable import remove_all_leftovers
 from mimiq.errors import BadInput
-from mimiq.runtime.json_files import pretty_json
+from mimiq.runtime.files.json_objects import pretty_json
 
 
 class CalibrationSetWriter:
