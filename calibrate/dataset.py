@@ -23,6 +23,7 @@ from mimiq.calibrate import storage
 from mimiq.calibrate.contact_sheet import contact_sheet
 from mimiq.calibrate.manifest import FORMAT, read_manifest, shape_of
 from mimiq.calibrate.storage import ByteArray, LabelArray
+from mimiq.calibrate.unfinished import unfinished
 from mimiq.errors import BadInput
 from mimiq.runtime.image_files import InputShape, described
 
@@ -65,7 +66,7 @@ class CalibrationSet:
                 "Give a folder of images, or one written by mimiq synthesize.",
             )
         if not manifest.get("complete"):
-            raise BadInput(f"Calibration set {path} is unfinished.", _MAKE_AGAIN)
+            raise unfinished(path, manifest)
         return open_shards(path, manifest)
 
     @staticmethod

@@ -16,7 +16,7 @@ from mimiq.calibrate import storage
 from mimiq.calibrate.dataset import CONTACT_SHEET, CalibrationSet, open_shards
 from mimiq.calibrate.manifest import MANIFEST, read_manifest, refuse_other, shape_of
 from mimiq.calibrate.storage import ByteArray, LabelArray
-from mimiq.durable import remove_all_leftovers
+from mimiq.durable import is_temporary, remove_all_leftovers
 from mimiq.errors import BadInput
 from mimiq.runtime.files.json_objects import pretty_json
 
@@ -48,7 +48,12 @@ class CalibrationSetWriter:
         with files.writing(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
         remove_all_leftovers(self.path)
-        if any(self.path.iterdir()):
+        if any(not is_temporary(entry.name) for entry in self.path.iterdir()):
+            found = read_manifest(self.path)
+            if found is not None:  # another process has begun it meanwhile
+                refuse_other(self.path, found, manifest)
+                self._manifest = found
+                return
             raise BadInput(
                 f"{self.path} exists and holds something else than a calibration set.",
                 "Choose a new folder, or empty this one.",

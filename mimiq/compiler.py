@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mimiq import ranks
 from mimiq.cache import Cache
 from mimiq.calibrate import CalibrationSet
 from mimiq.calibrate.contact_sheet import jpeg
@@ -25,7 +26,7 @@ from mimiq.stages.budget import require_fits
 from mimiq.stages.engine import add_engine
 from mimiq.stages.fastest import fastest_backend
 from mimiq.stages.graphs import ExportGraphs, ExportReference
-from mimiq.stages.images import calibration_set, tuning_images
+from mimiq.stages.images import TuningImages, calibration_set, tuning_images
 from mimiq.stages.measure import measured
 from mimiq.stages.promotion import within_budget
 from mimiq.stages.tune import Tuned, tuned_network
@@ -69,11 +70,43 @@ def compile_model(job: Job, cache: Cache, progress: Progress) -> Compiled:
             "Choose another folder, or replace it with `overwrite=True`.",
         )
     started = time.monotonic()
+    job, calibration, images, tuned = _tuned(job, cache, progress)
+    with ranks.alone():
+        return _finished(job, calibration, images, tuned, cache, progress, started)
+
+
+def help_compile(job: Job, cache: Cache, progress: Progress) -> None:
+    """What a rank that is not the first does of a compilation: images, fit and distillation.
+
+    The first rank calls :func:`compile_model` meanwhile, with the same job.
+
+    Raises:
+        MimiqError: as of these stages there.
+    """
+    _tuned(job, cache, progress)
+
+
+def _tuned(
+    job: Job, cache: Cache, progress: Progress
+) -> tuple[Job, CalibrationSet, TuningImages, Tuned]:
+    """The job with what a budget raised, its images, and its network: the work of all ranks."""
     calibration = calibration_set(job, cache, progress)
     images = tuning_images(job, calibration)
     if job.budget is not None:
         job = within_budget(job, job.budget, calibration, images, cache, progress)
-    tuned = tuned_network(job, calibration, images, cache, progress)
+    return job, calibration, images, tuned_network(job, calibration, images, cache, progress)
+
+
+def _finished(
+    job: Job,
+    calibration: CalibrationSet,
+    images: TuningImages,
+    tuned: Tuned,
+    cache: Cache,
+    progress: Progress,
+    started: float,
+) -> Compiled:
+    """The bundle: exported, checked, measured and written, with its engine."""
     graphs = cache.run(ExportGraphs.of(job, calibration, tuned), progress)
     require_fits(job.raised, graphs[MODEL])
     reference = cache.run(ExportReference(job.model), progress)

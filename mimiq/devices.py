@@ -8,18 +8,26 @@ import platform
 import torch
 
 from mimiq.errors import BadInput, EnvironmentLacks
+from mimiq.ranks.joining import local_rank
 from mimiq.runtime.host import cpu_name, instruction_sets
 
 
 def pick_device(name: str) -> torch.device:
     """The device for ``auto``, ``cpu``, ``cuda`` or ``cuda:N``; ``auto`` prefers CUDA.
 
+    Of several ranks on a host each gets a GPU of its own.
+
     Raises:
         BadInput: any other name.
         EnvironmentLacks: CUDA was asked for and this host, or this PyTorch, has none.
     """
+    rank = local_rank()
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        if rank is None or not torch.cuda.is_available():
+            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda"
+    if name == "cuda" and rank is not None and torch.cuda.device_count():
+        return torch.device("cuda", rank % torch.cuda.device_count())
     try:
         device = torch.device(name)
     except RuntimeError:

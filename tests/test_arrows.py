@@ -17,7 +17,7 @@ FOLDERS = {"calibrate": "calibrate", "export": "export", "runtime": "runtime"}
 FLOORS = [
     {"cli"},
     {"api"},
-    {"compiler", "inputs", "jobs"},
+    {"compiler", "inputs", "jobs", "sweep"},
     {"stages"},
     {"synthesis", "distill"},
     {"export", "spec"},
@@ -26,7 +26,7 @@ FLOORS = [
     {"models", "devices"},
     {"runtime"},
     {"config", "cache"},
-    {"files", "lazy", "outputs", "progress"},
+    {"files", "lazy", "outputs", "progress", "ranks"},
     {"errors", "libraries", "version"},
 ]
 # What a room asks of one above it, promised as a protocol below and named as an entry point is.

@@ -19,6 +19,7 @@ from mimiq.cli.flags import with_flags
 from mimiq.cli.printable import printable
 from mimiq.cli.signals import KEPT, Terminated, interruptible
 from mimiq.errors import BadInput, EnvironmentLacks, MimiqError
+from mimiq.ranks import may_speak
 
 DEBUG = "MIMIQ_DEBUG"
 INTERRUPTED, TERMINATED, INTERNAL_ERROR = 130, 143, 70
@@ -65,22 +66,26 @@ def reported() -> Iterator[None]:
     except click.UsageError as error:
         if isinstance(error, click.exceptions.NoArgsIsHelpError):
             raise
-        print_error(_misused(error))
+        if may_speak():
+            print_error(_misused(error))
         raise click.exceptions.Exit(BadInput.exit_code) from error
     except (click.ClickException, click.Abort, click.exceptions.Exit, BrokenPipeError):
         raise
     except KeyboardInterrupt as error:
         ended = isinstance(error, Terminated)
-        print_message(f"{'terminated' if ended else 'interrupted'}; {KEPT}", "yellow")
+        if may_speak():
+            print_message(f"{'terminated' if ended else 'interrupted'}; {KEPT}", "yellow")
         raise click.exceptions.Exit(TERMINATED if ended else INTERRUPTED) from error
     except Exception as error:
         if debugging():
             traceback.print_exc()
-        known = explained(error)
+        known, speaks = explained(error), may_speak()
         if known is None:
-            _print_internal(error)
+            if speaks:
+                _print_internal(error)
             raise click.exceptions.Exit(INTERNAL_ERROR) from error
-        print_error(known)
+        if speaks:
+            print_error(known)
         raise click.exceptions.Exit(known.exit_code) from error
 
 

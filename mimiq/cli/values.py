@@ -109,6 +109,20 @@ def load(choice: ModelChoice, progress: Progress = SILENT) -> LoadedModel:
     return model
 
 
+def facts(model: LoadedModel, **more: object) -> dict[str, str]:
+    """What all ranks of a run must have in common, by name; see :func:`mimiq.ranks.agree`."""
+    import torch
+
+    from mimiq.version import __version__
+
+    return {
+        "version of mimiq": __version__,
+        "version of PyTorch": torch.__version__,
+        "network (hash of the weights)": model.weights_hash,
+        **{name: str(value) for name, value in more.items()},
+    }
+
+
 def repeated(model: ModelChoice, *more: PrecisionChoice | ImagesChoice) -> list[str]:
     """The arguments that name this network, and what else was chosen, for commands to try next."""
     arguments = [model.model]

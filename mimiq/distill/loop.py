@@ -9,6 +9,7 @@ compared by cosine and length instead (:func:`mimiq.distill.losses.embedding_los
 from __future__ import annotations
 
 import copy
+import io
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -18,11 +19,12 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from mimiq import files
+from mimiq import files, ranks
 from mimiq.calibrate.images import Images, pixels_of
 from mimiq.config.distillation import DistillationRecipe
 from mimiq.config.recipes import recipe_for
 from mimiq.devices import fast_dtype
+from mimiq.distill.gradients import kept_by_first, sum_gradients
 from mimiq.distill.losses import Target, distillation_loss, outputs_of
 from mimiq.distill.views import random_views
 from mimiq.models.answers import same_answer
@@ -78,7 +80,7 @@ def distill(
         _tune(run, checkpoint, started, progress)
     run.restore_best()
     agreement = run.agreement()
-    if checkpoint is not None:
+    if checkpoint is not None and ranks.current().first:
         checkpoint.unlink(missing_ok=True)
     return Tuning(
         steps=run.step,
@@ -98,14 +100,15 @@ def _tune(
     progress: Callable[[int, float, float], None],
 ) -> None:
     recipe = run.recipe
-    if checkpoint is None or not run.resume(checkpoint):
+    kept = kept_by_first(checkpoint)
+    if kept is None or not run.resume(kept):
         run.evaluate()
     while run.step < recipe.steps:
         loss = run.train_step()
         last = run.step == recipe.steps
         if run.step % recipe.evaluate_every == 0 or last:
             run.evaluate()
-            if checkpoint is not None and not last:
+            if checkpoint is not None and not last and ranks.current().first:
                 run.save(checkpoint, time.monotonic() - started)
         progress(run.step, loss, run.history[-1][1])
 
@@ -150,32 +153,44 @@ class Distillation:
         chosen = torch.randperm(len(self.train_images), generator=generator)
         chosen = chosen[: self.recipe.batch_size]
         shown = self._normalize(self.train_images[chosen])
-        batch = random_views(self.recipe.views, shown, generator)
-        target = self._known(chosen) if self.known is not None else self._teach(batch)
+        # Views mix the images of a batch: each rank makes all of them, and learns from its share.
+        own = slice(ranks.current().rank, None, ranks.current().world)
+        batch, chosen = random_views(self.recipe.views, shown, generator)[own], chosen[own]
         for group, peak in zip(self.optimizer.param_groups, self.peak_rates, strict=True):
             group["lr"] = peak * _schedule(self.step, self.recipe.steps)
-        with self._autocast():
-            output = self._outputs(self.student, batch)
-        loss = self._loss(output, target)
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        loss = shown.new_zeros(())
+        if len(batch):
+            target = self._known(chosen) if self.known is not None else self._teach(batch)
+            with self._autocast():
+                output = self._outputs(self.student, batch)
+            loss = self._loss(output, target) * (len(batch) / len(shown))
+            loss.backward()
+        loss = loss.detach()
+        sum_gradients(self.optimizer, loss)
         self.optimizer.step()
         self.step += 1
-        return float(loss.detach())
+        return float(loss)
 
     @torch.no_grad()
     def evaluate(self) -> None:
         """Held-out loss in fp32; the state is kept if it is the best yet, see :func:`distill`."""
-        loss = torch.zeros((), device=self.device)
-        error = torch.zeros((), device=self.device)
-        for batch, target in zip(self.held_out, self.held_out_targets, strict=True):
+        group, batches = (
+            ranks.current(),
+            list(zip(self.held_out, self.held_out_targets, strict=True)),
+        )
+        losses, errors = torch.zeros(2, len(batches), device=self.device)
+        for index in range(len(batches))[group.rank :: group.world]:
+            batch, target = batches[index]
             output = self._outputs(self.student, batch)
-            loss += self._loss(output, target) * len(batch)
-            error += (output.answers.float() - target.answers.float()).square().sum()
-        self.history.append((self.step, float(loss) / sum(len(batch) for batch in self.held_out)))
+            losses[index] = self._loss(output, target) * len(batch)
+            errors[index] = (output.answers.float() - target.answers.float()).square().sum()
+        group.sum_([losses, errors])  # each batch's from one rank: the same sums as of one
+        loss, error = float(sum(losses)), float(sum(errors))
+        self.history.append((self.step, loss / sum(len(batch) for batch in self.held_out)))
         if self.step == 0:
-            self.first_error = float(error)
-        if self.history[-1][1] < self.best_loss and float(error) <= self.first_error:
+            self.first_error = error
+        if self.history[-1][1] < self.best_loss and error <= self.first_error:
             self.best_loss, self.best_step = self.history[-1][1], self.step
             self.best_state = {k: v.detach().clone() for k, v in self.student.state_dict().items()}
 
@@ -206,11 +221,11 @@ class Distillation:
         with files.replacing(path) as temporary:
             torch.save(state, temporary)
 
-    def resume(self, path: Path) -> bool:
-        """Take up what :meth:`save` wrote, where that is there and whole."""
+    def resume(self, content: bytes) -> bool:
+        """Take up what :meth:`save` wrote, where it is whole."""
         try:
-            state = torch.load(path, map_location=self.device, weights_only=True)
-        except Exception:  # absent, or damaged: torch.load raises anything then
+            state = torch.load(io.BytesIO(content), map_location=self.device, weights_only=True)
+        except Exception:  # damaged: torch.load raises anything then
             return False
         self.step = state["step"]
         self.student.load_state_dict(state["student"])

@@ -15,6 +15,7 @@ kinds where scenes stand before synthetic images: a network meets images of yet 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 
@@ -30,6 +31,7 @@ from mimiq.quantize.gptq import gptq
 from mimiq.quantize.hooks import evenly_spread
 from mimiq.quantize.importance import prefix_shares
 from mimiq.quantize.layers import QuantLinear, quant_layers, without_columns
+from mimiq.quantize.moments import Moments, own_rows, summed
 from mimiq.quantize.walk import Rows, Visit, visits, walk
 
 # At most; evenly spread over those given. DeiT-T, 720 images instead of 384: logit error on
@@ -96,60 +98,18 @@ def reconstruct(
     if importance and prefix and originals:
         shares = prefix_shares(reference, originals, prefix, images)
     fits, total = [], visits(family, module)
-    for done, visit in enumerate(walk(family, reference, module, chosen, batch_size=batch_size)):
+    own = own_rows(len(chosen), batch_size)
+    seen = walk(family, reference, module, chosen[own], batch_size=batch_size)
+    for done, visit in enumerate(seen):
         stage.update(done, total=total)
         bits = precision.of(visit.name).weight_bits or 16
         rounds = compensate and bits < 8
         if refit or rounds:
             share = shares.get(visit.name, _PREFIX_SHARE)
-            moments = _moments(visit, prefix, share, len(chosen))
+            moments = summed(_moments(visit, prefix, share, own, len(chosen)))
             fits.append(_fit(visit.name, visit.layer, moments, refit=refit, rounds=rounds))
     stage.update(total)
     return fits
-
-
-@dataclass(frozen=True)
-class Moments:
-    """Weighed sums over rows x, a layer's quantised input with a one behind it, and errors d.
-
-    Attributes:
-        inputs: xxᵀ, fp64 (K + 1, K + 1).
-        errors: dxᵀ, fp64 (N, K + 1).
-        power: ‖d‖².
-    """
-
-    inputs: torch.Tensor
-    errors: torch.Tensor
-    power: float
-
-    def __add__(self, other: Moments) -> Moments:
-        return Moments(
-            self.inputs + other.inputs, self.errors + other.errors, self.power + other.power
-        )
-
-    def __sub__(self, other: Moments) -> Moments:
-        return Moments(
-            self.inputs - other.inputs, self.errors - other.errors, self.power - other.power
-        )
-
-    def error(self, change: torch.Tensor) -> float:
-        """Σ ‖d − Δx‖² once ``change`` Δ (N, K + 1) is added to weights and bias."""
-        change = change.double()
-        quadratic = float(((change @ self.inputs) * change).sum())
-        return self.power - 2 * float((change * self.errors).sum()) + quadratic
-
-    def solve(self, damping: float) -> torch.Tensor:
-        """The Δ of least error, damped by ``damping`` times the mean diagonal; fp32 (N, K + 1)."""
-        damped = self.inputs.clone()
-        diagonal = damped.diagonal()[:-1]  # the bias is not damped
-        diagonal.add_(damping * diagonal.mean() + torch.finfo(torch.float32).tiny)
-        factor, failed = torch.linalg.cholesky_ex(damped)
-        if failed:  # not positive: rounding of a singular matrix
-            change: torch.Tensor = torch.linalg.lstsq(damped, self.errors.T).solution
-        else:
-            change = torch.cholesky_solve(self.errors.T, factor)
-        fp32: torch.Tensor = change.T.float()
-        return fp32
 
 
 def row_weights(tokens: int, prefix: int, share: float = _PREFIX_SHARE) -> torch.Tensor:
@@ -161,9 +121,24 @@ def row_weights(tokens: int, prefix: int, share: float = _PREFIX_SHARE) -> torch
     return weights
 
 
-def _moments(visit: Visit, prefix: int, share: float, count: int) -> list[Moments]:
-    """Of each half of the ``count`` images; of one alone, the one."""
-    folds: dict[int, Moments] = {}
+def _moments(
+    visit: Visit, prefix: int, share: float, own: Sequence[int], count: int
+) -> list[Moments]:
+    """Of each half of the ``count`` images; of one alone, the one.
+
+    Args:
+        own: which of the images the visit shows; of several ranks each sees its share.
+    """
+    width, out = visit.layer.in_features + 1, visit.layer.out_features
+    device = visit.layer.weight.device
+    folds = {
+        fold: Moments(
+            torch.zeros(width, width, dtype=torch.float64, device=device),
+            torch.zeros(out, width, dtype=torch.float64, device=device),
+            0.0,
+        )
+        for fold in sorted({_FOLDS * index // count for index in range(count)})
+    }
     seen = 0
     for rows in visit.rows():
         x = rows.inputs.float()
@@ -172,17 +147,16 @@ def _moments(visit: Visit, prefix: int, share: float, count: int) -> list[Moment
         x = torch.cat([x, torch.ones_like(x[..., :1])], -1)
         weight = _token_weights(rows, prefix, share).sqrt()
         x, d = x * weight, rows.errors.float() * weight
-        of = [_FOLDS * (seen + index) // count for index in range(len(x))]
+        of = [_FOLDS * index // count for index in own[seen : seen + len(x)]]
         seen += len(x)
         for fold in sorted(set(of)):
             part = slice(of.index(fold), of.index(fold) + of.count(fold))
             inputs, errors = x[part].flatten(0, 1), d[part].flatten(0, 1)
-            found = Moments(
+            folds[fold] += Moments(
                 (inputs.T @ inputs).double(),
                 (errors.T @ inputs).double(),
                 float(errors.square().sum()),
             )
-            folds[fold] = folds[fold] + found if fold in folds else found
     return list(folds.values())
 
 

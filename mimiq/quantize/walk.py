@@ -80,7 +80,7 @@ def walk(
             room is computed again.
     """
     names = {part: name for name, part in module.named_modules()}
-    quantized = original = list(images.split(batch_size))
+    quantized = original = list(images.split(batch_size)) if len(images) else []
     for step, counterpart in zip(family.steps(module), family.steps(reference), strict=True):
         if step.kind == "head":
             return

@@ -11,6 +11,7 @@ from typing import ClassVar
 import numpy as np
 import torch
 
+from mimiq import ranks
 from mimiq.cache import ASIDE, Cache
 from mimiq.calibrate import CalibrationSet, gaussian_noise, open_or_import
 from mimiq.calibrate.manifest import MANIFEST
@@ -41,6 +42,7 @@ class _Set:
         place = folder / "set"
         if not (place / MANIFEST).is_file():
             shutil.rmtree(place, ignore_errors=True)
+        ranks.current().barrier()  # nobody begins a set that another rank takes for a leftover
         return place
 
 
@@ -86,6 +88,7 @@ class SynthesizeImages(_Set):
     recipe: SynthesisRecipe
     seed: int
     device: str = field(metadata=ASIDE)
+    together: ClassVar[bool] = True
 
     def make(self, folder: Path, progress: Progress) -> None:
         from mimiq.synthesis.mimiq import synthesize

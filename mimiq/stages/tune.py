@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar
 
+from mimiq import ranks
 from mimiq.cache import ASIDE, Cache
 from mimiq.calibrate import CalibrationSet
 from mimiq.config.distillation import DistillationRecipe
@@ -42,6 +43,7 @@ class FitNetwork(OnImages):
 
     name: ClassVar[str] = "fitted"
     revision: ClassVar[int] = 1
+    together: ClassVar[bool] = True
 
     def make(self, folder: Path, progress: Progress) -> None:
         with progress.stage("quantize") as stage:
@@ -69,6 +71,7 @@ class TuneNetwork:
 
     name: ClassVar[str] = "tuned"
     revision: ClassVar[int] = 2
+    together: ClassVar[bool] = True
 
     fit: FitNetwork
     distillation: DistillationRecipe
@@ -111,6 +114,8 @@ def tuned_network(
 
 def _save(network: QuantizedModel, report: TuningReport, folder: Path) -> None:
     network.module.cpu()
+    if not ranks.current().first:
+        return
     save_quantized(network, folder)
     report.write(folder)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,13 +19,16 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
+from mimiq import ranks
 from mimiq.calibrate.dataset import CalibrationSet
 from mimiq.calibrate.manifest import make_manifest
 from mimiq.calibrate.writing import CalibrationSetWriter
+from mimiq.config.shard import Shard
 from mimiq.devices import describe_device, fast_dtype, pick_device
 from mimiq.errors import BadInput, CheckFailed, EnvironmentLacks
 from mimiq.models import LoadedModel
 from mimiq.progress import Progress, Stage
+from mimiq.synthesis.gathering import collect, missing_anywhere
 
 _SECONDS_BETWEEN_REPORTS = 0.25
 
@@ -101,6 +104,21 @@ def make_teacher(
     return Teacher(network, model, device, dtype)
 
 
+@dataclass(frozen=True)
+class Unfinished:
+    """A set of which a shard has been made, and others have not.
+
+    Attributes:
+        path: the set's folder.
+        made: how many batches of the shard this run made.
+        missing: by shard, the numbers of the batches that are missing.
+    """
+
+    path: Path
+    made: int
+    missing: Mapping[Shard, list[int]]
+
+
 def make_set(
     model: LoadedModel,
     kind: str,
@@ -114,6 +132,9 @@ def make_set(
 ) -> CalibrationSet:
     """Make a calibration set batch by batch, or what is missing of one.
 
+    Of several ranks each makes its share of what is missing, and each has the whole set at the end,
+    whether or not they share a folder.
+
     Args:
         model: the trained network.
         kind: as in the manifest.
@@ -125,24 +146,85 @@ def make_set(
         progress: told how far it is.
 
     Raises:
-        BadInput: the folder holds something else, the device is unknown, or the plan is empty.
+        BadInput: the folder holds something else, the device is unknown, the plan is empty, or
+            there are more ranks than batches.
         CheckFailed: an image became NaN.
-        EnvironmentLacks: no such device, too little GPU memory, or a full disk.
+        EnvironmentLacks: no such device, too little GPU memory, a full disk, or a rank that ended.
     """
-    where = pick_device(device)
-    dtype = fast_dtype(where)
-    writer = CalibrationSetWriter(out, _manifest(model, kind, plan, seed, where, dtype))
-    sizes = _batch_sizes(plan)
-    missing = [index for index in range(len(sizes)) if not writer.has(index)]
-    if missing:
-        if len(missing) < len(sizes):
-            progress.note(
-                f"images: going on, {len(sizes) - len(missing)} of {len(sizes)} batches done"
-            )
-        objective = objective_for(make_teacher(model, where, dtype))
-        with progress.stage("synthesize", len(missing) * plan.iterations) as stage:
-            for done, index in enumerate(missing):
-                batch = draw_batch(model, sizes[index], seed, index, where)
+    group = ranks.current()
+    work = _Work(model, kind, plan, objective_for, seed, pick_device(device))
+    _check_ranks(group.world, len(work.sizes), plan)
+    writer = ranks.first_before_others(lambda: CalibrationSetWriter(out, work.manifest()))
+    count = len(work.sizes)
+    missing = missing_anywhere(group, writer, count)
+    if 0 < len(missing) < count:
+        progress.note(f"images: going on, {count - len(missing)} of {count} batches done")
+    work.make(missing[group.rank :: group.world], writer, progress)
+    collect(group, writer, count)
+    return ranks.first_before_others(lambda: CalibrationSetWriter(out, work.manifest()).finish())
+
+
+def make_shard(
+    model: LoadedModel,
+    kind: str,
+    plan: Plan,
+    objective_for: Callable[[Teacher], Objective],
+    shard: Shard,
+    *,
+    seed: int,
+    out: Path,
+    device: str,
+    progress: Progress,
+) -> CalibrationSet | Unfinished:
+    """Make one shard of a set in a folder that the jobs of all shards write to.
+
+    Arguments and errors as of :func:`make_set`.
+
+    Returns:
+        The set, once no batch of any shard is missing.
+    """
+    work = _Work(model, kind, plan, objective_for, seed, pick_device(device))
+    writer = CalibrationSetWriter(out, work.manifest())
+    indices = range(len(work.sizes))
+    own = [index for index in indices if shard.holds(index) and not writer.has(index)]
+    work.make(own, writer, progress)
+    missing: dict[Shard, list[int]] = {}
+    for index in indices:
+        if not writer.has(index):
+            missing.setdefault(Shard.of(index, shard.count), []).append(index)
+    return Unfinished(out, len(own), missing) if missing else writer.finish()
+
+
+@dataclass(frozen=True)
+class _Work:
+    """How the batches of a set are made."""
+
+    model: LoadedModel
+    kind: str
+    plan: Plan
+    objective_for: Callable[[Teacher], Objective]
+    seed: int
+    device: torch.device
+
+    @property
+    def sizes(self) -> list[int]:
+        return _batch_sizes(self.plan)
+
+    def manifest(self) -> dict[str, Any]:
+        dtype = fast_dtype(self.device)
+        return _manifest(self.model, self.kind, self.plan, self.seed, self.device, dtype)
+
+    def make(
+        self, indices: Sequence[int], writer: CalibrationSetWriter, progress: Progress
+    ) -> None:
+        """Make the batches of these numbers and write them, one by one."""
+        if not indices:
+            return
+        plan, model, sizes = self.plan, self.model, self.sizes
+        objective = self.objective_for(make_teacher(model, self.device, fast_dtype(self.device)))
+        with progress.stage("synthesize", len(indices) * plan.iterations) as stage:
+            for done, index in enumerate(indices):
+                batch = draw_batch(model, sizes[index], self.seed, index, self.device)
                 try:
                     _optimise(objective, batch, stage, done * plan.iterations)
                 except torch.cuda.OutOfMemoryError as error:
@@ -156,7 +238,15 @@ def make_set(
                     model.preprocessing.denormalize(batch.images.detach().float().cpu().numpy()),
                     batch.labels.cpu().numpy(),
                 )
-    return writer.finish()
+
+
+def _check_ranks(world: int, batches: int, plan: Plan) -> None:
+    if world > batches:
+        raise BadInput(
+            f"There are {world} processes, and {plan.images} images in batches of "
+            f"{plan.batch_size} are {batches} batches: {world - batches} would have nothing to do.",
+            f"Start {batches} processes at most, or make more `images`.",
+        )
 
 
 def draw_batch(model: LoadedModel, size: int, seed: int, index: int, device: torch.device) -> Batch:

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from mimiq.calibrate.dataset import CalibrationSet
+from mimiq.config.shard import Shard
 from mimiq.config.synthesis import SYNTHESIS_RECIPES, SynthesisRecipe
 from mimiq.errors import BadInput
 from mimiq.models import LoadedModel
@@ -23,12 +24,25 @@ from mimiq.models.answers import label_loss
 from mimiq.progress import SILENT, Told, progress_for
 from mimiq.runtime.preprocessing import Preprocessing
 from mimiq.synthesis.augment import augment
-from mimiq.synthesis.driver import Batch, Objective, Teacher, make_set
+from mimiq.synthesis.driver import (
+    Batch,
+    Objective,
+    Teacher,
+    Unfinished,
+    make_set,
+    make_shard,
+)
 from mimiq.synthesis.scenes import scenes
 from mimiq.synthesis.similarity import inter_head_loss
 from mimiq.synthesis.total_variation import total_variation
 
-__all__ = ["SYNTHESIS_RECIPES", "SynthesisRecipe", "mimiq_objective", "synthesize"]
+__all__ = [
+    "SYNTHESIS_RECIPES",
+    "SynthesisRecipe",
+    "mimiq_objective",
+    "synthesize",
+    "synthesize_shard",
+]
 
 _log = logging.getLogger("mimiq")
 
@@ -73,6 +87,38 @@ def synthesize(
         "synthetic",
         chosen,
         lambda teacher: mimiq_objective(teacher, chosen),
+        seed=seed,
+        out=Path(out),
+        device=device,
+        progress=progress_for(progress),
+    )
+
+
+def synthesize_shard(
+    model: LoadedModel,
+    recipe: SynthesisRecipe | str,
+    shard: Shard,
+    *,
+    seed: int = 0,
+    out: str | Path,
+    device: str = "auto",
+    progress: Told = SILENT,
+) -> CalibrationSet | Unfinished:
+    """One shard of the set that :func:`synthesize` makes, in a folder that all shards share.
+
+    Args:
+        shard: which batches.
+
+    Returns:
+        The set, once no shard is missing.
+    """
+    chosen = _recipe(recipe)
+    return make_shard(
+        model,
+        "synthetic",
+        chosen,
+        lambda teacher: mimiq_objective(teacher, chosen),
+        shard,
         seed=seed,
         out=Path(out),
         device=device,

@@ -87,13 +87,15 @@ def compile_command(
     )
     check_early(values.precision_name(precision), early)
 
-    from mimiq.cache import Cache, default_cache_dir
+    from mimiq import ranks
+    from mimiq.cache import default_cache_dir
     from mimiq.cli.terminal_progress import shown_progress
-    from mimiq.compiler import compile_model
+    from mimiq.compiler import compile_model, help_compile
     from mimiq.jobs import job_for
+    from mimiq.stages.shared_cache import cache_for
 
-    progress = shown_progress(say.quiet)
-    with working():
+    with ranks.joined() as group, working():
+        progress = shown_progress(say.quiet or not group.first)
         job = job_for(
             choice.model,
             values.precision_name(precision),
@@ -111,17 +113,33 @@ def compile_command(
             **early,
             **values.loading(choice),
         )
-        cache = Cache(cache_dir or default_cache_dir(), progress.note)
-        if dry_run:
+        ranks.agree(values.facts(job.model, **facts_of(job)))
+        cache = cache_for(cache_dir or default_cache_dir(), progress)
+        if dry_run and group.first:
             plan = _plan(job, cache, progress)
-        else:
+        elif group.first:
             made = compile_model(job, cache, progress)
+        else:
+            if not dry_run:
+                help_compile(job, cache, progress)
+            return
     if dry_run:
         show_plan(job, plan, cache, as_json=say.json)
     elif say.json:
         print_json(result_json(made))
     else:
         show_result(made)
+
+
+def facts_of(job: Job) -> dict[str, object]:
+    """What decides a compilation's result, beside its network."""
+    return {
+        "precision": job.precision.to_json(),
+        "recipe": job.recipe.to_json(),
+        "calibration": job.calibration,
+        "seed": job.seed,
+        "budget": job.budget,
+    }
 
 
 def _plan(job: Job, cache: Cache, progress: Progress) -> Estimate:

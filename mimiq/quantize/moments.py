@@ -1,0 +1,73 @@
+"""Second moments of a Linear's inputs and errors: sums, to which every rank adds its images'."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from mimiq import ranks
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Weighed sums over rows x, a layer's quantised input with a one behind it, and errors d.
+
+    Attributes:
+        inputs: xxᵀ, fp64 (K + 1, K + 1).
+        errors: dxᵀ, fp64 (N, K + 1).
+        power: ‖d‖².
+    """
+
+    inputs: torch.Tensor
+    errors: torch.Tensor
+    power: float
+
+    def __add__(self, other: Moments) -> Moments:
+        return Moments(
+            self.inputs + other.inputs, self.errors + other.errors, self.power + other.power
+        )
+
+    def __sub__(self, other: Moments) -> Moments:
+        return Moments(
+            self.inputs - other.inputs, self.errors - other.errors, self.power - other.power
+        )
+
+    def error(self, change: torch.Tensor) -> float:
+        """Σ ‖d − Δx‖² once ``change`` Δ (N, K + 1) is added to weights and bias."""
+        change = change.double()
+        quadratic = float(((change @ self.inputs) * change).sum())
+        return self.power - 2 * float((change * self.errors).sum()) + quadratic
+
+    def solve(self, damping: float) -> torch.Tensor:
+        """The Δ of least error, damped by ``damping`` times the mean diagonal; fp32 (N, K + 1)."""
+        damped = self.inputs.clone()
+        diagonal = damped.diagonal()[:-1]  # the bias is not damped
+        diagonal.add_(damping * diagonal.mean() + torch.finfo(torch.float32).tiny)
+        factor, failed = torch.linalg.cholesky_ex(damped)
+        if failed:  # not positive: rounding of a singular matrix
+            change: torch.Tensor = torch.linalg.lstsq(damped, self.errors.T).solution
+        else:
+            change = torch.cholesky_solve(self.errors.T, factor)
+        fp32: torch.Tensor = change.T.float()
+        return fp32
+
+
+def own_rows(count: int, batch_size: int) -> list[int]:
+    """The images of this rank: every so many whole batches, which are summed as one rank would."""
+    group = ranks.current()
+    return [index for index in range(count) if index // batch_size % group.world == group.rank]
+
+
+def summed(moments: list[Moments]) -> list[Moments]:
+    """The moments of all ranks' images together, the same on every rank."""
+    group = ranks.current()
+    if group.world == 1:
+        return moments
+    powers = torch.tensor([of.power for of in moments], dtype=torch.float64)
+    powers = powers.to(moments[0].inputs.device)
+    group.sum_([*(part for of in moments for part in (of.inputs, of.errors)), powers])
+    return [
+        Moments(of.inputs, of.errors, power)
+        for of, power in zip(moments, powers.tolist(), strict=True)
+    ]
