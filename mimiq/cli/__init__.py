@@ -23,6 +23,7 @@ from mimiq.cli.commands.models import models
 from mimiq.cli.commands.pack import pack
 from mimiq.cli.commands.report import report
 from mimiq.cli.commands.sensitivity import sensitivity
+from mimiq.cli.commands.sweep import sweep
 from mimiq.cli.commands.synthesize import synthesize
 
 _CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
@@ -51,6 +52,7 @@ for _command in (
     inspect_command,
     report,
     compare,
+    sweep,
     models,
     doctor,
 ):

@@ -1,0 +1,1 @@
+"""Many compilations: networks × precisions × recipes, each a job of its own."""
