@@ -20,6 +20,9 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 _LONGEST = (
     "test_end_to_end.py",
     "test_cli_sensitivity.py",
+    "test_families.py",
+    "test_tensorrt_golden.py",
+    "test_slim_install.py",
     "test_kills.py",
     "test_cli_interruption.py",
 )

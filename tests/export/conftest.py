@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -24,17 +25,26 @@ def digits() -> tuple[nn.Module, torch.Tensor]:
 
 
 @pytest.fixture(scope="session")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Exported]:
-    """A ViT of two blocks in one of :data:`PRECISIONS`, exported."""
+def exported(own_cache: Path) -> Callable[[str], Exported]:
+    """A ViT of two blocks in one of :data:`PRECISIONS`, exported.
+
+    Once for all processes of a session, which therefore leave the graphs as they are.
+    """
+    from filelock import FileLock
+
     made: dict[str, Exported] = {}
-    folder = tmp_path_factory.mktemp("exported")
+    folder = own_cache.with_name("exported")
+    folder.mkdir(exist_ok=True)
     network = vit(depth=2)
     images = torch.randn(64, 3, 32, 32, generator=torch.Generator().manual_seed(1))
 
     def export(label: str) -> Exported:
         if label not in made:
             module = simulate(network, PRECISIONS[label], images[:16])
-            path = export_onnx(module, 32, folder / f"{label}.onnx", metadata=METADATA)
+            path = folder / f"{label}.onnx"
+            with FileLock(f"{path}.lock"):
+                if not path.exists():
+                    export_onnx(module, 32, path, metadata=METADATA)
             made[label] = Exported(module, path, images, PRECISIONS[label])
         return made[label]
 

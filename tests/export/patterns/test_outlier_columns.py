@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +30,8 @@ from mimiq.runtime.onnxruntime.session import OnnxRuntimeSession
 
 FC2 = "blocks.1.mlp.fc2"
 LABELS = [label for label in PRECISIONS if label != "fp32"]
-ONE, THREE = (7,), (3, 7, 200)
+ONE, THREE = {FC2: (7,)}, {FC2: (3, 7, 200)}
+BOTH = {"blocks.0.mlp.fc2": (7,), FC2: (3, 7, 200)}
 ExportOutliers = Callable[..., Exported]
 needs_rtx = pytest.mark.skipif(
     importlib.util.find_spec("tensorrt_rtx") is None, reason="the extra 'rtx' is not installed"
@@ -39,18 +40,24 @@ needs_rtx = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def outlying(tmp_path_factory: pytest.TempPathFactory) -> ExportOutliers:
-    """A ViT of two blocks with massive hidden units in the second, kept apart, exported."""
-    made: dict[tuple[str, tuple[int, ...], float, str], Exported] = {}
+    """A ViT of two blocks with massive hidden units, in the second at least, kept apart, exported.
+
+    Told the columns to keep apart by the Linears that read them.
+    """
+    made: dict[tuple[str, str, float], Exported] = {}
     folder = tmp_path_factory.mktemp("outlying")
     images = torch.randn(16, 3, 32, 32, generator=torch.Generator().manual_seed(1))
 
     def export(
-        label: str, columns: tuple[int, ...] = ONE, size: float = 100.0, layer: str = FC2
+        label: str, outliers: Mapping[str, tuple[int, ...]] = ONE, size: float = 100.0
     ) -> Exported:
-        key = (label, columns, size, layer)
+        key = (label, str(outliers), size)
         if key not in made:
-            network = plant(vit(depth=2), layer, columns, size) if layer == FC2 else vit(depth=2)
-            module = simulate(network, PRECISIONS[label], images, {layer: columns})
+            network = vit(depth=2)
+            for layer, columns in outliers.items():
+                if layer.endswith("fc2"):
+                    network = plant(network, layer, columns, size)
+            module = simulate(network, PRECISIONS[label], images, outliers)
             path = export_onnx(module, 32, folder / f"{len(made)}.onnx")
             made[key] = Exported(module, path, images, PRECISIONS[label])
         return made[key]
@@ -76,12 +83,12 @@ def run_cpu(path: Path, images: torch.Tensor) -> torch.Tensor:
     return torch.from_numpy(OnnxRuntimeSession(path, device="cpu", threads=1).run(images.numpy()))
 
 
-@pytest.mark.parametrize("columns", [ONE, THREE])
 @pytest.mark.parametrize("label", LABELS)
 def test_every_form_computes_what_the_simulation_computes(
-    outlying: ExportOutliers, label: str, columns: tuple[int, ...], tmp_path: Path
+    outlying: ExportOutliers, label: str, tmp_path: Path
 ) -> None:
-    network = outlying(label, columns)
+    """With one such column, and with several."""
+    network = outlying(label, BOTH)
     expected = simulated(network)
     scale = float(expected.abs().max())
     # Roundings that tip to the next step count little beside a unit that went astray.
@@ -102,7 +109,7 @@ def test_a_unit_far_larger_than_others_costs_the_others_nothing(
 ) -> None:
     """Less than with one scale for all columns, and far less the larger the unit is."""
     network = outlying("w8a8", ONE, size)
-    exact = plant(vit(depth=2), FC2, ONE, size)
+    exact = plant(vit(depth=2), FC2, ONE[FC2], size)
     images = network.images
     with torch.no_grad():
         wanted = exact(images)
@@ -116,7 +123,7 @@ def test_a_unit_far_larger_than_others_costs_the_others_nothing(
 def test_it_is_the_same_linear_to_every_reader(
     outlying: ExportOutliers, exported: Callable[[str], Exported], label: str, tmp_path: Path
 ) -> None:
-    network, plain = outlying(label, THREE), exported(label)
+    network, plain = outlying(label, BOTH), exported(label)
     for convert in (to_fp16, to_cpu, None):
         found, usual = (
             path if convert is None else convert(path, tmp_path / f"{index}.onnx")
@@ -126,7 +133,8 @@ def test_it_is_the_same_linear_to_every_reader(
             continue
         summary = summarize(found)
         assert summary["layers"] == summarize(usual)["layers"]
-        assert summary["outlier_columns"] == {f"{FC2}/MatMul": 3}
+        expected = {f"{layer}/MatMul": len(columns) for layer, columns in BOTH.items()}
+        assert summary["outlier_columns"] == expected
         assert summarize(usual)["outlier_columns"] == {}
         for target in ("rtx", "trt"):
             rules = [one.rule for one in check(found, target)]  # type: ignore[arg-type]
@@ -135,7 +143,7 @@ def test_it_is_the_same_linear_to_every_reader(
 
 def test_the_weights_are_named_after_their_column(outlying: ExportOutliers) -> None:
     model = load(outlying("w8a8", THREE).path)
-    names = [f"{FC2}.outlier_weight.{column}" for column in THREE]
+    names = [f"{FC2}.outlier_weight.{column}" for column in THREE[FC2]]
     assert [name for name in model.graph.initializers if "outlier_weight" in name] == names
 
 
@@ -153,7 +161,7 @@ def test_the_integer_product_keeps_its_bias_on_a_cpu(
 def test_columns_of_a_joined_projection_are_split_with_it(
     outlying: ExportOutliers, tmp_path: Path
 ) -> None:
-    network = outlying("w8a8", (3, 7, 20), 100.0, "blocks.1.attn.qkv")
+    network = outlying("w8a8", {"blocks.1.attn.qkv": (3, 7, 20)})
     path = to_cpu(network.path, tmp_path / "cpu.onnx")
     assert path is not None
     found = {one.name: one.rows.shape for one in find_outliers(load(path))}
@@ -163,7 +171,7 @@ def test_columns_of_a_joined_projection_are_split_with_it(
 
 
 def test_in_floating_point_they_are_columns_again(outlying: ExportOutliers, tmp_path: Path) -> None:
-    network = outlying("w4a16", THREE)
+    network = outlying("w4a16", BOTH)
     plain = to_float(network.path, tmp_path / "float.onnx")
     summary = summarize(plain)
     assert summary["outlier_columns"] == {}
@@ -175,7 +183,7 @@ def test_in_floating_point_they_are_columns_again(outlying: ExportOutliers, tmp_
 def test_heads_read_in_floating_point_cost_the_fused_attention(
     outlying: ExportOutliers, tmp_path: Path
 ) -> None:
-    network = outlying("w8a8", ONE, 100.0, "blocks.1.attn.proj")
+    network = outlying("w8a8", {"blocks.1.attn.proj": (7,)})
     half = to_fp16(network.path, tmp_path / "half.onnx")
     (finding,) = check(half, "rtx")
     assert finding.rule == "attention-read-in-float"
