@@ -38,7 +38,7 @@ def malformed(number: int) -> dict[str, np.ndarray[Any, Any]]:
         {"images": np.zeros((1, 3, 31, 32), np.float32)},
         {"images": np.zeros((1, 3, 32, 32), np.float64)},
         {"pictures": np.zeros((1, 3, 32, 32), np.float32)},
-        {"images": np.full((1, 3, 32, 32), np.nan, np.float32)},
+        {"images": np.zeros((65, 3, 32, 32), np.float32)},
     ][number % 4]
 
 
@@ -73,7 +73,7 @@ def test_load(compile_digits: Compile, tmp_path: Path) -> None:
             if number == REQUESTS // 2 + 1 and protocol == "grpc":
                 kill()
             if number % MALFORMED == 1:
-                with pytest.raises(RequestRefused, match=r"takes|NaN or infinity"):
+                with pytest.raises(RequestRefused, match="takes"):
                     connection.infer("digits", malformed(number // MALFORMED), ["logits"])
                 counted["refused"] += 1
                 continue
