@@ -70,9 +70,11 @@ def slim(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if built.returncode:
         pytest.skip(f"pip cannot build the wheel here: {built.stderr.strip()[-300:]}")
     (wheel,) = (folder / "wheels").glob("mimiq_vit-*.whl")
-    venv.create(folder / "environment", with_pip=True)
+    venv.create(folder / "environment", with_pip=False)
     python = folder / "environment" / ("Scripts" if os.name == "nt" else "bin") / "python"
-    installed = _run(python, "-m", "pip", "install", "--quiet", wheel)
+    # The pip at hand: none of its own, and only what is imported becomes byte code.
+    pip = (sys.executable, "-m", "pip", "--python", python)
+    installed = _run(*pip, "install", "--quiet", "--no-compile", wheel)
     if installed.returncode:
         pytest.skip(f"pip cannot install here: {installed.stderr.strip()[-300:]}")
     return python

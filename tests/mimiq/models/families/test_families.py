@@ -121,7 +121,7 @@ def test_sixteen_bits_leave_the_function(example: Example) -> None:
 @torch.no_grad()
 def test_the_walk_meets_every_linear_of_the_blocks(example: Example) -> None:
     _, model, images = example
-    ranges = RangeRecipe(rotate=False, migrate=False, refit=False, rounding="nearest")
+    ranges = RangeRecipe("minmax", rotate=False, migrate=False, refit=False, rounding="nearest")
     module = quantize(model, int8(), images, ranges).module
     visited = []
     for visit in walk(model.family, model.module, module, images, batch_size=3):
