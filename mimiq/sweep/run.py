@@ -71,7 +71,7 @@ def submitter(folder: Path, cluster: str, slurm: Mapping[str, Any]) -> Submit:
         executor = submitit.AutoExecutor(folder=folder, cluster=cluster)
     except RuntimeError as error:
         raise EnvironmentLacks(
-            f"Jobs cannot be submitted to {cluster}: {error}.",
+            f"Jobs cannot be submitted to {cluster}: {str(error).rstrip('.?')}.",
             "Run the sweep where sbatch is, or with `cluster=local`.",
         ) from error
     try:

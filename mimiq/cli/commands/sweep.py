@@ -110,11 +110,9 @@ def sweep(
         if page is not None:
             show("", f"Page: {shown(page)}")
     if made.failed:
-        count, first = len(made.failed), next(iter(made.failed))
         raise MimiqError(
-            f"{count} of {len(made.rows)} cells failed: {', '.join(made.failed)}.",
-            f"What they said is in {out / 'logs'}, for example {first}.txt; the same command "
-            "tries them again.",
+            f"{len(made.failed)} of {len(made.rows)} cells failed: {', '.join(made.failed)}.",
+            f"What they said is in {out / 'logs'}; the same command tries them again.",
         )
 
 
