@@ -3,7 +3,7 @@
 Volumes are counted, not measured: they follow from the shapes. Times follow from the rates of one
 device that are given, and are no measurement.
 
-    python benchmarks/scaling.py --synthesis 0.35 --images 10000   # image-steps a second, DeiT-T
+    python benchmarks/scaling.py --synthesis 17 --fit 4.7 --distillation 5.6 --network-gb 1.25
 """
 
 from __future__ import annotations
@@ -132,7 +132,8 @@ def times(arguments: argparse.Namespace) -> str:
             gained = speedup(batches, ranks)
             made = arguments.images * arguments.iterations * slower / arguments.synthesis / gained
             chunks = math.ceil(arguments.fitted / 32)
-            fitted = arguments.fitted * slower / arguments.fit / speedup(chunks, ranks)
+            shared = (1 - arguments.alone) / speedup(chunks, ranks)
+            fitted = arguments.fitted * slower / arguments.fit * (arguments.alone + shared)
             fit_moved = ring(fit_bytes(shape), ranks) / arguments.network_gb / 1e9
             shares = speedup(arguments.step_images, ranks)
             step = arguments.step_images * slower / arguments.distillation / shares
@@ -171,6 +172,7 @@ def _arguments() -> argparse.Namespace:
     rates = "of DeiT-T on one device; others by their multiplications"
     parser.add_argument("--synthesis", type=float, default=1.0, help=f"image-steps/s {rates}")
     parser.add_argument("--fit", type=float, default=1.0, help=f"images/s {rates}")
+    parser.add_argument("--alone", type=float, default=0.4, help="of the fit, by every rank alike")
     parser.add_argument("--distillation", type=float, default=1.0, help=f"images/s {rates}")
     return parser.parse_args()
 
