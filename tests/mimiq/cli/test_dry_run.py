@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from click.testing import CliRunner
+from compiled import INT8, Compile
 
 from mimiq.cli import main
 
@@ -44,10 +45,9 @@ def test_more_images_and_steps_take_longer(tmp_path: Path) -> None:
     assert more["distill"]["seconds"] > 10 * found["distill"]["seconds"]
 
 
-def test_what_is_there_already_takes_no_time(tmp_path: Path) -> None:
-    cache, out = tmp_path / "cache", tmp_path / "out.mimiq"
-    answer(*ASKED, "--no-bench", "--quiet", "-o", out, "--cache-dir", cache)
-    found = planned(*ASKED, "--no-bench", "-o", tmp_path / "other.mimiq", "--cache-dir", cache)
+def test_what_is_there_already_takes_no_time(compile_digits: Compile, tmp_path: Path) -> None:
+    compile_digits(*INT8)
+    found = planned("compile", "digits", *INT8, "--no-bench", "-o", tmp_path / "other.mimiq")
     assert found["images"] == {"name": "images", "what": "there already", "seconds": 0.0}
     assert "latency" not in found
 
