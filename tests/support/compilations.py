@@ -32,13 +32,13 @@ def begun(out: Path, cache: Path) -> int:
             from mimiq.cli import compile_main
 
             words = [*COMPILE, "-o", str(out), "--cache-dir", str(cache)]
-            compile_main.main(words, standalone_mode=False)
+            code = compile_main.main(words, standalone_mode=False)  # click's Exit is returned
         except BaseException:
             import traceback
 
             traceback.print_exc()
             os._exit(1)
-        os._exit(0)
+        os._exit(code or 0)
     return child
 
 
