@@ -21,16 +21,29 @@ Tensors = dict[str, torch.Tensor]
 
 CONTAINER = "/"  # ends the name of a mapping inside the file, as in ``model_ema/module.norm.bias``
 _DEPTH = 4  # of mappings in one another
-# A file's first bytes, and what it is; none of these holds a state dict that can be read here.
+_ARCHIVE = "Unpack it, and give the file inside."
+_ORIGINAL = "Give the network's original checkpoint."
+# Where in a file, which bytes, and what it is; none of these holds a state dict to be read here.
 _FOREIGN = (
-    (b"\x89HDF", "an HDF5 file, as Keras writes them", "Convert it to safetensors first."),
-    (b"GGUF", "a GGUF file", "Give the network's original checkpoint."),
-    (b"version https://git-lfs", "a Git LFS pointer, not the file", "Fetch it: git lfs pull."),
-    (b"<", "a web page, not a checkpoint", "Download the file itself."),
-    (b"\x93NUMPY", "a single NumPy array", "Give the checkpoint of a whole network."),
-    (b"\x08", "an ONNX graph or another protocol buffer", "Give the network's checkpoint."),
-    (b"\x1f\x8b", "a gzip archive", "Unpack it, and give the file inside."),
-    (b"ustar", "a tar archive", "Unpack it, and give the file inside."),
+    (0, b"\x89HDF", "an HDF5 file, as Keras writes them", "Convert it to safetensors first."),
+    (0, b"GGUF", "a GGUF file", _ORIGINAL),
+    (0, b"ftrt", "an engine of TensorRT", _ORIGINAL),
+    (4, b"TFL3", "a network of TensorFlow Lite", _ORIGINAL),
+    (0, b"version https://git-lfs", "a Git LFS pointer, not the file", "Fetch it: git lfs pull."),
+    (0, b"<", "a web page, not a checkpoint", "Download the file itself."),
+    (0, b"\x89PNG", "an image, not a checkpoint", "Check the path."),
+    (0, b"\xff\xd8\xff", "an image, not a checkpoint", "Check the path."),
+    (0, b"%PDF", "a PDF document, not a checkpoint", "Check the path."),
+    (0, b"\x7fELF", "a program or library, which is code", _ORIGINAL),
+    (0, b"\x93NUMPY", "a single NumPy array", "Give the checkpoint of a whole network."),
+    (0, b"\x08", "an ONNX graph or another protocol buffer", "Give the network's checkpoint."),
+    (0, b"\x1f\x8b", "a gzip archive", _ARCHIVE),
+    (257, b"ustar", "a tar archive", _ARCHIVE),
+    (0, b"BZh", "a bzip2 archive", _ARCHIVE),
+    (0, b"\xfd7zXZ", "an xz archive", _ARCHIVE),
+    (0, b"\x28\xb5\x2f\xfd", "a Zstandard archive", _ARCHIVE),
+    (0, b"7z\xbc\xaf", "a 7-Zip archive", _ARCHIVE),
+    (0, b"Rar!", "a RAR archive", _ARCHIVE),
 )
 
 
@@ -66,8 +79,8 @@ def read_tensors(path: Path) -> Tensors:
         return _read_safetensors(path)
     if path.suffix == ".json" or head[:1] == b"{":
         return _read_shards(path)
-    for magic, what, next_step in _FOREIGN:
-        if head.startswith(magic) or (magic == b"ustar" and head[257:262] == magic):
+    for start, magic, what, next_step in _FOREIGN:
+        if head.startswith(magic, start):
             raise BadInput(f"{path} is {what}.", next_step)
     if head[:2] == b"PK" and zipfile.is_zipfile(path):
         try:
@@ -89,6 +102,10 @@ def read_tensors(path: Path) -> Tensors:
             raise BadInput(
                 f"{path} is a program of torch.export, which is code.",
                 "Give the state dict of the network that it was exported from.",
+            )
+        if any(name.endswith("weights.h5") for name in names):
+            raise BadInput(
+                f"{path} is a network of Keras.", "Convert its weights to safetensors first."
             )
         if not any(name.endswith("data.pkl") for name in names):
             raise BadInput(f"{path} is a zip archive without a checkpoint.", "Unpack it first.")

@@ -12,6 +12,7 @@ import collections
 import datetime
 import pathlib
 import pickle
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -58,7 +59,10 @@ def read_pickle(path: Path) -> Any:
     for stand_in in (Opaque, OpaqueMapping):
         replaced: _Globals = [(stand_in, name) for name in unknown]
         try:
-            with torch.serialization.safe_globals([*_harmless(), *replaced]):
+            with (
+                torch.serialization.safe_globals([*_harmless(), *replaced]),
+                warnings.catch_warnings(action="ignore"),  # of sparse tensors, pickles' protocols
+            ):
                 return torch.load(path, map_location="cpu", weights_only=True)
         except pickle.UnpicklingError as caught:
             error = caught
@@ -67,6 +71,12 @@ def read_pickle(path: Path) -> Any:
                 f"{path} is not a readable PyTorch checkpoint.",
                 "It may be truncated: download or copy it again.",
             ) from caught
+    if _by_python(path):
+        raise BadInput(
+            f"{path} was written by Python's pickle or joblib, not by torch.save, and to read it "
+            "would be to run what it holds.",
+            "Save the weights where it was made: torch.save(state_dict, 'weights.pth').",
+        ) from error
     # PyTorch's own words advise to load it all the same, and to run what it holds.
     named = f" It names {', '.join(sorted(unknown)[:3])}." if unknown else ""
     raise BadInput(
@@ -74,6 +84,13 @@ def read_pickle(path: Path) -> Any:
         "It is truncated, or holds Python objects, which mimiq never executes: "
         "save model.state_dict() alone.",
     ) from error
+
+
+def _by_python(path: Path) -> bool:
+    """Whether a pickle has a newer protocol than PyTorch writes."""
+    with path.open("rb") as file:
+        head = file.read(2)
+    return head[:1] == b"\x80" and head[1:] > bytes([torch.serialization.DEFAULT_PROTOCOL])
 
 
 def _harmless() -> _Globals:

@@ -58,6 +58,11 @@ _KINDS = (
         "Give the name of its architecture, if timm has it.",
     ),
     (
+        r"attn\.rel_pos_[hw]$",
+        "the encoder of SAM or ViTDet, whose relative positions the queries multiply",
+        "Give the checkpoint of a network that answers an image with one vector.",
+    ),
+    (
         r"blocks_token_only\.|attn\.proj_l\.",
         "CaiT",
         "Give the name of its architecture, if timm has it.",
@@ -173,7 +178,7 @@ def _by_names(state: Shapes, expected: Shapes) -> tuple[str, str] | None:
         )
     if "dist_token" in expected and "dist_token" not in state:
         return "it is not the distilled form.", "Name the plain form, e.g. deit_t."
-    inside = re.compile(r"(head|fc|classifier)\.\w+\.weight$")
+    inside = re.compile(r"(\w*head|fc|classifier)\.\w+\.weight$")
     heads = [key for key in state if inside.match(key) and key not in expected]
     if heads:
         return (

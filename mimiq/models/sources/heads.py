@@ -16,7 +16,8 @@ from mimiq.models.checkpoint import CONTAINER, Tensors
 from mimiq.models.prefixes import TRAINING, Found
 
 _CLASSIFIER = re.compile(
-    r"(\d+|\w*head\w*|\w*classifier\w*|fc\d*|linear\w*|cls|visual\.head\.proj)"
+    r"(\d+|\w*head\w*|\w*classifier\w*|fc\d*|linear\w*|cls|out(?:put)?|logits|final|"
+    r"visual\.head\.proj)"
     r"((?:\.\w+)*)\.weight$"
 )
 # Where a network was changed or derived, its classifier may have another attribute's name.
@@ -83,6 +84,14 @@ def with_head(
             bias = beside.get(f"{name.removesuffix('.weight')}.bias", torch.zeros(len(weight)))
             result |= {"head.weight": weight, "head.bias": bias}
             rest = [key for key in beside if not key.startswith(name.removesuffix("weight"))]
+            for other in rest:
+                if width in beside[other].shape and not other.startswith(TRAINING):
+                    raise BadInput(
+                        f"{path} has {other} beside its classifier {name}, and the answer may pass "
+                        "through both.",
+                        f"Save a network whose only classifier is one Linear; without {other} in "
+                        "the file, it is compiled as if that were not there.",
+                    )
             return result, (
                 *notes,
                 f"The classifier is {name.removesuffix('.weight')!r}, which stands beside the "

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from checkpoint_files import NAME, State, check, network, said, saved
+from checkpoint_files import NAME, State, below, check, network, said, saved
 from safetensors.torch import save_file
 from torch import nn
 
@@ -227,6 +227,32 @@ def test_29_folders_that_timm_saved(name: str, plain: Any, tmp_path: Path) -> No
 def test_30_safetensors_under_another_suffix(state: State, plain: Any, tmp_path: Path) -> None:
     save_file(state, tmp_path / "pytorch_model.bin")
     check(load_model(NAME, weights=tmp_path / "pytorch_model.bin"), plain)
+
+
+@pytest.mark.parametrize("layout", ["sparse", "csr", "numpy", "parameters", "list", "older"])
+def test_tensors_in_other_forms(layout: str, state: State, plain: Any, tmp_path: Path) -> None:
+    name = "blocks.0.mlp.fc1.weight"
+    content: Any = {
+        "sparse": lambda: state | {name: state[name].to_sparse()},
+        "csr": lambda: state | {name: state[name].to_sparse_csr()},
+        "numpy": lambda: {"model": {key: tensor.numpy() for key, tensor in state.items()}},
+        "parameters": lambda: {key: nn.Parameter(tensor) for key, tensor in state.items()},
+        "list": lambda: [state, {"epoch": 3}],
+        "older": lambda: state,
+    }[layout]()
+    path = tmp_path / "weights.pth"
+    torch.save(content, path, _use_new_zipfile_serialization=layout != "older")
+    check(load_model(NAME, weights=path), plain)
+
+
+@pytest.mark.parametrize(
+    "prefix", ["vit.", "_forward_module.model.", "module.backbone.net.", "base_model.model."]
+)
+def test_other_prefixes_in_other_containers(
+    prefix: str, state: State, plain: Any, tmp_path: Path
+) -> None:
+    content = {"checkpoint": {"model": {"state_dict": below(prefix, state)}}}
+    check(load_model(NAME, weights=saved(content, tmp_path)), plain)
 
 
 def test_dinov2s_positions_are_resized_as_its_own_code_does(tmp_path: Path) -> None:

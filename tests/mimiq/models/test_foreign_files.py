@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import math
 import pathlib
+import pickle
+import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -60,6 +62,21 @@ def test_30_torchscript_is_named(plain: Any, tmp_path: Path) -> None:
     torch.jit.save(traced, tmp_path / "model.pt")
     with pytest.raises(BadInput, match="TorchScript"):
         load_model(NAME, weights=tmp_path / "model.pt")
+
+
+def test_pickles_that_pytorch_did_not_write_are_named(state: State, tmp_path: Path) -> None:
+    path = tmp_path / "weights.pkl"
+    path.write_bytes(pickle.dumps({name: tensor.numpy() for name, tensor in state.items()}))
+    with pytest.raises(BadInput, match="Python's pickle") as caught:
+        load_model(NAME, weights=path)
+    assert "torch.save" in caught.value.next_step
+
+
+def test_kerass_archives_are_named(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "model.keras", "w") as archive:
+        archive.writestr("model.weights.h5", b"\x89HDF")
+    with pytest.raises(BadInput, match="Keras"):
+        load_model(NAME, weights=tmp_path / "model.keras")
 
 
 def test_31_the_distilled_form_is_named(tmp_path: Path) -> None:
@@ -118,6 +135,17 @@ def projection_head(_: State) -> State:
     return tensors | {"head.0.weight": torch.ones(8, 192), "head.2.weight": torch.ones(4, 8)}
 
 
+def sams_encoder(_: State) -> State:
+    tensors = network(class_token=False, global_pool="avg", fc_norm=False).state_dict()
+    tensors |= {"blocks.0.attn.rel_pos_h": torch.ones(27, 64), "neck.0.weight": torch.ones(1)}
+    return {f"image_encoder.{name}": tensor for name, tensor in tensors.items()}
+
+
+def norm_and_linear(_: State) -> State:
+    heads = {"mlp_head.0.weight": torch.ones(192), "mlp_head.1.weight": torch.ones(5, 192)}
+    return network(num_classes=0).state_dict() | heads
+
+
 def positions_of_patches(_: State) -> State:
     return network(no_embed_class=True).state_dict()
 
@@ -134,6 +162,8 @@ def positions_of_patches(_: State) -> State:
         (without_values, "meta device"),
         (projection_head, "2 Linear layers"),
         (positions_of_patches, "16 patches alone"),
+        (sams_encoder, "SAM"),
+        (norm_and_linear, r"mlp_head\.0\.weight"),
         (lora, "LoRA"),
         (optimiser, "optimiser"),
         (two_layers, "head has 2 layers"),
@@ -156,6 +186,15 @@ def test_errors_say_what_a_file_is(
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "Git LFS"),
         (b"<!DOCTYPE html><html>", "web page"),
         (b"\x89HDF\r\n\x1a\n", "HDF5"),
+        (b"ftrt", "engine of TensorRT"),
+        (b"\x1c\0\0\0TFL3", "TensorFlow Lite"),
+        (b"\x89PNG\r\n", "an image"),
+        (b"%PDF-1.4", "PDF"),
+        (b"\xfd7zXZ\0", "xz archive"),
+        (b"\x28\xb5\x2f\xfd", "Zstandard"),
+        (b"7z\xbc\xaf\x27\x1c", "7-Zip"),
+        (b"\x7fELF", "program"),
+        (bytes(257) + b"ustar", "tar archive"),
     ],
 )
 def test_files_of_other_formats_are_named(start: bytes, what: str, tmp_path: Path) -> None:

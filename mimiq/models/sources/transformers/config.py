@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -26,10 +27,14 @@ Build = Callable[..., nn.Module]
 _TABLE = "relative_position_bias_table"
 _ACTIVATIONS = {
     "gelu": "gelu",
+    "gelu_python": "gelu",
+    "gelu_fast": "gelu_tanh",
     "gelu_new": "gelu_tanh",
     "gelu_pytorch_tanh": "gelu_tanh",
     "quick_gelu": "quick_gelu",
     "relu": "relu",
+    "silu": "silu",
+    "swish": "silu",
 }
 
 
@@ -103,6 +108,7 @@ def _vit(
     elif kind == "ijepa":
         kwargs |= {"class_token": False, "global_pool": "avg", "fc_norm": False}
     elif pooler and "head.weight" not in state and kind in ("vit", "deit"):
+        _require_tanh(vision)
         build = TanhPooled
         state |= {key.replace("pooler", "head"): value for key, value in pooler.items()}
     if "dist_token" in state:
@@ -195,8 +201,16 @@ def _dinov3(
 ) -> tuple[dict[str, Any], Build]:
     from timm.models.eva import Eva
 
+    if vision.get("key_bias"):
+        raise UnsupportedModel(
+            "The network's keys have a bias (key_bias), which no DINOv3 of timm's has.",
+            "Choose a network trained with key_bias=false.",
+        )
     if not state["reg_token"].shape[1]:
         del state["reg_token"]
+    for name in [name for name in state if re.search(r"(attn\.proj|mlp\.\w+)\.weight$", name)]:
+        bias = name.removesuffix("weight") + "bias"
+        state.setdefault(bias, torch.zeros(len(state[name])))  # timm's have one always
     gated = "blocks.0.mlp.fc1_g.weight" in state
     _require_gelu(vision, "silu" if gated else "gelu")
     kwargs |= {
@@ -252,6 +266,20 @@ def _activation(vision: Mapping[str, Any]) -> str:
             f"Known are: {', '.join(_ACTIVATIONS)}.",
         )
     return _ACTIVATIONS[name]
+
+
+def _require_tanh(vision: Mapping[str, Any]) -> None:
+    """
+    Raises:
+        UnsupportedModel: the pooler has another activation.
+    """
+    name = str(vision.get("pooler_act", "tanh"))
+    if name != "tanh":
+        raise UnsupportedModel(
+            f"The pooler's activation is {name!r}: mimiq knows 'tanh' alone.",
+            "Save the network without its pooler (add_pooling_layer=False) to compile the class "
+            "token.",
+        )
 
 
 def _require_gelu(vision: Mapping[str, Any], wanted: str = "gelu") -> None:

@@ -7,7 +7,10 @@ from typing import Any
 
 VIT_TYPES = ("vit", "deit", "vit_mae", "vit_msn", "ijepa")
 DINO_TYPES = ("dinov2", "dinov2_with_registers")
-CLIP_TYPES = ("clip", "clip_vision_model")
+CLIP_TYPES = (
+    *("clip", "clip_vision_model", "metaclip_2", "metaclip_2_vision_model"),
+    *("chinese_clip", "chinese_clip_vision_model", "altclip", "altclip_vision_model"),
+)
 SIGLIP_TYPES = ("siglip", "siglip_vision_model")
 BEIT_TYPES = ("beit", "data2vec-vision")
 SWIN_TYPES = ("swin", "swinv2")

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from mimiq.errors import BadInput, UnsupportedModel
+from mimiq.errors import BadInput
 from mimiq.models import checkpoint
 from mimiq.models.checkpoint import Tensors
 from mimiq.models.sources import explain, layouts, positions, windows
@@ -26,37 +26,10 @@ from mimiq.models.sources.transformers.kinds import (
     TYPES,
     with_defaults,
 )
+from mimiq.models.sources.transformers.refused import unknown_type
 from mimiq.runtime.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 
 PROCESSORS = ("preprocessor_config.json", "processor_config.json")
-
-# Types that people take for a vision transformer of these families; each ends the sentence.
-_WHY = {
-    "siglip2": "which takes images of any shape as patches with a mask (NaFlex)",
-    "siglip2_vision_model": "which takes images of any shape as patches with a mask (NaFlex)",
-    "convnext": "which is convolutional, and has no attention",
-    "convnextv2": "which is convolutional, and has no attention",
-    "dinov3_convnext": "which is convolutional, and has no attention",
-    "resnet": "which is convolutional, and has no attention",
-    "levit": "which is built of batch norms and attention that skips tokens",
-    "mobilevit": "which mixes attention with convolutional stages",
-    "mobilevitv2": "which mixes attention with convolutional stages",
-    "cvt": "which mixes attention with convolutional stages",
-    "efficientformer": "which mixes attention with convolutional stages",
-    "poolformer": "which mixes tokens by pooling, and has no attention",
-    "segformer": "which pools keys and values between its tokens",
-    "pvt": "which pools keys and values between its tokens",
-    "pvt_v2": "which pools keys and values between its tokens",
-    "hiera": "which pools queries, keys or values between its tokens",
-    "vit_hybrid": "whose ResNet of transformers' own has no description here",
-    "aimv2_vision_model": "whose attention for pooling has no description here",
-    "aimv2": "whose attention for pooling has no description here",
-    "blip": "which is a language model's vision part",
-    "detr": "which finds objects, and does not answer with one vector",
-    "yolos": "which finds objects, and does not answer with one vector",
-    "owlvit": "which finds objects, and does not answer with one vector",
-    "sam": "which finds regions, and does not answer with one vector",
-}
 
 _OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
 _OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -83,11 +56,7 @@ def load(request: Request, folder: Path, config: Mapping[str, Any], weights: Pat
             "Give a folder that save_pretrained or timm wrote.",
         )
     if kind not in TYPES:
-        why = _WHY.get(kind, "which mimiq does not know")
-        raise UnsupportedModel(
-            f"{folder} holds a network of type {kind!r}, {why}.",
-            f"Known are: {', '.join(TYPES)}.",
-        )
+        raise unknown_type(kind, folder)
     if request.model_kwargs:
         raise BadInput(
             f"{folder / 'config.json'} says how its network is built, and `model_kwargs` too.",

@@ -69,14 +69,26 @@ def test_the_batch_norm_of_a_linear_probe_is_folded(body: Any, tmp_path: Path) -
         {"linear_head.weight": torch.ones(9, 384)},
         {"head_age.weight": torch.ones(3, 192), "head_sex.weight": torch.ones(2, 192)},
         {"1.2.weight": torch.ones(64, 192), "1.4.weight": torch.ones(5, 64)},
+        {"head.0.weight": torch.ones(192), "head.1.weight": torch.ones(5, 192)},
+        {"fc.0.running_var": torch.ones(192), "fc.1.weight": torch.ones(5, 192)},
+        {"neck.weight": torch.ones(192, 192), "classifier.weight": torch.ones(5, 192)},
     ],
-    ids=["of-class-and-patches", "of-two-tasks", "of-two-layers"],
+    ids=["class-and-patches", "two-tasks", "two-layers", "layer-norm", "batch-norm", "neck"],
 )
 def test_layers_behind_the_network_are_not_dropped(heads: State, body: Any, tmp_path: Path) -> None:
     prefix = "0." if "1.2.weight" in heads else "backbone."
     path = saved(below(prefix, body.state_dict()) | heads, tmp_path)
     with pytest.raises(BadInput, match=next(iter(heads))):
         load_model(NAME, weights=path)
+
+
+@pytest.mark.parametrize("name", ["out", "final", "output", "model.logits"])
+def test_a_classifier_beside_a_body_has_many_names(name: str, body: Any, tmp_path: Path) -> None:
+    head = nn.Linear(192, 7)
+    parent = name.rpartition(".")[0]
+    state = below(f"{parent}.net." if parent else "net.", body.state_dict())
+    model = load_model(NAME, weights=saved(state | below(f"{name}.", head.state_dict()), tmp_path))
+    check(model, nn.Sequential(body, head))
 
 
 def test_open_clips_projection_beside_a_trunk_gives_an_embedding(body: Any, tmp_path: Path) -> None:

@@ -54,6 +54,11 @@ NETWORKS: list[tuple[str, str, dict[str, Any]]] = [
         "DINOv3ViT",
         _VIT | {"num_register_tokens": 0, "query_bias": False, "value_bias": False},
     ),
+    (
+        "DINOv3ViTModel",
+        "DINOv3ViT",
+        _VIT | {"num_register_tokens": 2, "proj_bias": False, "mlp_bias": False},
+    ),
     ("Dinov2Model", "Dinov2", _VIT | {"use_swiglu_ffn": True}),
     ("Dinov2ForImageClassification", "Dinov2", _VIT | _LABELS | {"use_swiglu_ffn": True}),
 ]
@@ -171,6 +176,10 @@ def test_windows_that_are_filled_up_otherwise_are_refused(tmp_path: Path) -> Non
         ("mobilevit", "convolutional stages"),
         ("siglip2_vision_model", "any shape"),
         ("vit_hybrid", "ResNet"),
+        ("videomae", "videos"),
+        ("dpt", "depths"),
+        ("blip_vision_model", "language model"),
+        ("efficientnet", "convolutional"),
     ],
 )
 def test_other_types_are_refused_with_their_reason(kind: str, why: str, tmp_path: Path) -> None:
@@ -179,6 +188,21 @@ def test_other_types_are_refused_with_their_reason(kind: str, why: str, tmp_path
     with pytest.raises(UnsupportedModel, match=why) as caught:
         load_model(str(tmp_path))
     assert "swinv2" in caught.value.next_step
+
+
+@pytest.mark.parametrize(
+    ("name", "config", "settings", "what"),
+    [
+        ("ViTModel", "ViT", {"pooler_act": "relu"}, "pooler's activation is 'relu'"),
+        ("DINOv3ViTModel", "DINOv3ViT", {"key_bias": True}, "key_bias"),
+    ],
+)
+def test_variants_that_timm_does_not_have_are_refused(
+    name: str, config: str, settings: dict[str, Any], what: str, tmp_path: Path
+) -> None:
+    made(name, config, _VIT | settings).save_pretrained(tmp_path)
+    with pytest.raises(UnsupportedModel, match=what):
+        load_model(str(tmp_path))
 
 
 def test_beit_without_its_pooler_is_refused(tmp_path: Path) -> None:

@@ -65,6 +65,7 @@ NETWORKS: list[tuple[str, str, dict[str, Any], Callable[[Any], torch.Tensor]]] =
     ("ViTForImageClassification", "ViTConfig", _LABELS | {"qkv_bias": False}, _logits),
     ("ViTForImageClassification", "ViTConfig", _LABELS | {"num_channels": 1}, _logits),
     ("ViTForImageClassification", "ViTConfig", _LABELS | {"hidden_act": "gelu_new"}, _logits),
+    ("ViTForImageClassification", "ViTConfig", _LABELS | {"hidden_act": "silu"}, _logits),
     ("ViTForImageClassification", "ViTConfig", _LABELS | {"image_size": [32, 64]}, _logits),
     ("ViTModel", "ViTConfig", {}, _pooled),
     ("DeiTForImageClassificationWithTeacher", "DeiTConfig", _LABELS, _logits),
@@ -85,6 +86,12 @@ NETWORKS: list[tuple[str, str, dict[str, Any], Callable[[Any], torch.Tensor]]] =
     ("IJepaModel", "IJepaConfig", {}, _mean),
     ("CLIPVisionModel", "CLIPVisionConfig", {}, _pooled),
     ("CLIPVisionModelWithProjection", "CLIPVisionConfig", {"projection_dim": 24}, _image_embeds),
+    ("AltCLIPVisionModel", "AltCLIPVisionConfig", {}, _pooled),
+    ("ChineseCLIPVisionModel", "ChineseCLIPVisionConfig", {}, _pooled),
+    (
+        *("MetaClip2VisionModelWithProjection", "MetaClip2VisionConfig"),
+        *({"projection_dim": 24}, _image_embeds),
+    ),
     ("SiglipVisionModel", "SiglipVisionConfig", {}, _pooled),
     ("SiglipVisionModel", "SiglipVisionConfig", {"vision_use_head": False}, _mean),
 ]
