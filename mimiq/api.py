@@ -66,7 +66,8 @@ def compile(
         labels: class names in order, or a text file with one a line.
         block_size: inputs that share a scale, for weights alone; None for the largest that fits.
         uniform: the classifier at the same bits as other layers; by default it has 8 at least.
-        max_drop: points of top-1 that may be lost: layers are raised to more bits for it.
+        max_drop: points of top-1 that may be lost: layers are raised to more bits for it. Of
+            embeddings, percent that the mean cosine may lack of 1.
         size_budget: the most that the graph may take: ``4MB``, or ``0.6x`` of full precision.
         calibration: ``synthetic``, ``psaq``, ``noise``, a folder of images, or a finished set.
         recipe: ``fast``, ``cpu``, ``gpu``, ``paper`` or ``tiny``; None for the one that suits

@@ -78,20 +78,6 @@ def budget_of(max_drop: float | None, size_budget: str | None) -> Budget | None:
     return Budget(max_drop, None if size_budget is None else parse_size(size_budget))
 
 
-def check_budget(budget: Budget | None, model: LoadedModel) -> None:
-    """Refuse a limit that this network has no measure for.
-
-    Raises:
-        BadInput: points of top-1, and the network has no classifier.
-    """
-    if budget is not None and budget.max_drop is not None and model.output == "embedding":
-        raise BadInput(
-            f"`max_drop` is in points of top-1, and {model.name} answers with an embedding.",
-            "Leave it out: the cosine with full precision is measured, and `size_budget` raises "
-            "the layers that pay most.",
-        )
-
-
 def calibration_of(source: str | Path) -> str | Path:
     """The named source, or the folder of images or of a finished set.
 

@@ -19,7 +19,6 @@ from mimiq.inputs import (
     Early,
     budget_of,
     calibration_of,
-    check_budget,
     check_count,
     check_early,
     dataset_of,
@@ -92,7 +91,6 @@ def job_for(
         network = _network(model, weights, preprocessing, labels, loading)
     for note in network.notes:
         progress.note(note)
-    check_budget(budget, network)
     # As published, the classifier has the bits of other layers.
     alike = uniform or (recipe == "paper" and isinstance(precision, str))
     wanted = precision_for(network, precision, block_size=block_size, uniform=alike)

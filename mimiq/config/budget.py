@@ -29,7 +29,8 @@ class Budget:
 
     Attributes:
         max_drop: points of top-1 it may lose, as
-            :class:`mimiq.runtime.evaluation.held_out.HeldOut` estimates them.
+            :class:`mimiq.runtime.evaluation.held_out.HeldOut` estimates them; of embeddings, what
+            the mean cosine with full precision may lack of 1, in percent.
         size: the most that its ONNX file may take.
     """
 

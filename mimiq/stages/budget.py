@@ -16,6 +16,7 @@ from typing import Any
 from mimiq.config.budget import Budget, Size
 from mimiq.config.precision import FLOAT, Precision
 from mimiq.errors import BadInput, CheckFailed
+from mimiq.runtime.session import Output
 from mimiq.stages.sensitivity import Ranking, Sensitivity
 from mimiq.stages.units import candidates, raise_units
 
@@ -28,14 +29,35 @@ class Drop:
     """What quantisation costs on images without labels that nothing was fitted to.
 
     Attributes:
-        points: top-1 that is probably lost, in percent of the images.
-        agreement: share of images on which both networks give the same answer.
+        points: top-1 that is probably lost, in percent of the images; of embeddings, what the mean
+            cosine lacks of 1, in percent.
+        agreement: share of images on which both networks give the same answer; of embeddings, the
+            mean cosine.
         count: images.
+        output: what the network answers with.
     """
 
     points: float
     agreement: float
     count: int
+    output: Output = "logits"
+
+    @property
+    def loss(self) -> str:
+        """The loss alone, for people: ``0.73 points lost``."""
+        if self.output == "embedding":
+            return f"mean cosine {self.agreement:.4f}"
+        return f"{self.points:.2f} points lost"
+
+    @property
+    def outcome(self) -> str:
+        """The loss as the end of a sentence."""
+        if self.output == "embedding":
+            return f"the mean cosine is {self.agreement:.4f} on {self.count} images held out"
+        return (
+            f"{self.points:.2f} points are lost (same answer on {self.agreement:.1%} of "
+            f"{self.count} images held out)"
+        )
 
 
 @dataclass(frozen=True)
@@ -282,8 +304,7 @@ def _unreachable(
     within = f" within `size_budget={budget.size.text}`" if budget.size else ""
     return CheckFailed(
         f"`max_drop={budget.max_drop:g}` cannot be met from {precision.label}: with all "
-        f"{_counted(units)} raised that may be{within}, {reached.points:.2f} points are lost "
-        f"(same answer on {reached.agreement:.1%} of {reached.count} images held out).",
+        f"{_counted(units)} raised that may be{within}, {reached.outcome}.",
         f"Allow {math.ceil(10 * reached.points) / 10:.1f} points or more, tune longer (`steps`, "
         "`images`), or start from more bits.",
     )

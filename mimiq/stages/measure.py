@@ -162,8 +162,8 @@ def _embedding_warnings(found: EmbeddingCost, errors: Mapping[str, float]) -> li
         return []
     return [
         "This network's embeddings turn much at this precision: their mean cosine with those of "
-        f"full precision is {found.mean:.3f} on images held out.{_at_fault(errors)} Tune longer "
-        "with more `steps`, or choose more bits."
+        f"full precision is {found.mean:.3f} on images held out.{_at_fault(errors)} Set a "
+        "limit for the loss with `max_drop`, tune longer with more `steps`, or choose more bits."
     ]
 
 

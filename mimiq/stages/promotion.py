@@ -23,6 +23,7 @@ from mimiq.progress import Progress
 from mimiq.quantize.insert import RangeRecipe, quantize
 from mimiq.runtime.bundle import MODEL
 from mimiq.runtime.evaluation.held_out import held_out_cost, logits_of
+from mimiq.runtime.evaluation.similarity import EmbeddingCost, similarity
 from mimiq.runtime.onnxruntime.session import OnnxRuntimeSession
 from mimiq.runtime.opening import deployed_graph
 from mimiq.runtime.preprocessing import FloatArray
@@ -86,10 +87,9 @@ def note(budget: Budget, raising: Raising) -> str:
         text += f" {floats} of {len(listed)} are in floating point, which is slower than INT8."
     if raising.tries:
         (_, first), (_, last) = raising.tries[0], raising.tries[-1]
-        without = f", {first.points:.2f} without" if listed else ""
-        text += (
-            f" Estimated on {last.count} images held out: {last.points:.2f} points lost{without}."
-        )
+        before = f"{first.points:.2f}" if first.output == "logits" else f"{first.agreement:.4f}"
+        without = f", {before} without" if listed else ""
+        text += f" Estimated on {last.count} images held out: {last.loss}{without}."
     return text
 
 
@@ -120,9 +120,22 @@ class EstimateDrop:
             OnnxRuntimeSession(deployed_graph(graphs), spinning=False) as exported,
         ):
             stage.update(text="images held out")
-            found = held_out_cost(exported.run, full, self.images.judging, self.model.preprocessing)
-        drop = Drop(found.points, found.agreement, found.count)
+            drop = self._drop(exported, full)
         (folder / "drop.json").write_text(json.dumps(asdict(drop)))
+
+    def _drop(self, exported: OnnxRuntimeSession, full: Mapping[str, FloatArray]) -> Drop:
+        judging, preprocessing = self.images.judging, self.model.preprocessing
+        if self.model.output == "logits":
+            found = held_out_cost(exported.run, full, judging, preprocessing)
+            return Drop(found.points, found.agreement, found.count)
+        near = EmbeddingCost(
+            {
+                kind: similarity(logits_of(exported.run, pixels, preprocessing), full[kind])
+                for kind, pixels in judging.items()
+            }
+        )
+        count = sum(each.count for each in near.held_out.values())
+        return Drop(100 * (1 - near.mean), near.mean, count, self.model.output)
 
     def load(self, folder: Path) -> Drop:
         return Drop(**json.loads((folder / "drop.json").read_text()))
@@ -156,7 +169,7 @@ def _drop_of(
             ),
             progress,
         )
-        progress.note(f"about {drop.points:.2f} points lost on {drop.count} images held out")
+        progress.note(f"{drop.loss}, estimated on {drop.count} images held out")
         return drop
 
     return drop_of

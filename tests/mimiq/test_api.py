@@ -285,8 +285,8 @@ def test_precisions_by_name(small_vit: LoadedModel) -> None:
 
 def test_python_refuses_what_the_command_refuses(tmp_path: Path) -> None:
     embedding = mimiq.load_module(small(num_classes=0), preprocessing=small_preprocessing())
-    with pytest.raises(BadInput, match="answers with an embedding"):
-        mimiq.compile(embedding, max_drop=1)
+    with pytest.raises(BadInput, match="no number of points"):
+        mimiq.compile(embedding, max_drop=-1)
     gaussian_noise(small_preprocessing(), 4, 0, tmp_path / "set")
     with pytest.raises(BadInput, match="is a finished calibration set, and is taken whole"):
         mimiq.compile(embedding, calibration=tmp_path / "set", images=2)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -166,12 +167,26 @@ def test_the_page_and_inspect_name_the_embedding(
     assert "an embedding of 64 numbers" in shown.stdout
 
 
-def test_points_of_top_1_are_no_limit_for_embeddings(network: list[str], tmp_path: Path) -> None:
-    answer = CliRunner().invoke(
-        compile_main, [*network, "--max-drop", "1", "-o", str(tmp_path / "out.mimiq")]
-    )
-    assert answer.exit_code == 2
-    assert "answers with an embedding" in answer.stderr
+def test_a_limit_for_the_mean_cosine(network: list[str], tmp_path: Path) -> None:
+    def compiled(*limit: str, out: str) -> Any:
+        given = ["--int4", "--calibration", "noise", "--images", "8", "--steps", "0", "--no-bench"]
+        return CliRunner().invoke(
+            compile_main,
+            [*network, *given, *limit, "--target", "ort", "--json", "-o", str(tmp_path / out)],
+        )
+
+    plain = json.loads(compiled(out="plain.mimiq").stdout)
+    (near,) = plain["similarity"]["heldout"].values()
+    limit = 50 * (1 - near["mean"])  # half of what is lost
+    kept = compiled("--max-drop", f"{limit:.4f}", out="kept.mimiq")
+    assert kept.exit_code == 0, kept.output
+    report = json.loads(kept.stdout)
+    (raised,) = report["similarity"]["heldout"].values()
+    assert near["mean"] < 1 - limit / 100 <= raised["mean"]
+    assert any("mean cosine" in note and "Raised for" in note for note in report["notes"])
+    refused = compiled("--max-drop", "0", out="refused.mimiq")
+    assert refused.exit_code == 7
+    assert "the mean cosine is" in refused.stderr
 
 
 def test_layers_are_ranked_by_what_they_do_to_embeddings(network: list[str]) -> None:

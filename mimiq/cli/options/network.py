@@ -115,7 +115,8 @@ budget_options = group(
         type=float,
         metavar="POINTS",
         help="Raise the most sensitive layers to 8 bits until at most so many points of top-1 are "
-        "lost, as estimated on held-out calibration images.",
+        "lost, as estimated on held-out calibration images; of embeddings, until their mean cosine "
+        "is 0.99 for 1, 0.995 for 0.5.",
     ),
     option(
         "Precision",
