@@ -107,6 +107,10 @@ def test_18_googles_archives(plain: Any, tmp_path: Path) -> None:
         "encoder.",
         "model.model.",
         "a.b.",
+        "module.",
+        "model.",
+        "_orig_mod.",
+        "module._orig_mod.",
     ],
 )
 def test_19_prefixes(prefix: str, state: State, plain: Any, tmp_path: Path) -> None:
@@ -229,6 +233,7 @@ def test_30_safetensors_under_another_suffix(state: State, plain: Any, tmp_path:
     check(load_model(NAME, weights=tmp_path / "pytorch_model.bin"), plain)
 
 
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support")
 @pytest.mark.parametrize("layout", ["sparse", "csr", "numpy", "parameters", "list", "older"])
 def test_tensors_in_other_forms(layout: str, state: State, plain: Any, tmp_path: Path) -> None:
     name = "blocks.0.mlp.fc1.weight"

@@ -1,4 +1,18 @@
-"""Files that people bring, as public bug reports have them: loaded right, or refused, and why."""
+"""Files that people bring, as public bug reports have them: loaded right, or refused, and why.
+
+32 kinds, numbered; a test's name begins with the number of its kind. Where each is tested:
+
+- 1, all of timm's preprocessing: ``sources/test_timm_preprocessing.py``
+- 2, 4 to 14, 24 to 27: here; 3, one output: here, and from end to end in ``../test_one_output.py``;
+  11, an embedding from end to end: ``../test_embeddings.py``; 9 too, ``sources/test_heads.py``
+- 15, 30 (TorchScript), 31: ``test_foreign_files.py``
+- 16, folders of transformers: ``sources/transformers/``; 17: ``sources/test_torchvision.py``
+- 18 to 23, 28 to 30: ``test_checkpoint_layouts.py``
+- 32, families: ``families/``
+
+What always loaded: prefixes in ``test_checkpoint_layouts.py``, wrappings in ``test_models.py``,
+number formats in ``test_foreign_files.py``, and the rest at the end of this file.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +30,6 @@ from torch import nn
 from mimiq.errors import BadInput, UnsupportedModel
 from mimiq.models import load_model
 from mimiq.models.checkpoint import sha256_state
-
-# 1 is in test_timm_preprocessing.py; 16 in transformers; 17 in test_torchvision.py.
 
 
 def test_2_no_random_classifier_on_a_pretrained_body() -> None:
@@ -246,3 +258,25 @@ def test_27_an_unknown_argument_is_named() -> None:
 
 def test_the_hash_is_that_of_the_weights_where_they_say_all(state: State, tmp_path: Path) -> None:
     assert load_model(NAME, weights=saved(state, tmp_path)).weights_hash == sha256_state(state)
+
+
+@pytest.mark.parametrize(
+    ("name", "kwargs"),
+    [
+        ("deit_tiny_distilled_patch16_224", {}),
+        ("flexivit_small", {"depth": 2}),
+        ("vit_small_patch14_dinov2", {"depth": 2, "img_size": 56}),
+        ("vit_small_patch14_reg4_dinov2", {"depth": 2, "img_size": 56}),
+        ("vit_wee_patch16_reg1_gap_256", {"depth": 2}),
+    ],
+)
+@pytest.mark.parametrize("classes", [3, 1000])
+def test_what_always_loaded(
+    name: str, kwargs: dict[str, Any], classes: int, tmp_path: Path
+) -> None:
+    original = network(name, num_classes=classes, **kwargs)
+    structure = {key: value for key, value in kwargs.items() if key != "img_size"}
+    path = saved({"state_dict_ema": original.state_dict()}, tmp_path)
+    model = load_model(name, weights=path, model_kwargs=structure)
+    check(model, original)
+    assert model.num_classes == classes
