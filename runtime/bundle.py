@@ -33,6 +33,7 @@ class Bundle:
         preprocessing: from image file to network input.
         output: whether the network answers with ``logits`` or with an ``embedding``.
         num_classes: width of the logits; 0 for an embedding.
+        tokens: patch tokens in an embedding, of width / tokens numbers each; 1 where it is pooled.
         width: of the output.
         precision: what was asked for.
         labels: class names in order, or None.
@@ -55,6 +56,7 @@ class Bundle:
             self.output: Output = self.manifest.output
             self.num_classes = self.manifest.num_classes
             self.width = self.manifest.width
+            self.tokens = self.manifest.tokens
             self.precision = self.manifest.precision
             files = self.manifest.files
             self._require_one_shape()
@@ -104,6 +106,8 @@ class Bundle:
     @property
     def answer(self) -> str:
         """What the network answers with, in words: ``1000 classes``."""
+        if self.tokens > 1:
+            return f"{self.tokens} patch tokens of {self.width // self.tokens} numbers"
         if self.output == "embedding":
             return f"an embedding of {self.width} numbers"
         return "one output, a probability" if self.width == 1 else f"{self.width} classes"

@@ -97,7 +97,14 @@ class Manifest(Mapping[str, Any]):
     @property
     def width(self) -> int:
         """Numbers in an answer."""
-        return int(self.model["embedding_dim" if self.output == "embedding" else "num_classes"])
+        if self.output == "embedding":
+            return self.tokens * int(self.model["embedding_dim"])
+        return self.num_classes
+
+    @property
+    def tokens(self) -> int:
+        """Patch tokens in an embedding, one behind the other; 1 where it is pooled."""
+        return int(self.model.get("tokens", 1))
 
     @property
     def parameters(self) -> int | None:

@@ -22,6 +22,7 @@ RECIPE_LINES = {
 }
 CROP_MODES = ("center", "squash", "border")
 BACKENDS = (runnable.AUTO, *(backend.name for backend in runnable.BACKENDS), NULL.name)
+FEATURES = ("pooled", "tokens")
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
 
 
@@ -42,6 +43,7 @@ class ModelChoice:
     interpolation: str | None = None
     ema: bool | None = None
     model_kwargs: dict[str, Any] | None = None
+    features: str | None = None
 
 
 @dataclass(frozen=True)

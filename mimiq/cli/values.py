@@ -91,7 +91,7 @@ def loading(choice: ModelChoice) -> dict[str, Any]:
     return {
         field.name: getattr(choice, field.name)
         for field in fields(choice)
-        if field.name not in apart
+        if field.name not in apart and getattr(choice, field.name) != field.default
     }
 
 

@@ -238,7 +238,8 @@ class Distillation:
         return True
 
     def _loss(self, output: Target, target: Target) -> torch.Tensor:
-        return distillation_loss(output, target, self.recipe, self.model.output)
+        model = self.model
+        return distillation_loss(output, target, self.recipe, model.output, model.tokens)
 
     def _optimizer(self) -> torch.optim.Optimizer:
         scales: list[nn.Parameter] = []

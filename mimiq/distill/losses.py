@@ -42,16 +42,25 @@ def structural_loss(teacher: torch.Tensor, student: torch.Tensor) -> torch.Tenso
     return (1 - (2 * covariance + _C2) / (variances + _C2)).mean()
 
 
-def embedding_loss(teacher: torch.Tensor, student: torch.Tensor) -> torch.Tensor:
-    """Mean over images of ``1 − cos(t, s) + (‖s‖ / ‖t‖ − 1)²``, of embeddings (B, width)."""
-    t, s = teacher.float(), student.float()
+def embedding_loss(teacher: torch.Tensor, student: torch.Tensor, tokens: int = 1) -> torch.Tensor:
+    """Mean of ``1 − cos(t, s) + (‖s‖ / ‖t‖ − 1)²`` over images, and over the tokens of each.
+
+    Args:
+        teacher, student: embeddings (B, width).
+        tokens: in a row, of width / tokens numbers each.
+    """
+    t, s = (rows.float().unflatten(-1, (tokens, -1)) for rows in (teacher, student))
     lengths = s.norm(dim=-1) / t.norm(dim=-1).clamp_min(1e-6)
     loss: torch.Tensor = (1 - F.cosine_similarity(t, s, dim=-1) + (lengths - 1).square()).mean()
     return loss
 
 
 def distillation_loss(
-    student: Target, teacher: Target, recipe: DistillationRecipe, output: Output = "logits"
+    student: Target,
+    teacher: Target,
+    recipe: DistillationRecipe,
+    output: Output = "logits",
+    tokens: int = 1,
 ) -> torch.Tensor:
     """``T² · KL(student/T ‖ teacher/T) + w · mean structural loss``, the total of MimiQ.
 
@@ -59,10 +68,11 @@ def distillation_loss(
 
     Args:
         recipe: gives T and w.
+        tokens: in an embedding, as of :func:`embedding_loss`.
     """
     temperature, structural_weight = recipe.temperature, recipe.structural_weight
     if output == "embedding":
-        loss = temperature**2 * embedding_loss(teacher.answers, student.answers)
+        loss = temperature**2 * embedding_loss(teacher.answers, student.answers, tokens)
     else:
         # KL(student ‖ teacher): the student is what divergence calls wanted.
         taught, found = teacher.answers.float() / temperature, student.answers.float() / temperature

@@ -14,6 +14,7 @@ from mimiq.models import checkpoint
 from mimiq.models.families.known import family_of
 from mimiq.models.family import Family
 from mimiq.models.sources.original import Original
+from mimiq.models.tokens import Features, check_features, with_tokens
 from mimiq.runtime.preprocessing import Preprocessing
 from mimiq.runtime.session import Output
 
@@ -27,7 +28,7 @@ class LoadedModel:
         architecture: timm's name, ``digits``, or the library's and its type.
         module: the network with explicit attention, eval mode, frozen, fp32, on the CPU.
             Maps normalised images (B, channels, height, width) to logits (B, num_classes), or to
-            embeddings (B, embedding_dim).
+            embeddings (B, tokens·embedding_dim).
         family: where its parts are.
         preprocessing: from image file to network input.
         num_classes: width of the logits; 0 for an embedding.
@@ -35,7 +36,8 @@ class LoadedModel:
         labels: class names, where known.
         untrained: random weights, good for latency alone.
         output: whether the network answers with ``logits`` or with an ``embedding``.
-        embedding_dim: width of the embedding; 0 for logits.
+        embedding_dim: width of the embedding, or of each of its tokens; 0 for logits.
+        tokens: patch tokens in an embedding, one row of them all; 1 for a pooled one.
         notes: what was decided while loading, sentences for the user.
     """
 
@@ -50,12 +52,15 @@ class LoadedModel:
     untrained: bool = False
     output: Output = "logits"
     embedding_dim: int = 0
+    tokens: int = 1
     notes: tuple[str, ...] = ()
 
     @property
     def width(self) -> int:
         """Numbers that an image is answered with."""
-        return self.embedding_dim if self.output == "embedding" else self.num_classes
+        if self.output == "embedding":
+            return self.tokens * self.embedding_dim
+        return self.num_classes
 
     @property
     def cache_key(self) -> dict[str, Any]:
@@ -80,6 +85,8 @@ class LoadedModel:
         }
         if self.output == "embedding":
             entry |= {"output": self.output, "embedding_dim": self.embedding_dim}
+        if self.tokens > 1:
+            entry["tokens"] = self.tokens
         return entry
 
 
@@ -89,13 +96,21 @@ def finished(
     labels: tuple[str, ...] | None = None,
     *,
     untrained: bool = False,
+    features: Features = "pooled",
 ) -> LoadedModel:
     """A network as it came from its source, rewritten and checked.
 
+    Args:
+        features: of a network without a classifier, its pooled embedding or its patches' tokens.
+
     Raises:
-        BadInput: image size or labels do not fit.
+        BadInput: image size or labels do not fit, or tokens are asked of a classifier.
         UnsupportedModel: the network is of no family described here, or gives no vector.
     """
+    check_features(features)
+    tokens = 1
+    if features == "tokens":
+        original, tokens = with_tokens(original, name)
     family, rewritten, width = described(original, name)
     embedding = original.output == "embedding"
     labels = labels or original.labels
@@ -120,7 +135,8 @@ def finished(
         labels=labels,
         untrained=untrained,
         output=original.output,
-        embedding_dim=width if embedding else 0,
+        embedding_dim=width // tokens if embedding else 0,
+        tokens=tokens,
         notes=original.notes,
     )
 

@@ -15,6 +15,7 @@ from mimiq.models.loaded import LoadedModel, finished
 from mimiq.models.names import EMBEDDED, TORCHVISION, architecture_of, unknown
 from mimiq.models.sources import folders, timm, torchvision, windows
 from mimiq.models.sources.original import Original, Request
+from mimiq.models.tokens import Features
 from mimiq.runtime.preprocessing import Preprocessing
 
 
@@ -33,6 +34,7 @@ def load_model(
     interpolation: str | None = None,
     ema: bool | None = None,
     model_kwargs: Mapping[str, Any] | None = None,
+    features: Features = "pooled",
 ) -> LoadedModel:
     """Load a trained ViT.
 
@@ -52,6 +54,8 @@ def load_model(
         ema: where a file holds both, take the averaged weights (True) or the others (False).
         model_kwargs: arguments of timm's constructor, for what weights cannot say: ``num_heads``,
             ``global_pool``, …
+        features: of a network without a classifier: its ``pooled`` embedding, or the ``tokens`` of
+            its patches behind the last norm, all of an image in one row (B, N·C).
 
     Raises:
         BadInput: unknown name, unreadable or foreign checkpoint, contradiction, or neither network
@@ -84,7 +88,7 @@ def load_model(
         original = _original(request)
         original = replace(original, preprocessing=_changed(original.preprocessing, changed))
     names = None if labels is None else tuple(labels)
-    return finished(original, name, names, untrained=untrained)
+    return finished(original, name, names, untrained=untrained, features=features)
 
 
 def _changed(preprocessing: Preprocessing, changed: Mapping[str, Any]) -> Preprocessing:

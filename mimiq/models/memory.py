@@ -18,6 +18,7 @@ from mimiq.models.refused import unknown_family
 from mimiq.models.sources import folders, timm, torchvision_networks
 from mimiq.models.sources.fitting import built_size, channels_of
 from mimiq.models.sources.original import Original, Request
+from mimiq.models.tokens import Features
 from mimiq.models.wrappers import check_same_answer, network_in, without_compilation
 from mimiq.runtime.image_files import described
 from mimiq.runtime.preprocessing import Preprocessing
@@ -31,6 +32,7 @@ def load_module(
     labels: Sequence[str] | None = None,
     name: str | None = None,
     output: Output | None = None,
+    features: Features = "pooled",
 ) -> LoadedModel:
     """A network in memory, ready for every stage; the module itself is left as it is.
 
@@ -44,6 +46,7 @@ def load_module(
         name: what to call it; None for the name of its class or of timm's architecture.
         output: ``embedding`` where what looks like a classifier is a projection; None decides by
             whether there is one.
+        features: as of :func:`mimiq.load_model`.
 
     Raises:
         BadInput: no preprocessing is known, labels do not fit, it holds no finite weights, or it
@@ -67,9 +70,12 @@ def load_module(
     if output is not None:
         original = replace(original, output=output)
     loaded = finished(
-        original, name or original.architecture, None if labels is None else tuple(labels)
+        original,
+        name or original.architecture,
+        None if labels is None else tuple(labels),
+        features=features,
     )
-    if notes:
+    if notes and features == "pooled":
         check_same_answer(module, loaded.module, loaded.preprocessing.input_shape)
     return loaded
 

@@ -32,7 +32,9 @@ class Answers:
     nudged: FloatArray
 
 
-def agreement_notes(kinds: Sequence[Answers], output: Output = "logits") -> list[str]:
+def agreement_notes(
+    kinds: Sequence[Answers], output: Output = "logits", tokens: int = 1
+) -> list[str]:
     """Hold the exported graph against its simulation, and say where they differ.
 
     Two runtimes add in different orders. Where a sum then lies on the other side of a rounding
@@ -43,6 +45,7 @@ def agreement_notes(kinds: Sequence[Answers], output: Output = "logits") -> list
     Args:
         kinds: of images.
         output: what the network answers with.
+        tokens: in an embedding.
 
     Raises:
         CheckFailed: when the answers differ by more than that, and by far more than the
@@ -67,7 +70,7 @@ def agreement_notes(kinds: Sequence[Answers], output: Output = "logits") -> list
             "mimiq doctor.",
         )
     if output == "embedding":
-        found = similarity(every.exported, every.simulated)
+        found = similarity(every.exported, every.simulated, tokens)
         if found.mean >= _ALIKE:
             return []
         return [

@@ -63,18 +63,26 @@ def measured(
                 stage.update(text="exported graph against fp32")
                 if model.output == "embedding":
                     similar = compare_embeddings(
-                        exported, full, dataset, model.preprocessing, stage=stage
+                        exported,
+                        full,
+                        dataset,
+                        model.preprocessing,
+                        tokens=model.tokens,
+                        stage=stage,
                     )
                 else:
                     accuracy = compare(exported, full, dataset, model.preprocessing, stage=stage)
         with progress.stage("cost") as stage:
             stage.update(text="on images held out")
             answers = _answers(tuned.network, images, exported, full)
-    near_ties = agreement_notes(list(answers.values()), model.output)
+    near_ties = agreement_notes(list(answers.values()), model.output, model.tokens)
     held_out: HeldOut | None = None
     embeddings: EmbeddingCost | None = None
     if model.output == "embedding":
-        kinds = {kind: similarity(each.exported, each.full) for kind, each in answers.items()}
+        kinds = {
+            kind: similarity(each.exported, each.full, model.tokens)
+            for kind, each in answers.items()
+        }
         embeddings = EmbeddingCost(kinds, similar)
         warnings = _embedding_warnings(embeddings, errors)
     else:

@@ -130,7 +130,9 @@ class EstimateDrop:
             return Drop(found.points, found.agreement, found.count)
         near = EmbeddingCost(
             {
-                kind: similarity(logits_of(exported.run, pixels, preprocessing), full[kind])
+                kind: similarity(
+                    logits_of(exported.run, pixels, preprocessing), full[kind], self.model.tokens
+                )
                 for kind, pixels in judging.items()
             }
         )

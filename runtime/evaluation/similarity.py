@@ -23,6 +23,7 @@ Extractor = Session | Callable[[FloatArray], FloatArray]
 # Another engine's rounding turns embeddings by less than that, the 5th percentile of the cosines.
 MIN_COSINE = 0.98
 _ROWS = 1024  # of the table of cosines that are held at a time
+_IMAGES = 64  # whose directions are held at a time
 
 
 @dataclass(frozen=True)
@@ -31,8 +32,10 @@ class Similarity:
 
     Attributes:
         count: images.
-        mean, percentile_5, least: of the cosines between the two embeddings of an image.
-        neighbours: images whose nearest other image, by cosine, is the same in both.
+        mean, percentile_5, least: of the cosines between the two embeddings of an image, or
+            between those of each of its patch tokens.
+        neighbours: images whose nearest other image, by cosine, is the same in both; of tokens, by
+            their mean direction.
         error: mean squared difference over the variance of the reference's embeddings.
     """
 
@@ -94,8 +97,11 @@ class EmbeddingCost:
         )
 
 
-def similarity(found: npt.NDArray[Any], wanted: npt.NDArray[Any]) -> Similarity:
+def similarity(found: npt.NDArray[Any], wanted: npt.NDArray[Any], tokens: int = 1) -> Similarity:
     """How near embeddings ``found`` are to those ``wanted``, both (B, width) of the same images.
+
+    Args:
+        tokens: in a row, of width / tokens numbers each.
 
     Raises:
         BadInput: there are no images, or the shapes differ.
@@ -105,8 +111,16 @@ def similarity(found: npt.NDArray[Any], wanted: npt.NDArray[Any]) -> Similarity:
             f"Embeddings of shape {found.shape} cannot be compared with {wanted.shape}.",
             "Give two networks of the same width, and one image or more.",
         )
-    ours, theirs = _directions(found), _directions(wanted)
-    cosines = (ours * theirs).sum(1)
+    parts, means = [], []
+    for start in range(0, len(found), _IMAGES):  # in fp64, a row of tokens is large
+        ours, theirs = (
+            _directions(rows[start : start + _IMAGES].reshape(-1, rows.shape[1] // tokens))
+            for rows in (found, wanted)
+        )
+        parts.append((ours * theirs).sum(1))
+        means.append([each.reshape(-1, tokens, each.shape[1]).mean(1) for each in (ours, theirs)])
+    cosines = np.concatenate(parts)
+    ours, theirs = (_directions(np.concatenate(each)) for each in zip(*means, strict=True))
     return Similarity(
         count=len(found),
         mean=float(cosines.mean()),
@@ -124,6 +138,7 @@ def compare_embeddings(
     preprocessing: Preprocessing,
     *,
     batch_size: int = 32,
+    tokens: int = 1,
     stage: Stage = SILENT_STAGE,
 ) -> Similarity:
     """Show every image to both, each read once; labels are not looked at.
@@ -131,6 +146,7 @@ def compare_embeddings(
     Args:
         model, reference: a session, or a function from float32 (B, channels, H, W) to float32
             (B, width).
+        tokens: in an embedding, as of :func:`similarity`.
         stage: told the images that are done after each batch.
 
     Raises:
@@ -144,7 +160,7 @@ def compare_embeddings(
         for network, parts in ((model, ours), (reference, theirs)):
             parts.append(_embeddings(network, images, done))
         done += len(images)
-    return similarity(np.concatenate(ours), np.concatenate(theirs))
+    return similarity(np.concatenate(ours), np.concatenate(theirs), tokens)
 
 
 def _embeddings(network: Extractor, images: FloatArray, first: int) -> FloatArray:

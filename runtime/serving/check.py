@@ -145,6 +145,7 @@ def check_server(
                     dataset or probes,
                     bundle.preprocessing,
                     batch_size=size,
+                    tokens=bundle.tokens,
                     stage=stage,
                 )
             else:

@@ -154,7 +154,13 @@ def _compare_embeddings(
         ours, theirs = session.backend, other.backend
         with progress.stage("similarity", len(dataset)) as stage:
             found = compare_embeddings(
-                session, other, dataset, bundle.preprocessing, batch_size=batch_size, stage=stage
+                session,
+                other,
+                dataset,
+                bundle.preprocessing,
+                batch_size=batch_size,
+                tokens=bundle.tokens,
+                stage=stage,
             )
     if say.json:
         shown = {"bundle": str(bundle.path), "dataset": name, "backend": ours, "against": theirs}

@@ -6,6 +6,7 @@ import click
 
 from mimiq.cli.choices import (
     CROP_MODES,
+    FEATURES,
     INTERPOLATIONS,
     BudgetChoice,
     ModelChoice,
@@ -55,6 +56,13 @@ model_options = group(
         "ema",
         default=None,
         help="Of a checkpoint with both: the averaged weights, or the trained ones (default).",
+    ),
+    option(
+        "Network",
+        "--features",
+        type=click.Choice(FEATURES),
+        help="Of a network without a classifier: its pooled embedding (default), or the tokens of "
+        "its patches.",
     ),
     option(
         "Network",
