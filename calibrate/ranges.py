@@ -51,7 +51,11 @@ def activation_quantizers(
     points = list(_points(family, module, precision))
     seen = [_observer_for(observer, parent, width) for parent, _, width in points]
     searches = {
-        attention: _ProbsSearch(_probs_grids(bits, two_steps), attention.windows)
+        attention: _ProbsSearch(
+            _probs_grids(bits, two_steps and not attention.mixes_heads, attention.mixes_heads),
+            attention.windows,
+            attention.mixes_heads,
+        )
         for attention, bits in _attentions(family, module, precision)
     }
     with ExitStack() as hooks:
@@ -79,11 +83,14 @@ class _ProbsSearch:
     the candidates are judged by ``softmax · v``. With fewer than 8 bits no single step serves both.
     """
 
-    def __init__(self, grids: list[Grid], windows: int) -> None:
+    def __init__(self, grids: list[Grid], windows: int, mixed: bool = False) -> None:
         self._rows = 2 * windows  # two images a batch: each has heads × tokens² probabilities
         self._every = 1 if len(grids) == 1 else 4  # of many grids, every fourth query tells enough
+        most = 8 if mixed else 1  # what heads that are mixed may reach
         self.candidates = [  # down to 1/16 of the scale that covers 1
-            (1 / grid.top / 2 ** (step / 4), grid) for grid in grids for step in range(17)
+            (most / grid.top / 2 ** (step / 4), grid)
+            for grid in grids
+            for step in range(29 if mixed else 17)
         ]
         self.errors = torch.zeros(len(self.candidates), dtype=torch.float64)
         self._v: torch.Tensor | None = None
@@ -201,7 +208,9 @@ def _best_grid(
     return best, least
 
 
-def _probs_grids(bits: int, two_steps: bool) -> list[Grid]:
+def _probs_grids(bits: int, two_steps: bool, mixed: bool = False) -> list[Grid]:
+    if mixed:
+        return [Grid.signed(bits)]
     return [Grid.shifted(bits, 0), *(two_step_grids(bits, 0) if two_steps else ())]
 
 

@@ -10,7 +10,7 @@ from mimiq.export.graph import DEQUANTIZE, QUANTIZE, consumers, nodes_of, operan
 from mimiq.export.patterns.narrowing import narrowed
 
 # What may stand between a product and its softmax without making it another computation.
-_PASSIVE = ("Cast", "Mul", "Div", "Add", "Identity", "Reshape")
+_PASSIVE = ("Cast", "Mul", "Div", "Add", "Identity", "Reshape", "Conv")  # heads mixed by Conv
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,13 @@ class Attention:
     def quantized(self) -> dict[str, ir.Node | None]:
         """The DequantizeLinear right behind each input's QuantizeLinear, or None."""
         return {name: activation_qdq(value) for name, value in self.inputs.items()}
+
+    @property
+    def mixes_heads(self) -> bool:
+        """Whether heads are mixed with each other before or behind the softmax."""
+        before = producer(self.softmax.inputs[0])
+        around = [*consumers(self.softmax.outputs[0]), *([] if before is None else [before])]
+        return any(node.op_type == "Conv" for node in around)
 
     @property
     def sequence(self) -> int | None:

@@ -31,6 +31,7 @@ _TENSORRT: tuple[Rule, ...] = (
     linears.int4_with_activations,
     attention.attention_incomplete,
     attention.attention_too_large,
+    attention.attention_mixed,
     attention.attention_clipped,
     attention.attention_read_in_float,
     attention.attention_operator,

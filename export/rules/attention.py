@@ -65,6 +65,23 @@ def attention_too_large(subject: Subject) -> Iterator[Finding]:
             )
 
 
+def attention_mixed(subject: Subject) -> Iterator[Finding]:
+    """Talking heads: a product over the heads stands between each product and the softmax.
+
+    Both products then run in INT8, but apart, through memory.
+    """
+    for attention in subject.attentions:
+        if attention.mixes_heads and all(attention.quantized.values()):
+            yield Finding(
+                "attention-mixed",
+                name_of(attention.softmax),
+                "slow",
+                "Its heads are mixed with each other around the softmax, and the fused kernel has "
+                "no place for that.",
+                "Choose a network without talking heads where latency counts.",
+            )
+
+
 def attention_clipped(subject: Subject) -> Iterator[Finding]:
     """A Clip on the softmax output, or on what the heads' output is quantised to. Measured.
 

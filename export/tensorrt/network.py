@@ -24,6 +24,7 @@ class WantedProduct:
         outlier_columns: how many inputs are multiplied in floating point beside it.
         tokens, head_size: in attention the sequence and the width of a head, where fixed: the
             sizes of q in q·kᵀ, whose output is square, and those of the output in softmax·v.
+        mixed: in attention, heads are mixed between this product and the softmax.
     """
 
     node: str
@@ -33,6 +34,7 @@ class WantedProduct:
     tokens: int | None
     head_size: int | None
     outlier_columns: int = 0
+    mixed: bool = False
 
     @property
     def is_low(self) -> bool:
@@ -57,7 +59,7 @@ def wanted_products(library: Any, network: Any) -> tuple[WantedProduct, ...]:
         for index in range(layer.num_outputs)
     }
     trace = _Trace(library, producers)
-    outliers = trace.outliers(layers)
+    outliers, mixed = trace.outliers(layers), trace.mixed(layers)
     products = []
     for layer in layers:
         if layer.type != library.LayerType.MATRIX_MULTIPLY:
@@ -71,7 +73,10 @@ def wanted_products(library: Any, network: Any) -> tuple[WantedProduct, ...]:
         node = node_of(layer)
         columns = outliers.get(node, 0)
         products.append(
-            WantedProduct(node, left_type, right_type, constant, tokens, head_size, columns)
+            WantedProduct(
+                *(node, left_type, right_type, constant, tokens, head_size, columns),
+                mixed=node in mixed,
+            )
         )
     return tuple(products)
 
@@ -88,7 +93,8 @@ class _Trace:
         self._passive = {getattr(kinds, name) for name in _PASSIVE}
         self._constant, self._dequantize = kinds.CONSTANT, kinds.DEQUANTIZE
         self._elementwise, self._slice = kinds.ELEMENTWISE, kinds.SLICE
-        self._product = kinds.MATRIX_MULTIPLY
+        self._product, self._convolution = kinds.MATRIX_MULTIPLY, kinds.CONVOLUTION
+        self._quantize = kinds.QUANTIZE
         self._producers = producers
 
     def origin(self, tensor: Any) -> tuple[str | None, bool]:
@@ -100,6 +106,22 @@ class _Trace:
         source = self._through(stored)
         constant = source is not None and source.type == self._constant
         return str(stored.dtype).rpartition(".")[2].lower(), constant
+
+    def mixed(self, layers: Sequence[Any]) -> set[str]:
+        """Products that a convolution reads, or whose left operand comes from one."""
+        found = set()
+        for layer in layers:
+            if layer.type == self._convolution:
+                before = self._through(layer.get_input(0))
+                if before is not None and before.type == self._product:
+                    found.add(node_of(before))
+            if layer.type == self._product:
+                source = self._through(layer.get_input(0))
+                while source is not None and source.type in (self._dequantize, self._quantize):
+                    source = self._through(source.get_input(0))
+                if source is not None and source.type == self._convolution:
+                    found.add(node_of(layer))
+        return found
 
     def outliers(self, layers: Sequence[Any]) -> dict[str, int]:
         """How many products of one column and a constant are added to which Linear."""

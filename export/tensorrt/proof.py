@@ -141,6 +141,8 @@ def _reason(want: WantedProduct, got: MatrixProduct) -> str:
 
 
 def _attention_reason(want: WantedProduct) -> str:
+    if want.mixed:
+        return "heads are mixed around the softmax, which no fused attention does"
     if not want.is_low:
         return "floating-point attention fuses in half only"
     if want.tokens is not None and want.tokens > _MAX_TOKENS:

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 # Called with the index of the attention and the tensor that passed there.
 Observer = Callable[[int, torch.Tensor], None]
@@ -45,6 +46,25 @@ class UnitNorm(nn.Module):
         return x / length.clamp_min(self.eps)
 
 
+class HeadMixing(nn.Module):
+    """A Linear over the heads, at every pair of tokens, as talking heads have it.
+
+    Written as a convolution of one pixel, and never quantised: H × H weights for T × T scores.
+
+    Args:
+        linear: from H to H.
+    """
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(linear.weight.detach()[:, :, None, None].clone())
+        self.bias = nn.Parameter(linear.bias.detach().clone())
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, H, T, T) to the same."""
+        return F.conv2d(x, self.weight, self.bias)
+
+
 class ExplicitAttention(nn.Module):
     """Self-attention as two matrix products and a softmax; the weights are those of the original.
 
@@ -71,6 +91,8 @@ class ExplicitAttention(nn.Module):
         mask: (windows, 1, T, T), added to the scores of each.
         windows: of an image.
         root_scale: the square root of the softmax scale, a tensor (H, 1, 1) where heads differ.
+        mix_scores, mix_probs: over (B, H, T, T) before and after the softmax, each head's from all
+            heads'.
     """
 
     bias: torch.Tensor | None
@@ -92,6 +114,8 @@ class ExplicitAttention(nn.Module):
         mask: torch.Tensor | None = None,
         windows: int = 1,
         root_scale: torch.Tensor | None = None,
+        mix_scores: HeadMixing | None = None,
+        mix_probs: HeadMixing | None = None,
     ) -> None:
         super().__init__()
         self.num_heads = num_heads
@@ -113,10 +137,17 @@ class ExplicitAttention(nn.Module):
         self.k_quantizer: nn.Module = nn.Identity()
         self.v_quantizer: nn.Module = nn.Identity()
         self.scores = nn.Identity()
+        self.mix_scores: nn.Module = mix_scores or nn.Identity()
+        self.mix_probs: nn.Module = mix_probs or nn.Identity()
         self.probs_quantizer: nn.Module = nn.Identity()
         self.heads = nn.Identity()
         self.norm = norm or nn.Identity()
         self.proj = proj
+
+    @property
+    def mixes_heads(self) -> bool:
+        """Whether what weighs the values is no probability: heads' are mixed, with either sign."""
+        return not isinstance(self.mix_probs, nn.Identity)
 
     @property
     def rotatable(self) -> bool:
@@ -148,8 +179,8 @@ class ExplicitAttention(nn.Module):
         q = self.q_quantizer(q * self.root_scale)
         k = self.k_quantizer(k * self.root_scale)
         v = self.v_quantizer(v)
-        scores = self._biased(self.scores(q @ k.transpose(-2, -1)))
-        probs = self.probs_quantizer(scores.softmax(dim=-1))
+        scores = self._biased(self.mix_scores(self.scores(q @ k.transpose(-2, -1))))
+        probs = self.probs_quantizer(self.mix_probs(scores.softmax(dim=-1)))
         heads = self.heads(probs @ v)
         merged = heads.transpose(1, 2).reshape(batch, tokens, self.num_heads * self.head_dim)
         out: torch.Tensor = self.proj(self.norm(merged))

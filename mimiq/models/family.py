@@ -37,15 +37,16 @@ class Step:
     """One part of a network's forward; all of them, one after the other, are the forward.
 
     Attributes:
-        kind: ``embed`` makes tokens of images (B, channels, height, width), ``block`` is a
-            transformer block, ``merge`` joins neighbouring tokens, ``head`` answers. Tokens are
-            (B, T, C) or (B, height, width, C).
+        kind: ``embed`` makes tokens of images (B, channels, height, width), or adds some,
+            ``block`` is a transformer block, ``class`` one that changes the class token alone,
+            ``merge`` joins neighbouring tokens, ``head`` answers. Tokens are (B, T, C) or (B,
+            height, width, C).
         run: what it computes.
-        part: of a block and a merge, the module that ``run`` is.
+        part: of a block, of either kind, and a merge, the module that ``run`` is.
         writes: the Linears of ``part`` that write to the stream, by their names in it.
     """
 
-    kind: Literal["embed", "block", "merge", "head"]
+    kind: Literal["embed", "block", "class", "merge", "head"]
     run: Callable[[torch.Tensor], torch.Tensor]
     part: nn.Module | None = None
     writes: Mapping[str, Write] = field(default_factory=dict)
@@ -106,7 +107,7 @@ class Family(ABC):
 
     @abstractmethod
     def steps(self, module: nn.Module) -> list[Step]:
-        """The forward in order: an embed, blocks and merges, a head."""
+        """The forward in order, from an embed to a head."""
 
     def roles(self, module: nn.Module) -> Roles:
         """The layers that are quantised otherwise than the rest, by their module names."""

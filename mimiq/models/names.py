@@ -43,6 +43,7 @@ TORCHVISION = {
 # timm's files whose networks the families here describe.
 _DESCRIBED = (
     "beit",
+    "cait",
     "deit",
     "eva",
     "swin_transformer",

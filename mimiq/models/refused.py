@@ -14,7 +14,6 @@ _ROPE_TOWER = "is the vision tower of a language model, with a projector of its 
 # Why, by the class of the network; each ends the sentence "it is of the class Name, which …".
 WHY = {
     "CSATv2": _CONVOLUTIONS,
-    "Cait": "mixes the scores of its heads with each other",
     "CoaT": "attends by factors of keys and values, with convolutional positions",
     "ConVit": "gates positions against content in its attention",
     "ConvNeXt": _CONVOLUTIONAL,
@@ -80,5 +79,5 @@ def unknown_family(module: nn.Module, architecture: str) -> UnsupportedModel:
         else f"{architecture} is of the class {name}, no vision transformer that mimiq knows."
     )
     return UnsupportedModel(
-        what, "Choose a ViT, DeiT, BEiT, EVA, DINOv3 or Swin from timm, e.g. deit_s."
+        what, "Choose a ViT, DeiT, BEiT, EVA, DINOv3, CaiT or Swin from timm, e.g. deit_s."
     )

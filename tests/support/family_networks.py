@@ -120,6 +120,12 @@ def _swin(**changes: Any) -> nn.Module:
     return SwinTransformer(**_SWIN | changes)
 
 
+def _cait() -> nn.Module:
+    from timm.models.cait import Cait
+
+    return Cait(**_VIT, init_values=0.1, depth_token_only=2)
+
+
 def _swin_v2() -> nn.Module:
     from timm.models.swin_transformer_v2 import SwinTransformerV2
 
@@ -166,6 +172,7 @@ EXAMPLES: dict[str, Callable[[], nn.Module]] = {
         _eva, attn_type="rope", use_rot_pos_emb=True, rope_type="mixed", class_token=False
     ),
     "eva-post-norm": partial(_eva, use_post_norm=True, use_fc_norm=True),
+    "cait": _cait,
     "swin": _swin,
     "swin-padded": partial(_swin, img_size=24, window_size=5),
     "swin-v2": _swin_v2,

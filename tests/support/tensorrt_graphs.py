@@ -32,6 +32,7 @@ class Spec:
         fused_qkv: one product for q, k and v, or three.
         zero_point: of the activations.
         scales_along_k: int8 weights with one scale per input channel.
+        mixed: heads are mixed with each other before and behind the softmax.
     """
 
     depth: int = 1
@@ -50,6 +51,7 @@ class Spec:
     block: int = 32
     zero_point: int = 0
     scales_along_k: bool = False
+    mixed: bool = False
 
 
 _CARRIER = {
@@ -184,11 +186,17 @@ class _Writer:
         scores = self.op("MatMul", q, self.op("Transpose", k, perm=[0, 1, 3, 2]), name="scores")
         if spec.scores == "product":
             scores = self.op("Mul", scores, self.number(spec.head_dim**-0.5))
-        probs = self.op("Softmax", scores, axis=-1)
+        probs = self.mix(self.op("Softmax", self.mix(scores), axis=-1))
         probs = self.quantized(probs, spec.attention, 1 / 127)
         merged = self.op("Transpose", self.op("MatMul", probs, v, name="heads"), perm=[0, 2, 1, 3])
         merged = self.op("Reshape", merged, self.constant(np.array([0, 0, width], np.int64)))
         return self.linear(merged, width, width, "proj")
+
+    def mix(self, x: str) -> str:
+        heads = self.spec.heads
+        if not self.spec.mixed:
+            return x
+        return self.op("Conv", x, self.number(self.normal(heads, heads, 1, 1)))
 
     def block(self, x: str, width: int, index: int) -> str:
         self.scope = f"blocks.{index}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from mimiq.models.families.beit import BeitFamily
+from mimiq.models.families.cait import CaitFamily
 from mimiq.models.families.eva import EvaFamily
 from mimiq.models.families.swin import SwinFamily, SwinV2Family
 from mimiq.models.families.vit import ViTFamily
@@ -17,6 +18,7 @@ FAMILIES: tuple[Family, ...] = (
     EvaFamily(),
     SwinFamily(),
     SwinV2Family(),
+    CaitFamily(),
 )
 
 

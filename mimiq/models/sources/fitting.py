@@ -92,7 +92,9 @@ def _image_size(
     position = state.get("pos_embed")
     if position is None or position.ndim != 3 or getattr(base, "pos_embed", None) is None:
         return request.image_size, ()
-    covered = not getattr(base, "no_embed_class", False)
+    # CaiT's class token comes after the positions.
+    alone = base.pos_embed.shape[1] == getattr(base.patch_embed, "num_patches", None)
+    covered = not (alone or getattr(base, "no_embed_class", False))
     prefix = sum(
         state[key].shape[1] for key in ("cls_token", "dist_token", "reg_token") if key in state
     )

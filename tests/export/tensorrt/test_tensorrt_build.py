@@ -183,7 +183,11 @@ def test_int8_sums_in_half(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("spec", "reason"),
-    [(Spec(image=100), "625 tokens"), (Spec(head_dim=80), "heads of 80")],
+    [
+        (Spec(image=100), "625 tokens"),
+        (Spec(head_dim=80), "heads of 80"),
+        (Spec(mixed=True), "heads are mixed"),
+    ],
 )
 def test_attention_that_does_not_fuse(tmp_path: Path, spec: Spec, reason: str) -> None:
     built = build(tmp_path, spec)

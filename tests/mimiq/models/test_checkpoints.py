@@ -8,7 +8,7 @@
 - 15, 30 (TorchScript), 31: ``test_foreign_files.py``
 - 16, folders of transformers: ``sources/transformers/``; 17: ``sources/test_torchvision.py``
 - 18 to 23, 28 to 30: ``test_checkpoint_layouts.py``
-- 32, families: ``families/``
+- 32, families: ``families/``, and CaiT here
 
 What always loaded: prefixes in ``test_checkpoint_layouts.py``, wrappings in ``test_models.py``,
 number formats in ``test_foreign_files.py``, and the rest at the end of this file.
@@ -23,7 +23,7 @@ from typing import Any
 import pytest
 import timm
 import torch
-from checkpoint_files import NAME, State, check, network, said, saved
+from checkpoint_files import NAME, State, below, check, network, said, saved
 from timm.layers import build_sincos2d_pos_embed
 from torch import nn
 
@@ -258,6 +258,15 @@ def test_27_an_unknown_argument_is_named() -> None:
 
 def test_the_hash_is_that_of_the_weights_where_they_say_all(state: State, tmp_path: Path) -> None:
     assert load_model(NAME, weights=saved(state, tmp_path)).weights_hash == sha256_state(state)
+
+
+def test_32_cait(tmp_path: Path) -> None:
+    original = network("cait_xxs24_224", depth=2, init_values=0.1)
+    path = saved({"model": below("module.", original.state_dict())}, tmp_path)
+    kwargs = {"depth": 2}
+    check(load_model("cait_xxs24_224", weights=path, model_kwargs=kwargs), original)
+    resized = load_model("cait_xxs24_224", weights=path, model_kwargs=kwargs, image_size=96)
+    assert "from 4×4 patches to 6×6" in said(resized)
 
 
 @pytest.mark.parametrize(

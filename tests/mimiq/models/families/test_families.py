@@ -176,5 +176,7 @@ def test_the_exported_graph_is_the_simulation(example: Example, tmp_path: Path) 
     error = np.linalg.norm(found - expected) / np.linalg.norm(expected)
     assert error < 0.02
     half = to_fp16(path, tmp_path / "half.onnx")
-    refused = [finding for finding in check(half, "rtx") if finding.severity == "refused"]
-    assert not refused
+    findings = check(half, "rtx")
+    assert not [finding for finding in findings if finding.severity == "refused"]
+    mixed = any(each.mixes_heads for each in model.family.attentions(model.module))
+    assert mixed == any(finding.rule == "attention-mixed" for finding in findings)
