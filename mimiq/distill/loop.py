@@ -50,9 +50,6 @@ def distill(
 ) -> Tuning:
     """Tune ``quantized.module`` in place, and leave it at its best state on the held-out images.
 
-    That is the state of least loss among those whose answers are no further from the original's, by
-    their mean squared difference, than before: the structural term can fall while answers drift.
-
     Args:
         quantized: its module is on the device to work on, in eval mode, and stays in it.
         images: a calibration set, or pixels, uint8 (B, H, W, C): to learn from.
@@ -144,7 +141,6 @@ class Distillation:
         self.history: list[tuple[int, float]] = []
         self.best_loss, self.best_step = math.inf, 0
         self.best_state: dict[str, torch.Tensor] = {}
-        self.first_error = math.inf
         self.seconds_before = 0.0
 
     def train_step(self) -> float:
@@ -174,24 +170,18 @@ class Distillation:
 
     @torch.no_grad()
     def evaluate(self) -> None:
-        """Held-out loss in fp32; the state is kept if it is the best yet, see :func:`distill`."""
-        group, batches = (
-            ranks.current(),
-            list(zip(self.held_out, self.held_out_targets, strict=True)),
-        )
-        losses, errors = torch.zeros(2, len(batches), device=self.device)
+        """Held-out loss in fp32; the state is kept if it is the best so far."""
+        group = ranks.current()
+        batches = list(zip(self.held_out, self.held_out_targets, strict=True))
+        losses = torch.zeros(len(batches), device=self.device)
         for index in range(len(batches))[group.rank :: group.world]:
             batch, target = batches[index]
-            output = self._outputs(self.student, batch)
-            losses[index] = self._loss(output, target) * len(batch)
-            errors[index] = (output.answers.float() - target.answers.float()).square().sum()
-        group.sum_([losses, errors])  # each batch's from one rank: the same sums as of one
-        loss, error = float(sum(losses)), float(sum(errors))
-        self.history.append((self.step, loss / sum(len(batch) for batch in self.held_out)))
-        if self.step == 0:
-            self.first_error = error
-        if self.history[-1][1] < self.best_loss and error <= self.first_error:
-            self.best_loss, self.best_step = self.history[-1][1], self.step
+            losses[index] = self._loss(self._outputs(self.student, batch), target) * len(batch)
+        group.sum_([losses])  # each batch's from one rank: the same sum as of one
+        loss = float(losses.sum()) / sum(len(batch) for batch in self.held_out)
+        self.history.append((self.step, loss))
+        if loss < self.best_loss:
+            self.best_loss, self.best_step = loss, self.step
             self.best_state = {k: v.detach().clone() for k, v in self.student.state_dict().items()}
 
     @torch.no_grad()
@@ -214,7 +204,6 @@ class Distillation:
             "optimizer": self.optimizer.state_dict(),
             "best_state": self.best_state,
             "best": [self.best_loss, self.best_step],
-            "first_error": self.first_error,
             "history": self.history,
             "seconds": self.seconds_before + seconds,
         }
@@ -232,7 +221,6 @@ class Distillation:
         self.optimizer.load_state_dict(state["optimizer"])
         self.best_state = state["best_state"]
         self.best_loss, self.best_step = state["best"]
-        self.first_error = state["first_error"]
         self.history = [(step, loss) for step, loss in state["history"]]
         self.seconds_before = state["seconds"]
         return True

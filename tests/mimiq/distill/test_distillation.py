@@ -19,7 +19,6 @@ from mimiq.errors import BadInput
 from mimiq.models import LoadedModel
 from mimiq.progress import Progress
 from mimiq.quantize.insert import QuantizedModel, RangeRecipe, quantize
-from mimiq.quantize.layers import QuantLinear
 from mimiq.spec import Job
 from mimiq.stages import tune
 from mimiq.stages.images import calibration_set, tuning_images
@@ -82,30 +81,6 @@ def test_keeps_the_best_state_when_training_goes_wrong(
     result = distill(student, pixels, replace(_RECIPE, lr_weights=10.0, lr_scales=0.0), seed=0)
     assert result.best_step == 0
     assert torch.equal(student.module(images), before)
-
-
-def test_answers_drift_no_further_for_the_sake_of_the_structure(
-    small_vit: LoadedModel, images: torch.Tensor, pixels: torch.Tensor
-) -> None:
-    student = _student(small_vit, images)
-    shown, wanted = images[-4:], small_vit.module(images[-4:])
-    # A classifier that answers the held-out images as the original does, whatever came before it.
-    head = student.module.get_submodule("head")
-    assert isinstance(head, QuantLinear)
-    read: list[torch.Tensor] = []
-    with head.register_forward_pre_hook(lambda _, given: read.append(given[0])):
-        lacking = wanted - student.module(shown)
-    head.weight.add_(torch.linalg.lstsq(read[0], lacking).solution.T)
-
-    def error() -> float:
-        return float((student.module(shown) - wanted).square().mean())
-
-    before = error()
-    recipe = replace(_RECIPE, structural_weight=100.0, steps=10, evaluate_every=5)
-    result = distill(student, pixels[:-4], recipe, held_out=pixels[-4:], seed=0)
-    assert min(loss for _, loss in result.history) < 0.9 * result.initial_loss
-    assert result.best_step == 0
-    assert error() == pytest.approx(before)
 
 
 def test_same_seed_same_result_and_resumed_run_too(
