@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -85,7 +86,17 @@ def submitter(folder: Path, cluster: str, slurm: Mapping[str, Any]) -> Submit:
             f"A parameter for SLURM cannot be used: {' '.join(str(error).split())}.",
             "They are those of submitit, without their slurm_: partition, gpus_per_node, ….",
         ) from error
-    return lambda command, log: executor.submit(run_command, list(command), log)
+
+    def submit(command: Sequence[str], log: Path) -> Job:
+        # Ctrl-C is for the sweep, which cancels its jobs: theirs would end in tracebacks.
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        try:
+            job: Job = executor.submit(run_command, list(command), log)
+        finally:
+            signal.signal(signal.SIGINT, before)
+        return job
+
+    return submit
 
 
 class Sweep:
