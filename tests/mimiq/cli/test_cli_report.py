@@ -48,8 +48,8 @@ def bundle(tmp_path: Path, calibration: dict[str, Any]) -> Path:
         "model": {"name": "digits", "num_classes": 10},
         "precision": int4().to_json(),
         "preprocessing": PREPROCESSING.to_json(),
-        "inputs": [],
-        "outputs": [],
+        "inputs": [{"name": "images", "shape": ["batch", *PREPROCESSING.input_shape]}],
+        "outputs": [{"name": "logits", "shape": ["batch", 10]}],
         "calibration": calibration,
     }
     return write_bundle(tmp_path / "digits-w4a8.mimiq", {"model.onnx": graph}, manifest).path
