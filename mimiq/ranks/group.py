@@ -87,6 +87,8 @@ def first_before_others(do: Callable[[], T]) -> T:
     if group.first:
         done = do()
         group.barrier()
-        return done
-    group.barrier()
-    return do()
+    else:
+        group.barrier()
+        done = do()
+    group.barrier()  # the first may take the folder away as soon as it goes on
+    return done
