@@ -97,7 +97,7 @@ def choose(
     """Hold the bundles of one network against each other.
 
     Args:
-        found: two or more.
+        found: one or more; of one alone it is said what it gives.
         within: points of top-1 (or hundredths of the cosine) that the recommended one may lose.
         batch: the batch size whose latency counts; None for the smallest that all have.
     """
@@ -278,7 +278,10 @@ def _speed_words(best: Candidate, found: Sequence[Candidate], choice: Choice) ->
     timing = choice.timing(best)
     if timing is None or choice.place is None:
         return []
+    alone = f"{timing.speed:.1f} times as fast as {FULL}"
     others = [other for other in found if other is not best]
+    if not others:
+        return [f"{alone} (batch {choice.place.batch})"]
     rival = max(others, key=lambda other: _speed(choice.timing(other)))
     ratio = timing.speed / _speed(choice.timing(rival))
     if ratio > 1 / _ALIKE:
@@ -287,4 +290,4 @@ def _speed_words(best: Candidate, found: Sequence[Candidate], choice: Choice) ->
         against = f"as fast as {rival.name}"
     else:
         against = f"{ratio:.2f} times as fast as {rival.name}"
-    return [f"{timing.speed:.1f} times as fast as {FULL}, {against} (batch {choice.place.batch})"]
+    return [f"{alone}, {against} (batch {choice.place.batch})"]

@@ -137,6 +137,16 @@ def test_the_page_and_the_terminal_show_the_same_figures(make: Make, tmp_path: P
     assert "--force" in refused.stderr
 
 
+def test_a_network_of_one_bundle_is_said_what_it_gives(make: Make) -> None:
+    one = {"name": "one", "weights_sha256": "a" * 64}
+    two = {"name": "two", "weights_sha256": "b" * 64}
+    answer = compare(make((8, 8), 397, 6.2, 2.0, one), make((4, 8), 394, 3.5, 1.9, two), "--json")
+    assert answer.exit_code == 0, answer.stderr
+    first, second = json.loads(answer.stdout)["networks"]
+    assert first["sentence"].endswith("2.0 times as fast as full precision (batch 8).")
+    assert (first["recommended"], second["recommended"]) == ("W8A8", "W4A8")
+
+
 def test_networks_are_compared_each_for_itself(make: Make) -> None:
     bundles = [
         make(bits, 397, 5.0, 2.0, model_entries={"name": name})
