@@ -10,14 +10,13 @@ import click
 
 from mimiq.cli import choices, options
 from mimiq.cli.commanding import Command
-from mimiq.cli.commands.compare import compared, networks_json
+from mimiq.cli.commands.compare import Networks, compared, networks_json
 from mimiq.cli.output import print_json, show, shown, table, working
 from mimiq.cli.parameters import BATCHES, NAMES, PATH
 from mimiq.errors import BadInput, MimiqError
 from mimiq.files import write_whole
 
 if TYPE_CHECKING:
-    from mimiq.runtime.bundle import Bundle
     from mimiq.sweep.plan import Plan
     from mimiq.sweep.run import Row, Sweep
 
@@ -99,12 +98,12 @@ def sweep(
         made = Sweep(wanted, out)
         with _shown(made, say.quiet) as tell:
             made.run(submit, jobs or _AT_ONCE[cluster], tell)
-        page = _write_page(made)
+        networks = _compared(made)
+        page = _write_page(made, networks) if networks else None
     if say.json:
         rows = [{**vars(row), "bundle": str(row.bundle)} for row in made.rows.values()]
-        found = compared(_bundles(made), 1.0) if len(made.bundles) > 1 else {}
         where = str(page) if page else None
-        print_json({"cells": rows, "networks": networks_json(found), "page": where})
+        print_json({"cells": rows, "networks": networks_json(networks), "page": where})
     else:
         show(_table(made))
         if page is not None:
@@ -129,20 +128,19 @@ def _plan(path: Path | None, given: dict[str, Any]) -> Plan:
     return read_plan(path)
 
 
-def _bundles(made: Sweep) -> list[Bundle]:
+def _compared(made: Sweep) -> Networks:
+    """The bundles beside each other; nothing where there are fewer than two."""
     from mimiq.runtime.bundle import Bundle
 
-    return [Bundle(path) for path in made.bundles]
+    if len(made.bundles) < 2:
+        return {}
+    return compared([Bundle(path) for path in made.bundles], 1.0)
 
 
-def _write_page(made: Sweep) -> Path | None:
-    """The page of all bundles; None where there are fewer than two."""
+def _write_page(made: Sweep, networks: Networks) -> Path:
     from mimiq.runtime.report.comparison.page import comparison_page
 
-    if len(made.bundles) < 2:
-        return None
     page = made.out / _PAGE
-    networks = compared(_bundles(made), 1.0)
     write_whole(page, comparison_page(networks, made.failed, "Sweep"))
     return page
 
