@@ -20,7 +20,17 @@ from typing import Any
 import numpy as np
 import pytest
 from compiled import INT8, Compile
-from serving_server import START_S, Server, mimiq, needs_server, passed, start, stop, wait_ready
+from serving_server import (
+    START_S,
+    Server,
+    malformed,
+    mimiq,
+    needs_server,
+    passed,
+    start,
+    stop,
+    wait_ready,
+)
 
 from mimiq.runtime.bundle import Bundle
 from mimiq.runtime.opening import open_bundle
@@ -161,15 +171,6 @@ def test_an_unknown_model_is_one_clear_error(server: Server, bundle: Path, proto
     assert "Traceback" not in answer.stderr
 
 
-def _malformed(number: int) -> dict[str, np.ndarray[Any, Any]]:
-    return [
-        {"images": np.zeros((1, 3, 31, 32), np.float32)},
-        {"images": np.zeros((1, 3, 32, 32), np.float64)},
-        {"pictures": np.zeros((1, 3, 32, 32), np.float32)},
-        {"images": np.zeros((65, 3, 32, 32), np.float32)},
-    ][number % 4]
-
-
 _WHY = ("is float32", "is float64", "no input 'pictures'", "The batch is 65")
 
 
@@ -184,7 +185,7 @@ def test_malformed_requests_are_told_what_is_wrong(
         V2Client(server.url(protocol), protocol) as client,
         pytest.raises(RequestRefused) as caught,
     ):
-        client.infer("digits", _malformed(number), ["logits"])
+        client.infer("digits", malformed(number), ["logits"])
     assert _WHY[number] in caught.value.problem
     assert "takes" in caught.value.problem
 
@@ -284,7 +285,7 @@ def test_soak_no_answer_is_lost_crossed_or_wrong(server: Server, bundle: Path) -
                     memory.append(server.memory())
                 if number % every == 1:
                     with pytest.raises(RequestRefused, match="takes"):
-                        client.infer("digits", _malformed(number // every), ["logits"])
+                        client.infer("digits", malformed(number // every), ["logits"])
                     refused += 1
                     continue
                 places = generator.integers(0, len(images), int(generator.integers(1, 17)))

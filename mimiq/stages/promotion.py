@@ -22,7 +22,7 @@ from mimiq.models import LoadedModel
 from mimiq.progress import Progress
 from mimiq.quantize.insert import RangeRecipe, quantize
 from mimiq.runtime.bundle import MODEL
-from mimiq.runtime.evaluation.held_out import held_out_cost, logits_of
+from mimiq.runtime.evaluation.held_out import HeldOut, answers_by_kind, cost
 from mimiq.runtime.evaluation.similarity import EmbeddingCost, similarity
 from mimiq.runtime.onnxruntime.session import OnnxRuntimeSession
 from mimiq.runtime.opening import deployed_graph
@@ -124,20 +124,13 @@ class EstimateDrop:
         (folder / "drop.json").write_text(json.dumps(asdict(drop)))
 
     def _drop(self, exported: OnnxRuntimeSession, full: Mapping[str, FloatArray]) -> Drop:
-        judging, preprocessing = self.images.judging, self.model.preprocessing
+        found = answers_by_kind(exported.run, self.images.judging, self.model.preprocessing)
         if self.model.output == "logits":
-            found = held_out_cost(exported.run, full, judging, preprocessing)
-            return Drop(found.points, found.agreement, found.count)
-        near = EmbeddingCost(
-            {
-                kind: similarity(
-                    logits_of(exported.run, pixels, preprocessing), full[kind], self.model.tokens
-                )
-                for kind, pixels in judging.items()
-            }
-        )
-        count = sum(each.count for each in near.held_out.values())
-        return Drop(100 * (1 - near.mean), near.mean, count, self.model.output)
+            held_out = HeldOut({kind: cost(found[kind], full[kind]) for kind in found})
+            return Drop(held_out.points, held_out.agreement, held_out.count)
+        tokens = self.model.tokens
+        near = EmbeddingCost({kind: similarity(found[kind], full[kind], tokens) for kind in found})
+        return Drop(100 * (1 - near.mean), near.mean, near.count, self.model.output)
 
     def load(self, folder: Path) -> Drop:
         return Drop(**json.loads((folder / "drop.json").read_text()))
@@ -152,10 +145,7 @@ def _drop_of(
     def wanted() -> dict[str, FloatArray]:
         reference = cache.run(ExportReference(job.model), progress)
         with OnnxRuntimeSession(reference, spinning=False) as full:
-            return {
-                kind: logits_of(full.run, pixels, job.model.preprocessing)
-                for kind, pixels in images.judging.items()
-            }
+            return answers_by_kind(full.run, images.judging, job.model.preprocessing)
 
     def drop_of(precision: Precision) -> Drop:
         raised = replace(job, precision=precision)

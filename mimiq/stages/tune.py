@@ -70,7 +70,7 @@ class TuneNetwork:
     """
 
     name: ClassVar[str] = "tuned"
-    revision: ClassVar[int] = 3
+    revision: ClassVar[int] = 1
     together: ClassVar[bool] = True
 
     fit: FitNetwork

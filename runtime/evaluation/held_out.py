@@ -127,23 +127,11 @@ def _mean(kinds: Mapping[str, Cost], of: Callable[[Cost], float]) -> float:
     return sum(cost.count * of(cost) for cost in costs) / sum(cost.count for cost in costs)
 
 
-def held_out_cost(
-    quantized: Network,
-    wanted: Mapping[str, FloatArray],
-    images: Mapping[str, ByteArray],
-    preprocessing: Preprocessing,
-) -> HeldOut:
-    """What ``quantized`` costs on uint8 images (B, H, W, 3), by kind.
-
-    Args:
-        wanted: full precision's logits (B, classes) of the images of each kind.
-    """
-    return HeldOut(
-        {
-            kind: cost(logits_of(quantized, pixels, preprocessing), wanted[kind])
-            for kind, pixels in images.items()
-        }
-    )
+def answers_by_kind(
+    network: Network, images: Mapping[str, ByteArray], preprocessing: Preprocessing
+) -> dict[str, FloatArray]:
+    """:func:`logits_of` the uint8 images (B, H, W, 3) of each kind."""
+    return {kind: logits_of(network, pixels, preprocessing) for kind, pixels in images.items()}
 
 
 def logits_of(

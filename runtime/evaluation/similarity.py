@@ -77,6 +77,11 @@ class EmbeddingCost:
     evaluation: Similarity | None = None
 
     @property
+    def count(self) -> int:
+        """Images held out."""
+        return sum(found.count for found in self.held_out.values())
+
+    @property
     def mean(self) -> float:
         """The mean cosine over the kinds of images held out."""
         return float(np.mean([found.mean for found in self.held_out.values()]))

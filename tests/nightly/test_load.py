@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from compiled import Compile
 from figures import record
-from serving_server import needs_server, passed, start, stop, wait_ready
+from serving_server import malformed, needs_server, passed, start, stop, wait_ready
 
 from mimiq.errors import EnvironmentLacks
 
@@ -31,15 +31,6 @@ pytestmark = [
 REQUESTS = int(os.environ.get("MIMIQ_REQUESTS", "20000"))  # of each of two clients
 MALFORMED = 50  # one of so many: 2 %
 CHEAP = ("--recipe", "fast", "--images", "24", "--steps", "0", "--no-bench", "--target", "ort")
-
-
-def malformed(number: int) -> dict[str, np.ndarray[Any, Any]]:
-    return [
-        {"images": np.zeros((1, 3, 31, 32), np.float32)},
-        {"images": np.zeros((1, 3, 32, 32), np.float64)},
-        {"pictures": np.zeros((1, 3, 32, 32), np.float32)},
-        {"images": np.zeros((65, 3, 32, 32), np.float32)},
-    ][number % 4]
 
 
 def test_load(compile_digits: Compile, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
@@ -128,3 +129,13 @@ def passed(*arguments: object) -> dict[str, Any]:
     assert answer.exit_code == 0, answer.stderr
     result: dict[str, Any] = json.loads(answer.stdout)
     return result
+
+
+def malformed(number: int) -> dict[str, np.ndarray[Any, Any]]:
+    """A request that the digits' server must refuse: of another shape, type, name or batch."""
+    return [
+        {"images": np.zeros((1, 3, 31, 32), np.float32)},
+        {"images": np.zeros((1, 3, 32, 32), np.float64)},
+        {"pictures": np.zeros((1, 3, 32, 32), np.float32)},
+        {"images": np.zeros((65, 3, 32, 32), np.float32)},
+    ][number % 4]
