@@ -52,7 +52,7 @@ def activation_quantizers(
     seen = [_observer_for(observer, parent, width) for parent, _, width in points]
     searches = {
         attention: _ProbsSearch(
-            _probs_grids(bits, two_steps and not attention.mixes_heads, attention.mixes_heads),
+            _probs_grids(bits, two_steps, attention.mixes_heads),
             attention.windows,
             attention.mixes_heads,
         )
