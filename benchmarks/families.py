@@ -57,6 +57,7 @@ ROWS = {
     "post_norm": "ViT, norms behind attention and MLP",
     "parallel": "ViT, attention and MLP side by side",
     "hybrid": "ViT behind a convolutional stem",
+    "cait": "CaiT: heads mixed, class token apart",
     "beit": "BEiT",
     "relpos": "ViT with relative positions",
     "eva": "EVA",

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import venv
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -53,7 +54,7 @@ def _run(*command: object, **options: object) -> subprocess.CompletedProcess[str
 
 
 @pytest.fixture(scope="module")
-def slim(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def slim(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The Python of a fresh environment that holds the built wheel and what it requires."""
     folder = tmp_path_factory.mktemp("slim")
     # A copy, for building leaves its traces in the source tree.
@@ -77,7 +78,8 @@ def slim(tmp_path_factory: pytest.TempPathFactory) -> Path:
     installed = _run(*pip, "install", "--quiet", "--no-compile", wheel)
     if installed.returncode:
         pytest.skip(f"pip cannot install here: {installed.stderr.strip()[-300:]}")
-    return python
+    yield python
+    shutil.rmtree(folder)
 
 
 @pytest.mark.slow

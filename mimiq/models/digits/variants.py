@@ -115,6 +115,11 @@ VARIANTS = {
         Variant("post_norm", _SMALL | {"init_values": 0.1}, "vit_base_patch16_rpn_224"),
         Variant("parallel", _SMALL, "vit_base_patch16_xp_224"),
         Variant("hybrid", _SMALL | {"patch_size": 1}, "vit_tiny_r_s16_p8_224"),
+        Variant(
+            "cait",
+            _SMALL | {"depth": 3, "depth_token_only": 1, "init_values": 0.1},
+            "cait_xxs24_224",
+        ),
         # Its only positions are biases that begin at zero: it learns late.
         Variant("beit", _SMALL | {"init_values": 1.0}, "beit_base_patch16_224", epochs=120),
         Variant("relpos", _SMALL, "vit_relpos_small_patch16_224"),
