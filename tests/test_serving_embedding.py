@@ -16,7 +16,7 @@ from mimiq import Preprocessing, compile
 pytestmark = [needs_server, pytest.mark.slow]
 
 
-def compiled(folder: Path, seed: int) -> Path:
+def compiled(folder: Path, seed: int, features: str) -> Path:
     """The bundle of a small feature extractor with random weights."""
     torch.manual_seed(seed)
     network = VisionTransformer(
@@ -26,7 +26,8 @@ def compiled(folder: Path, seed: int) -> Path:
         network,
         "int8",
         preprocessing=Preprocessing(32, 1.0),
-        out=folder / f"extractor-{seed}.mimiq",
+        features=features,
+        out=folder / f"{features}-{seed}.mimiq",
         cache=folder / "cache",
         calibration="noise",
         images=8,
@@ -43,51 +44,62 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def bundle(folder: Path) -> Path:
-    return compiled(folder, 0)
+def bundles(folder: Path) -> dict[str, Path]:
+    """By what the network answers with: one embedding an image, or one a patch."""
+    return {features: compiled(folder, 0, features) for features in ("pooled", "tokens")}
 
 
 @pytest.fixture(scope="module")
-def server(bundle: Path, folder: Path) -> Iterator[Server]:
+def server(bundles: dict[str, Path], folder: Path) -> Iterator[Server]:
     repository = folder / "models"
-    passed("pack", bundle, "--triton", repository, "--name", "extractor")
+    for features, bundle in bundles.items():
+        passed("pack", bundle, "--triton", repository, "--name", features)
     running = start(repository)
     try:
-        wait_ready(running, "extractor")
+        wait_ready(running, *bundles)
         yield running
     finally:
         stop(running)
 
 
+@pytest.mark.parametrize("features", ["pooled", "tokens"])
 @pytest.mark.parametrize("protocol", ["http", "grpc"])
-def test_the_served_embeddings_pass_the_check(server: Server, bundle: Path, protocol: str) -> None:
+def test_the_served_embeddings_pass_the_check(
+    server: Server, bundles: dict[str, Path], features: str, protocol: str
+) -> None:
     result = passed(
         *("check", "--url", server.url(protocol), "--protocol", protocol),
-        *("--model", "extractor", "--bundle", bundle, "--backend", "ort"),
+        *("--model", features, "--bundle", bundles[features], "--backend", "ort"),
         *("--load", "1,2", "--seconds", "0.3"),
     )
     assert result["passed"]
     assert result["identity"] == "same"
     assert result["comparison"] is None
-    assert [tensor["name"] for tensor in result["outputs"]] == ["embedding"]
+    (output,) = result["outputs"]
+    assert output["name"] == "embedding"
+    assert output["shape"][-1] == (64 if features == "pooled" else 16 * 64)
     # The same runtime on the same host: not one bit may differ on the way.
     assert result["similarity"]["least"] == pytest.approx(1, abs=1e-5)
     assert result["similarity"]["neighbour_agreement"] == 1
     assert all(row["wrong"] == 0 and row["requests"] >= 4 for row in result["load"])
 
 
-def test_a_table_for_people_speaks_of_cosines(server: Server, bundle: Path) -> None:
-    answer = mimiq("check", "--url", server.http, "--model", "extractor", "--bundle", bundle)
+def test_a_table_for_people_speaks_of_cosines(server: Server, bundles: dict[str, Path]) -> None:
+    bundle = bundles["pooled"]
+    answer = mimiq("check", "--url", server.http, "--model", "pooled", "--bundle", bundle)
     assert answer.exit_code == 0, answer.stderr
     assert "cosine" in answer.stdout
     assert "same nearest neighbour" in answer.stdout
     assert "top-1" not in answer.stdout
 
 
-def test_another_extractor_is_not_the_deployed_one(server: Server, folder: Path) -> None:
-    other = compiled(folder, 1)
+@pytest.mark.parametrize("features", ["pooled", "tokens"])
+def test_another_extractor_is_not_the_deployed_one(
+    server: Server, folder: Path, features: str
+) -> None:
+    other = compiled(folder, 1, features)
     answer = mimiq(
-        *("check", "--url", server.grpc, "--protocol", "grpc", "--model", "extractor"),
+        *("check", "--url", server.grpc, "--protocol", "grpc", "--model", features),
         *("--bundle", other, "--backend", "ort", "--json"),
     )
     assert answer.exit_code == 7, answer.stderr
