@@ -37,7 +37,8 @@ class Moments:
         """Σ ‖d − Δx‖² once ``change`` Δ (N, K + 1) is added to weights and bias."""
         change = change.double()
         quadratic = float(((change @ self.inputs) * change).sum())
-        return self.power - 2 * float((change * self.errors).sum()) + quadratic
+        # A sum of squares, which rounding could leave below zero where nothing is left of it.
+        return max(self.power - 2 * float((change * self.errors).sum()) + quadratic, 0.0)
 
     def solve(self, damping: float) -> torch.Tensor:
         """The Δ of least error, damped by ``damping`` times the mean diagonal; fp32 (N, K + 1)."""

@@ -1,0 +1,35 @@
+"""Sums that a fit is solved and judged by."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from mimiq.quantize.moments import Moments
+
+
+def moments(seed: int) -> Moments:
+    """Of a layer whose outputs are all off by the same shift, which its bias can undo wholly."""
+    drawn = torch.Generator().manual_seed(seed)
+    x = torch.randn(64, 16, generator=drawn)
+    x = torch.cat([x - x.mean(0), torch.ones(64, 1)], 1)
+    d = torch.randn(1, 8, generator=drawn).expand(64, 8)
+    return Moments((x.T @ x).double(), (d.T @ x).double(), float(d.square().sum()))
+
+
+@pytest.mark.parametrize("damping", [16.0, 4.0, 0.0])
+def test_the_error_that_a_perfect_fit_leaves_is_never_below_zero(damping: float) -> None:
+    errors = []
+    for seed in range(20):
+        fitted, held_out = moments(seed), moments(seed)
+        errors.append(held_out.error(fitted.solve(damping)) / held_out.power)
+    assert all(0 <= error < 1e-5 for error in errors)
+
+
+def test_the_error_is_that_of_the_rows() -> None:
+    drawn = torch.Generator().manual_seed(0)
+    x = torch.randn(64, 17, generator=drawn, dtype=torch.float64)
+    d, change = (torch.randn(n, 17, generator=drawn, dtype=torch.float64) for n in (8, 8))
+    d = x @ d.T + torch.randn(64, 8, generator=drawn, dtype=torch.float64)
+    found = Moments(x.T @ x, d.T @ x, float(d.square().sum())).error(change)
+    assert found == pytest.approx(float((d - x @ change.T).square().sum()))
