@@ -13,10 +13,9 @@ from pathlib import Path
 
 import pytest
 from compiled import INT8, Compile
+from wheels import PIP_S, ROOT, built_wheel
 
-ROOT = Path(__file__).parents[1]
 _ABSENT = ("torch", "timm", "onnx", "onnx_ir", "onnxscript", "tritonclient", "mlserver")
-_PIP_S = 600
 _FIRST_ANSWER_S = 1.5  # of processor time, the start of Python and the imports included
 
 _PROGRAM = """
@@ -47,7 +46,7 @@ def _run(*command: object, **options: object) -> subprocess.CompletedProcess[str
         [str(part) for part in command],
         capture_output=True,
         text=True,
-        timeout=_PIP_S,
+        timeout=PIP_S,
         check=False,
         **options,  # type: ignore[call-overload]
     )
@@ -57,20 +56,7 @@ def _run(*command: object, **options: object) -> subprocess.CompletedProcess[str
 def slim(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The Python of a fresh environment that holds the built wheel and what it requires."""
     folder = tmp_path_factory.mktemp("slim")
-    # A copy, for building leaves its traces in the source tree.
-    source = folder / "source"
-    source.mkdir()
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copyfile(ROOT / name, source / name)
-    for name in ("mimiq", "calibrate", "export", "runtime"):
-        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
-    built = _run(
-        *(sys.executable, "-m", "pip", "wheel", "--no-deps", "--quiet"),
-        *("--wheel-dir", folder / "wheels", source),
-    )
-    if built.returncode:
-        pytest.skip(f"pip cannot build the wheel here: {built.stderr.strip()[-300:]}")
-    (wheel,) = (folder / "wheels").glob("mimiq_vit-*.whl")
+    wheel = built_wheel(folder)
     venv.create(folder / "environment", with_pip=False)
     python = folder / "environment" / ("Scripts" if os.name == "nt" else "bin") / "python"
     # The pip at hand: none of its own, and only what is imported becomes byte code.

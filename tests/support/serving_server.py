@@ -53,7 +53,7 @@ class Server:
         return [int(pid) for pid, words in commands.items() if "spawn_main" in words]
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
     sockets = [socket.socket() for _ in range(count)]
     try:
         for each in sockets:
@@ -71,7 +71,7 @@ def start(
 
     By default there are none: they cost a test several seconds.
     """
-    http, grpc = ports or _free_ports(2)
+    http, grpc = ports or free_ports(2)
     settings = {
         "host": "127.0.0.1",
         "http_port": http,
