@@ -16,7 +16,11 @@ from mimiq.errors import BadInput, missing_extra
 from mimiq.models.names import check_name
 from mimiq.models.precisions import widths_of
 
-_NETWORK = ("model", "weights", "eval", "labels", "num_classes", "image_size", "calibration")
+_OF_A_NETWORK = ("name", "precisions", "recipes")  # its own, where the file's are not meant
+_NETWORK = (
+    *("model", "weights", "eval", "labels", "num_classes", "image_size", "calibration"),
+    *_OF_A_NETWORK,
+)
 _COMPILE = ("steps", "eval", "eval_limit", "batches", "target", "device", "seed")
 _SYNTHESIS = ("images", "seed", "device")
 _LOADING = ("weights", "num_classes", "image_size")
@@ -103,8 +107,9 @@ def make_plan(given: Mapping[str, Any], source: str = "The sweep") -> Plan:
     """The sweep of every network at every precision with every recipe.
 
     Args:
-        given: ``models`` (names, or mappings with ``model`` and what is given for it alone),
-            ``precisions``, perhaps ``recipes``, and what holds for all of them.
+        given: ``models`` (names, or mappings with ``model`` and what is given for it alone, such
+            as a ``name`` or ``precisions`` of its own), ``precisions``, perhaps ``recipes``, and
+            what holds for all of them.
         source: how errors name where this comes from.
 
     Raises:
@@ -114,14 +119,10 @@ def make_plan(given: Mapping[str, Any], source: str = "The sweep") -> Plan:
     for axis in ("models", "precisions"):
         if not given.get(axis):
             raise BadInput(f"{source} names no {axis}.", f"List one or more {axis}.")
-    models = [_network(entry, source) for entry in _listed(given["models"])]
-    precisions = [str(name) for name in _listed(given["precisions"])]
-    for precision in precisions:
-        widths_of(precision)
-    recipes = [None if name is None else str(name) for name in _listed(given.get("recipes"))]
-    for recipe in recipes:
-        if recipe is not None and recipe not in SYNTHESIS_RECIPES:
-            raise BadInput(f"Recipe {recipe!r} is unknown{_nearest(recipe, SYNTHESIS_RECIPES)}.")
+    networks = [_network(entry, source) for entry in _listed(given["models"])]
+    axes = [
+        (network, _precisions(network, given), _recipes(network, given)) for network in networks
+    ]
     slurm = given.get("slurm") or {}
     if not isinstance(slurm, Mapping):
         raise BadInput(
@@ -129,14 +130,18 @@ def make_plan(given: Mapping[str, Any], source: str = "The sweep") -> Plan:
         )
     cells = [
         _cell(network, precision, recipe, given)
-        for network in models
+        for network, precisions, recipes in axes
         for recipe in recipes
         for precision in precisions
     ]
     names = [cell.name for cell in cells]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
-        raise BadInput(f"{source} has {twice} twice.", "List every network and precision once.")
+        raise BadInput(
+            f"{source} has {twice} twice.",
+            "List every network and precision once; the same network with other weights needs a "
+            "name of its own there.",
+        )
     return Plan(tuple(cells), {str(key): value for key, value in slurm.items()})
 
 
@@ -150,10 +155,27 @@ def _network(entry: Any, source: str) -> dict[str, Any]:
     return found
 
 
+def _precisions(network: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
+    precisions = [str(name) for name in _listed(network.get("precisions") or given["precisions"])]
+    for precision in precisions:
+        widths_of(precision)
+    return precisions
+
+
+def _recipes(network: Mapping[str, Any], given: Mapping[str, Any]) -> list[str | None]:
+    named = _listed(network.get("recipes") or given.get("recipes"))
+    recipes = [None if name is None else str(name) for name in named]
+    for recipe in recipes:
+        if recipe is not None and recipe not in SYNTHESIS_RECIPES:
+            raise BadInput(f"Recipe {recipe!r} is unknown{_nearest(recipe, SYNTHESIS_RECIPES)}.")
+    return recipes
+
+
 def _cell(
     network: Mapping[str, Any], precision: str, recipe: str | None, given: Mapping[str, Any]
 ) -> Cell:
-    base = "-".join(filter(None, (_plain(network["model"]), recipe)))
+    name = network.get("name") or network["model"]
+    base = "-".join(filter(None, (_plain(str(name)), recipe)))
     ways = {**{key: given[key] for key in (*_COMPILE, "images") if key in given}, **network}
     compiling = [
         *("compile", network["model"], *precision_flags(precision), *_flags(network, _LOADING)),

@@ -97,6 +97,26 @@ def swept(host: Host, out: Path, given: dict[str, Any] = GIVEN) -> Sweep:
     return made
 
 
+def test_a_network_may_have_a_name_precisions_and_recipes_of_its_own() -> None:
+    plan = make_plan(
+        {
+            "models": [
+                "digits",
+                {"model": "digits", "weights": "w.safetensors", "name": "retrained"}
+                | {"precisions": ["w4a4"], "recipes": ["fast", "cpu"]},
+            ],
+            "precisions": ["int8", "int4"],
+        }
+    )
+    assert [cell.name for cell in plan.cells] == [
+        *("digits-int8", "digits-int4", "retrained-fast-w4a4", "retrained-cpu-w4a4"),
+    ]
+    assert all(cell.command[1] == "digits" for cell in plan.cells)
+    with pytest.raises(BadInput, match="digits-int8 twice") as raised:
+        make_plan({"models": ["digits", {"model": "digits"}], "precisions": ["int8"]})
+    assert "name of its own" in str(raised.value)
+
+
 def test_every_combination_is_a_cell_and_networks_make_their_images_once() -> None:
     plan = make_plan(
         {
