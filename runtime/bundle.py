@@ -11,6 +11,7 @@ from mimiq.runtime.files.additions import finish_moves
 from mimiq.runtime.files.external_data import external_files
 from mimiq.runtime.files.json_objects import COMPILE_AGAIN
 from mimiq.runtime.manifest import MANIFEST, Manifest, check_name, read_manifest
+from mimiq.runtime.preprocessing import Preprocessing
 from mimiq.runtime.session import Output
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ class Bundle:
         finish_moves(self.path)
         self.manifest: Manifest = read_manifest(self.path)
         try:
-            self.preprocessing = self.manifest.preprocessing
+            self.preprocessing = self._read_preprocessing()
             self.output: Output = self.manifest.output
             self.num_classes = self.manifest.num_classes
             self.width = self.manifest.width
@@ -170,6 +171,12 @@ class Bundle:
                         "not list.",
                         COMPILE_AGAIN,
                     )
+
+    def _read_preprocessing(self) -> Preprocessing:
+        try:
+            return self.manifest.preprocessing
+        except BadInput as error:
+            raise BadInput(f"{self.path / MANIFEST}: {error.problem}", COMPILE_AGAIN) from error
 
     def _require_one_shape(self) -> None:
         """

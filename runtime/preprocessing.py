@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,12 @@ class Preprocessing:
             if value not in known:
                 raise BadInput(
                     f"{what} {value!r} is unknown.", f"Choose one of {', '.join(known)}."
+                )
+        for name in ("mean", "std"):
+            if not all(map(_is_number, getattr(self, name))):
+                raise BadInput(
+                    f"The {name} of the preprocessing holds what is no finite number.",
+                    "Give one number for each channel.",
                 )
         channels = len(self.mean)
         if (
@@ -277,3 +284,10 @@ class Preprocessing:
             f"A {type(image).__name__} is neither a path nor an image that Pillow has opened.",
             "Give arrays of pixels to a session as uint8 (B, height, width, channels).",
         )
+
+
+def _is_number(value: Any) -> bool:
+    try:
+        return isinstance(value, Real) and math.isfinite(value)
+    except OverflowError:  # an integer that no float holds
+        return False

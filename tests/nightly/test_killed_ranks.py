@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -69,27 +70,28 @@ def test_a_rank_killed_at_a_random_moment_costs_nothing_that_is_whole(tmp_path: 
     whole = torchrun(2, *SET, "-o", str(tmp_path / "whole"))
     assert whole.wait() == 0, whole.stderr and whole.stderr.read()
     lasted = time.monotonic() - started
-    drawn, killed, kept = random.Random(0), 0, []
-    for run in range(KILLS):
+    drawn, kept = random.Random(0), list[int]()
+    for run in range(4 * KILLS):
         out = tmp_path / f"set{run}"
+        started = time.monotonic()
         running = torchrun(2, *SET, "-o", str(out))
-        time.sleep(drawn.uniform(0.3, 0.95) * lasted)
-        ranks = children(running.pid)
-        if running.poll() is None and ranks:
+        with suppress(subprocess.TimeoutExpired):
+            running.wait(drawn.uniform(0.2, 0.95) * lasted)
+        if ended := running.poll() is not None:  # other work on the host had made the first slow
+            lasted = time.monotonic() - started
+        elif ranks := children(running.pid):
             os.kill(drawn.choice(ranks), signal.SIGKILL)
-            killed += 1
+            kept.append(len(list(out.glob("batch-*"))) if out.exists() else 0)
         said = running.communicate()[1]
         assert said.count("error: ") <= 1, said
-        kept.append(len(list(out.glob("batch-*"))) if out.exists() else 0)
-        again = torchrun(2, *SET, "-o", str(out))
-        assert again.wait() == 0, again.stderr and again.stderr.read()
+        if not ended:
+            again = torchrun(2, *SET, "-o", str(out))
+            assert again.wait() == 0, again.stderr and again.stderr.read()
         assert shards(out) == shards(tmp_path / "whole"), f"run {run}"
-    record(
-        "killed_ranks",
-        COMMAND,
-        {"runs": KILLS, "killed": killed, "batches_kept": kept, "same": KILLS},
-    )
-    assert killed > KILLS // 2
+        if len(kept) == KILLS:
+            break
+    record("killed_ranks", COMMAND, {"killed": len(kept), "batches_kept": kept, "same": len(kept)})
+    assert len(kept) == KILLS
 
 
 @pytest.mark.skipif(not DEIT_T.exists(), reason="../shared/weights is absent")

@@ -238,6 +238,14 @@ def test_incomplete_manifest(make_bundle: MakeBundle, changes: dict[str, Any]) -
         Bundle(bundle.path)
 
 
+def test_a_manifest_whose_preprocessing_cannot_be(make_bundle: MakeBundle) -> None:
+    bundle = make_bundle()
+    content = bundle.preprocessing.to_json() | {"mean": ["half", 0.5, 0.5]}
+    rewrite(bundle, resign=True, preprocessing=content)
+    with pytest.raises(BadInput, match=r"manifest\.json: The mean .* no finite number"):
+        Bundle(bundle.path)
+
+
 @pytest.mark.parametrize("name", ["model.onnx", "labels.txt", "report.json"])
 def test_missing_and_changed_files(make_bundle: MakeBundle, name: str) -> None:
     bundle = make_bundle()

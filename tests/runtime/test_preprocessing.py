@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -303,6 +304,10 @@ def test_arrays_that_hold_no_such_image_are_named(
         {"image_size": 0},
         {"image_size": (0, 32)},
         {"mean": (0.5,)},
+        {"mean": ("0.5", 0.5, 0.5)},
+        {"mean": (math.nan, 0.5, 0.5)},
+        {"std": (0.5, None, 0.5)},
+        {"std": (0.5, 0.5, 10**400)},
     ],
 )
 def test_values_out_of_range(values: dict[str, Any]) -> None:
