@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
+import sys
+from contextlib import suppress
 from types import FrameType
 
 
@@ -24,7 +27,24 @@ def _run(name: str, program: str) -> None:
     import mimiq.cli
 
     signal.signal(signal.SIGINT, usual)
-    getattr(mimiq.cli, name)(prog_name=program)
+    try:
+        getattr(mimiq.cli, name)(prog_name=program)
+    except SystemExit as end:
+        if os.environ.get("WORLD_SIZE", "1") != "1" and isinstance(end.code, int):
+            _end_rank(end.code)
+        raise
+
+
+def _end_rank(code: int) -> None:
+    """End a rank that has done its work, whatever the threads of its libraries still do.
+
+    One run in some dozens aborted here, in the destructors of the library that ranks talk through.
+    """
+    logging.shutdown()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):  # closed by whoever reads it
+            stream.flush()
+    os._exit(code)
 
 
 def _leave(number: int, _frame: FrameType | None) -> None:

@@ -176,7 +176,7 @@ class Bundle:
         try:
             return self.manifest.preprocessing
         except BadInput as error:
-            raise BadInput(f"{self.path / MANIFEST}: {error.problem}", COMPILE_AGAIN) from error
+            raise BadInput(f"{self.path / MANIFEST}: {error.problem}", error.next_step) from error
 
     def _require_one_shape(self) -> None:
         """

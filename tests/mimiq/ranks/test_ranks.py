@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -215,3 +218,20 @@ def test_one_process_moves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
         assert tensor.tolist() == [1, 1]
         assert group.gather({"a": 1}) == [{"a": 1}]
         assert (group.share(3), group.send(b"x", 0)) == (3, b"x")
+
+
+@pytest.mark.parametrize(("world", "code"), [("1", -signal.SIGABRT), ("2", 0)])
+def test_a_rank_that_is_done_is_not_ended_by_its_libraries(world: str, code: int) -> None:
+    """What a library does at the end of the process costs one process its result, a rank not."""
+    program = (
+        "import atexit, os, sys; atexit.register(os.abort); sys.argv = ['mimiq', '--version'];"
+        "from mimiq.entry import main; main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "WORLD_SIZE": world, "RANK": "0"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == code
+    assert done.stdout.startswith("mimiq")
