@@ -8,16 +8,15 @@ serves every packed model of a repository. A bundle is served by a file of one's
                     "extra": {"backend": "openvino", "threads": 2}}}
 
 ``extra`` is what :func:`mimiq.runtime.open_bundle` takes: a backend, and its options.
-MLServer gives each model its own event loop thread; runs of one model take turns on one thread of
-their own, for ONNX Runtime spreads a single run over the cores. With ``streams`` in ``extra``,
-which OpenVINO takes, so many runs go on side by side.
+Runs of one model take turns on one thread of their own, for ONNX Runtime spreads a single run over
+the cores. With ``streams`` in ``extra``, which OpenVINO takes, so many runs go on side by side.
+With MLServer's ``max_batch_size``, requests that wait run together, see :class:`Batcher`.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -38,10 +37,12 @@ from mlserver.utils import to_absolute_path
 from mimiq.errors import BadInput, MimiqError
 from mimiq.runtime.bundle import Bundle
 from mimiq.runtime.manifest import MANIFEST
+from mimiq.runtime.serving.batching import Batcher
 from mimiq.runtime.serving.packed import PackedModel, PackedRecord, check_feeds, versions_of
 from mimiq.runtime.serving.settings import BundleModel
 
 _UNPROCESSABLE = 422
+_MAX_BATCH_SIZE = "mimiq_max_batch_size"
 
 
 class _Served(Protocol):
@@ -64,7 +65,7 @@ class MimiqRuntime(MLModel):  # type: ignore[misc]  # MLServer ships no types
 
     def __init__(self, settings: ModelSettings) -> None:
         super().__init__(settings)
-        self._turns: ThreadPoolExecutor | None = None
+        self._batcher: Batcher | None = None
         self._served: _Served | None = None
         folder = self._folder()
         parameters = settings.parameters
@@ -73,6 +74,18 @@ class MimiqRuntime(MLModel):  # type: ignore[misc]  # MLServer ships no types
         if folder is not None and parameters is not None and parameters.version is None:
             found = [1] if (folder / MANIFEST).is_file() else versions_of(folder)
             parameters.version = str(found[-1]) if found else None
+        self._take_over_batching()
+
+    def _take_over_batching(self) -> None:
+        """Keep MLServer from joining requests: it would do so before they are checked.
+
+        It makes this object in its own process and again, from the same settings, in each worker;
+        what it does not see as its own setting must travel among the parameters.
+        """
+        size = self._settings.max_batch_size
+        if size > 1 and self._settings.max_batch_time > 0 and self._settings.parameters is not None:
+            self._settings.parameters.extra = {**self._extra(), _MAX_BATCH_SIZE: size}
+            self._settings.max_batch_size = 0
 
     def _folder(self) -> Path | None:
         uri = getattr(self.settings.parameters, "uri", None)
@@ -89,13 +102,18 @@ class MimiqRuntime(MLModel):  # type: ignore[misc]  # MLServer ships no types
         if folder is None:
             raise MLServerError(f"Model {self.name} names no folder: set parameters.uri.", 422)
         extra = self._extra()
+        together = int(extra.pop(_MAX_BATCH_SIZE, 1))
         try:
             self._served = await asyncio.to_thread(_open, folder, extra)
         except MimiqError as error:
             raise MLServerError(str(error), _UNPROCESSABLE) from error
-        # As many runs at a time as the backend has streams for: one, where nothing is said.
-        self._turns = ThreadPoolExecutor(extra.get("streams") or 1, thread_name_prefix="mimiq")
         record = self._served.record
+        # As many runs at a time as the backend has streams for: one, where nothing is said.
+        self._batcher = Batcher(
+            self._served.run,
+            lanes=extra.get("streams") or 1,
+            max_images=min(together, record.max_batch),
+        )
         # Described here, from the model itself, so that the settings cannot contradict it.
         self._settings.platform = f"mimiq_{record.backend}"
         self._settings.versions = [str(self._served.version)]
@@ -105,8 +123,9 @@ class MimiqRuntime(MLModel):  # type: ignore[misc]  # MLServer ships no types
 
     async def predict(self, payload: InferenceRequest) -> InferenceResponse:
         """Run one request; its batch is the arrays' first dimension."""
-        served = self._served
+        served, batcher = self._served, self._batcher
         assert served is not None  # MLServer asks nothing of a model that failed to load
+        assert batcher is not None
         record = served.record
         feeds = {tensor.name: _decoded(tensor) for tensor in payload.inputs}
         wanted = [output.name for output in payload.outputs or ()]
@@ -118,8 +137,7 @@ class MimiqRuntime(MLModel):  # type: ignore[misc]  # MLServer ships no types
                 )
         try:
             check_feeds(record, feeds)
-            loop = asyncio.get_running_loop()
-            results = await loop.run_in_executor(self._turns, served.run, feeds)
+            results = await asyncio.wrap_future(batcher.submit(feeds))
         except MimiqError as error:
             raise InferenceError(f"{error.problem} {error.next_step}") from error
         return InferenceResponse(
@@ -132,8 +150,8 @@ class MimiqRuntime(MLModel):  # type: ignore[misc]  # MLServer ships no types
 
     async def unload(self) -> bool:
         """Free the model."""
-        if self._turns is not None:
-            self._turns.shutdown(wait=True)
+        if self._batcher is not None:
+            self._batcher.close()
         if self._served is not None:
             self._served.close()
         return True
