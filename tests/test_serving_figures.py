@@ -28,3 +28,19 @@ def test_speeds_on_one_thread(words: str, engine: str) -> None:
     speeds = " / ".join(f"{rows[batch]['speedup']:.1f}" for batch in (1, 8, 32))
     (written,) = re.findall(rf"{re.escape(words)} ([\d./ ]+)×", GUIDE)
     assert written == speeds
+
+
+def test_the_table_of_many_clients() -> None:
+    """Requests a second and p99 of DeiT-T, as medians over the rounds."""
+    path = ROOT / "benchmarks/results/serving_load.json"
+    rows = json.loads(path.read_text("utf-8"))["networks"]["deit_t w8a8"]["rows"]
+    recorded: dict[tuple[str, ...], list[str]] = {}
+    for row in rows:
+        line = (row["runtime"], row["batching"], str(row["workers"]))
+        figures = f"{row['throughput'][1]:.0f} / {row['p99_ms'][1]:.0f}"
+        recorded.setdefault(line, []).append(figures)
+    section = (ROOT / "docs" / "serving.md").read_text("utf-8").partition("### Many clients")[2]
+    lines = [line for line in section.splitlines() if line.startswith("|")][2:]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    written = {tuple(line[:3]): line[3:] for line in cells[: len(recorded)]}
+    assert written == recorded
