@@ -13,6 +13,7 @@ from mimiq.runtime.report.markup import append, element
 _LETTER = 7.2  # a letter's width on average, or a bit more
 _HEIGHT, _TOP, _LEFT, _RIGHT = 260.0, 34.0, 62.0, 24.0
 _ROW = 16.0  # a name's height
+_DOT = 5.0  # a dot's radius
 
 
 @dataclass(frozen=True)
@@ -89,15 +90,16 @@ def _dot(point: Point, across: Axis, up: Axis, *, grey: bool) -> list[Element]:
     kind = "ring" if point.reference else f"dot{quiet}"
     whisker = line(x, up.at(point.low), x, up.at(point.high), f"whisker{quiet}")
     spread = [whisker] if point.low < point.high else []
-    return [*spread, element("circle", cx=x, cy=y, r=5.0, class_=kind)]
+    return [*spread, element("circle", cx=x, cy=y, r=_DOT, class_=kind)]
 
 
 def _names(
     points: Sequence[Point], best: Sequence[Point], across: Axis, up: Axis, width: float
 ) -> list[Element]:
-    """Names at the right of their dots, or left of them; moved up or down where they would meet."""
+    """Names at the right of their dots, or left of them; lower where one would be hidden."""
     texts: list[Element] = []
-    taken: list[tuple[float, float, float]] = []  # left, right, y
+    dots = [(across.at(point.x), up.at(point.y)) for point in points]
+    taken = [(x - _DOT, x + _DOT, y) for x, y in dots]  # left, right, y
     for point in sorted(points, key=lambda p: up.at(p.y)):
         x, y, length = across.at(point.x), up.at(point.y), _LETTER * len(point.name)
         right = x + 10 + length <= width
