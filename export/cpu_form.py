@@ -14,15 +14,17 @@ def to_cpu(source: str | Path, path: str | Path) -> Path | None:
 
     A file of its own, for no other runtime takes it: activations are uint8 with zero point 128,
     which TensorRT refuses, and Linears are ``com.microsoft.MatMulIntegerToFloat`` with their bias.
-    The integers that are multiplied are those of ``source``; see :func:`passes.cpu` for each step.
+    The integers that are multiplied are those of ``source``; of a weight-only network, whose
+    activations have none, each token's are rounded to eight bits as it runs. See
+    :func:`passes.cpu` for each step.
 
     Args:
         source: a Q/DQ graph of :func:`mimiq.export.torch_onnx.export_onnx`.
         path: where to write.
 
     Returns:
-        ``path``; or None, and nothing is written, where no product has quantised activations:
-        ``source`` is then the fastest form itself.
+        ``path``; or None, and nothing is written, where no product has quantised activations or
+        INT4 weights: ``source`` is then the fastest form itself.
 
     Raises:
         UnsupportedModel: for a node that lacks an input.

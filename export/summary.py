@@ -45,6 +45,7 @@ def summarize(model: str | Path | ir.Model) -> dict[str, Any]:
     scales = {value for linear in linears if linear.weight and (value := linear.weight.inputs[1])}
     scales |= {value for linear in linears if (value := linear.ratios)}
     scales |= {value for product in products if (value := product.node.inputs[3])}
+    scales |= {product.ratios for product in products if product.ratios}
     initializers = graph.graph.initializers.values()
     return {
         "layers": dict(Counter([*map(describe, linears), *(each.label for each in products)])),

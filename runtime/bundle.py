@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from mimiq.runtime.report.report import Report
 
 MODEL = "model.onnx"
-CPU_MODEL = "model.cpu.onnx"  # the same numbers in the form ONNX Runtime's CPU runs fastest
+CPU_MODEL = "model.cpu.onnx"  # in the form that ONNX Runtime's CPU runs fastest
 OPENVINO_MODEL = "model.openvino.onnx"  # the same in the form OpenVINO runs fastest
 LABELS = "labels.txt"
 REPORT = "report.json"

@@ -11,6 +11,7 @@ from mimiq.export.passes.half.conv_weights import DequantizeConvWeights
 from mimiq.export.passes.half.int4_carrier import Int4ToInt8Carrier
 from mimiq.export.passes.half.split_scales import SplitWeightScales
 from mimiq.export.passes.half.to_half import ToHalf
+from mimiq.export.passes.integers.dynamic_products import DynamicProducts
 from mimiq.export.passes.integers.early_pairs import QuantizeBeforeMoves
 from mimiq.export.passes.integers.early_quantize import QuantizeEarly
 from mimiq.export.passes.integers.int4_cast import CastInt4
@@ -65,6 +66,7 @@ def cpu() -> tuple[ir.passes.InPlacePass, ...]:
         QuantizeEarly(),
         IntegerProducts(),
         FoldOffsets(),
+        DynamicProducts(),
         ExplicitZeroPoints(),
         Clean(),
     )

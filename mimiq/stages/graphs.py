@@ -27,12 +27,12 @@ class ExportGraphs:
 
     ``model.onnx`` is fp32 outside its quantised layers, for ONNX Runtime; ``model.fp16.onnx`` is
     the same numbers in the half-precision form that TensorRT builds fastest; ``model.cpu.onnx``,
-    where activations are quantised, the same numbers in the form that ONNX Runtime runs fastest on
+    where activations are quantised or weights are INT4, the form that ONNX Runtime runs fastest on
     a CPU; and ``model.openvino.onnx``, in that for OpenVINO.
     """
 
     name: ClassVar[str] = "graphs"
-    revision: ClassVar[int] = 3
+    revision: ClassVar[int] = 4
 
     tuned: str
     model: LoadedModel

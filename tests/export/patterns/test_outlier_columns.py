@@ -98,9 +98,8 @@ def test_every_form_computes_what_the_simulation_computes(
     limit = 1.5 * distance(disturbed(network), expected) + 1e-3 * scale
     assert distance(run_file(half, network.images), expected) < limit
     cpu = to_cpu(network.path, tmp_path / "cpu.onnx")
-    assert (cpu is None) == ("a16" in label)
-    if cpu is not None:
-        assert distance(run_cpu(cpu, network.images), expected) < 1e-2 * scale
+    assert cpu is not None
+    assert distance(run_cpu(cpu, network.images), expected) < 1e-2 * scale
 
 
 @pytest.mark.parametrize(("size", "share"), [(30.0, 1.0), (200.0, 0.5)])
@@ -132,11 +131,13 @@ def test_it_is_the_same_linear_to_every_reader(
         if found is None or usual is None:
             continue
         summary = summarize(found)
-        assert summary["layers"] == summarize(usual)["layers"]
+        in_floats = convert is to_cpu and "a16" in label  # such a Linear, and no other one
+        if not in_floats:
+            assert summary["layers"] == summarize(usual)["layers"]
         expected = {f"{layer}/MatMul": len(columns) for layer, columns in BOTH.items()}
         assert summary["outlier_columns"] == expected
         assert summarize(usual)["outlier_columns"] == {}
-        for target in ("rtx", "trt"):
+        for target in () if in_floats else ("rtx", "trt"):
             rules = [one.rule for one in check(found, target)]  # type: ignore[arg-type]
             assert rules == [one.rule for one in check(usual, target)]  # type: ignore[arg-type]
 
