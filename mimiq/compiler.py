@@ -24,10 +24,11 @@ from mimiq.runtime.host import describe_hardware, describe_software
 from mimiq.spec import Job
 from mimiq.stages.budget import require_fits
 from mimiq.stages.engine import add_engine
-from mimiq.stages.fastest import fastest_backend
 from mimiq.stages.graphs import ExportGraphs, ExportReference
 from mimiq.stages.images import TuningImages, calibration_set, tuning_images
-from mimiq.stages.measure import measured
+from mimiq.stages.measuring.cpu_form import kept_forms
+from mimiq.stages.measuring.fastest import fastest_backend
+from mimiq.stages.measuring.measure import measured
 from mimiq.stages.promotion import within_budget
 from mimiq.stages.tune import Tuned, tuned_network
 
@@ -110,9 +111,11 @@ def _finished(
     graphs = cache.run(ExportGraphs.of(job, calibration, tuned), progress)
     require_fits(job.raised, graphs[MODEL])
     reference = cache.run(ExportReference(job.model), progress)
+    graphs, said = kept_forms(job, images, graphs, reference, progress)
     report = measured(job, tuned, images, graphs, reference, progress)
     report = replace(
         report,
+        notes=(*said, *report.notes),
         tuning=tuned.report.result,
         layers=dict(tuned.report.errors),
         command=job.command,

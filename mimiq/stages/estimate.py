@@ -23,7 +23,7 @@ _SYNTHESIS = 1.3
 _FIT = 11.0
 _FIT_TWO_STEPS = 31.0  # below 7 bits, where every grid with two steps is searched
 _DISTILLATION = 10.0
-_LATENCY_SECONDS = 10.0  # for each batch size, as :mod:`mimiq.stages.measure` asks
+_LATENCY_SECONDS = 10.0  # for each batch size, as :mod:`mimiq.stages.measuring.measure` asks
 
 _MEASURED_SECONDS = 1.0
 _ROUNDS = 3

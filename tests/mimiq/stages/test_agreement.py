@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mimiq.errors import CheckFailed
-from mimiq.stages.agreement import Answers, agreement_notes
+from mimiq.stages.measuring.agreement import Answers, agreement_notes
 
 
 def logits(exported: float, error: float, nudged: float) -> Answers:
@@ -29,6 +29,12 @@ def test_near_ties_are_noted_with_how_far_the_simulation_is_from_itself() -> Non
     (note,) = agreement_notes([logits(exported=0.01, error=0.02, nudged=0.01)])
     assert "near ties" in note
     assert "of 400 images held out" in note
+
+
+def test_rounded_activations_are_named_where_they_are_the_reason() -> None:
+    (note,) = agreement_notes([logits(exported=0.01, error=0.02, nudged=0.0)], rounds_inputs=True)
+    assert "since activations are rounded to eight bits on a CPU" in note
+    assert "sixth digit" not in note
 
 
 def test_what_rounding_cannot_explain_is_a_defect() -> None:

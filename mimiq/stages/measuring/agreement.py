@@ -33,7 +33,11 @@ class Answers:
 
 
 def agreement_notes(
-    kinds: Sequence[Answers], output: Output = "logits", tokens: int = 1
+    kinds: Sequence[Answers],
+    output: Output = "logits",
+    tokens: int = 1,
+    *,
+    rounds_inputs: bool = False,
 ) -> list[str]:
     """Hold the exported graph against its simulation, and say where they differ.
 
@@ -46,6 +50,7 @@ def agreement_notes(
         kinds: of images.
         output: what the network answers with.
         tokens: in an embedding.
+        rounds_inputs: the exported graph rounds activations that the simulation leaves as they are.
 
     Raises:
         CheckFailed: when the answers differ by more than that, and by far more than the
@@ -69,6 +74,12 @@ def agreement_notes(
             "This is a defect of the export on this host: please report it with the output of "
             "mimiq doctor.",
         )
+    reason = (
+        f", by which the simulation differs from itself ({own:.2%}) when its input changes in the "
+        "sixth digit: "
+    )
+    if rounds_inputs:
+        reason = ", since activations are rounded to eight bits on a CPU: "
     if output == "embedding":
         found = similarity(every.exported, every.simulated, tokens)
         if found.mean >= _ALIKE:
@@ -76,8 +87,7 @@ def agreement_notes(
         return [
             f"The embeddings of the exported graph and of its simulation have a mean cosine of "
             f"{found.mean:.4f} on {found.count} images held out; they differ by {difference:.2%} "
-            f"of the variance, by which the simulation differs from itself ({own:.2%}) when its "
-            "input changes in the sixth digit: decided by rounding."
+            f"of the variance{reason}decided by rounding."
         ]
     same = float((_classes(every.exported) == _classes(every.simulated)).mean())
     if same >= 0.99:
@@ -85,8 +95,7 @@ def agreement_notes(
     return [
         f"The exported graph and its simulation give the same answer on {same:.1%} of "
         f"{len(every.full)} images held out; their logits differ by {difference:.2%} of the "
-        f"variance, by which the simulation differs from itself ({own:.2%}) when its input "
-        "changes in the sixth digit: near ties, decided by rounding."
+        f"variance{reason}near ties, decided by rounding."
     ]
 
 

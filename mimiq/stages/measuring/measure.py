@@ -9,7 +9,7 @@ from pathlib import Path
 from mimiq.models.names import EMBEDDED
 from mimiq.progress import Progress
 from mimiq.quantize.insert import QuantizedModel
-from mimiq.runtime.bundle import MODEL
+from mimiq.runtime.bundle import CPU_MODEL, MODEL
 from mimiq.runtime.evaluation.accuracy import compare
 from mimiq.runtime.evaluation.comparison import Comparison
 from mimiq.runtime.evaluation.datasets import InMemoryImages, LabelledImages
@@ -26,8 +26,9 @@ from mimiq.runtime.opening import deployed_graph
 from mimiq.runtime.report.building import build_report
 from mimiq.runtime.report.report import Report, Size
 from mimiq.spec import Job
-from mimiq.stages.agreement import Answers, agreement_notes, simulated
 from mimiq.stages.images import TuningImages
+from mimiq.stages.measuring.agreement import Answers, agreement_notes, simulated
+from mimiq.stages.measuring.cpu_form import rounds_inputs
 from mimiq.stages.tune import Tuned
 
 _FAR = 0.96  # mean cosine of embeddings, below which more is said in a warning
@@ -75,7 +76,12 @@ def measured(
         with progress.stage("cost") as stage:
             stage.update(text="on images held out")
             answers = _answers(tuned.network, images, exported, full)
-    near_ties = agreement_notes(list(answers.values()), model.output, model.tokens)
+    near_ties = agreement_notes(
+        list(answers.values()),
+        model.output,
+        model.tokens,
+        rounds_inputs=rounds_inputs(job, graphs) and graph == graphs[CPU_MODEL],
+    )
     held_out: HeldOut | None = None
     embeddings: EmbeddingCost | None = None
     if model.output == "embedding":

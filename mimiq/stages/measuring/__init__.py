@@ -1,0 +1,1 @@
+"""What a compiled network costs and gains, measured on its exported graphs."""
