@@ -4,9 +4,11 @@ Each network lies in ``benchmarks/networks`` as ``python -m mimiq.models.digits.
 --out DIR`` trains it; the first is the embedded one. It is loaded and compared with timm's own
 forward, compiled on synthetic images to INT8 and to INT4 (W4A8), run by ONNX Runtime in its form
 for CPUs on the digits held out, and built for TensorRT-RTX, whose engine is read for what it
-computes in INT8. Speed is that of one thread, engines taking turns.
+computes in INT8. Speed is that of one thread, engines taking turns. Trained networks of timm's are
+rows as well, judged on labelled images of theirs:
 
     python benchmarks/families.py [NAME …]
+    python benchmarks/families.py --network deit_t=deit_t:deit_tiny.safetensors --eval imagenet/val
 
 A network whose result exists is not measured again: give its name.
 """
@@ -16,12 +18,16 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
+from accuracy_images import pooled
+from accuracy_networks import Network, parse_networks
 from record import made_with, write
 from safetensors.torch import load_file
 from torch import nn
@@ -37,7 +43,7 @@ from mimiq.models.digits import NUM_CLASSES, create_digits, digits_heldout
 from mimiq.models.digits.variants import CONFIG, VARIANT_WEIGHTS
 from mimiq.models.names import EMBEDDED
 from mimiq.progress import Progress
-from mimiq.runtime.evaluation.datasets import InMemoryImages
+from mimiq.runtime.evaluation.datasets import InMemoryImages, LabelledImages
 from mimiq.runtime.host import describe_software
 from mimiq.runtime.latency.measure import Engine, measure
 from mimiq.spec import EngineSpec, Job
@@ -68,37 +74,63 @@ ROWS = {
 }
 
 
+@dataclass(frozen=True)
+class Entry:
+    """A row.
+
+    Attributes:
+        what: it is there for.
+        model: as it is compiled.
+        source: timm's own network of the same weights.
+        images: labelled, that it is judged on, and ``named`` in the report.
+        recipe: of the compilation.
+    """
+
+    what: str
+    model: LoadedModel
+    source: nn.Module
+    images: LabelledImages
+    named: str
+    recipe: str
+
+
 def main() -> None:
     arguments = _arguments()
     recorded = arguments.results / "families.json"
     found = json.loads(recorded.read_text()) if recorded.is_file() else {}
     rows: dict[str, Any] = found.get("networks", {})
+    todo: dict[str, Callable[[], Entry]] = {
+        network.name: partial(_trained, network, arguments.eval)
+        for network in parse_networks(arguments.network)
+    }
+    missing = [] if todo else [name for name in ROWS if name not in rows]
+    todo |= {name: partial(_digits, name) for name in arguments.names or missing}
     with tempfile.TemporaryDirectory() as scratch:
-        for name in arguments.names or [name for name in ROWS if name not in rows]:
-            rows[name] = run(name, Path(scratch), Cache(arguments.cache or Path(scratch) / "cache"))
-            ordered = {each: rows[each] for each in ROWS if each in rows}
+        for name, entry in todo.items():
+            cache = Cache(arguments.cache or Path(scratch) / "cache")
+            rows[name] = run(name, entry(), Path(scratch), cache)
+            ordered = {each: rows[each] for each in dict.fromkeys([*ROWS, *rows]) if each in rows}
             result = {"software": describe_software("timm", "onnxruntime-gpu"), "networks": ordered}
             write(arguments.results, "families", result, render(ordered))
     print(render(rows))
 
 
-def run(name: str, scratch: Path, cache: Cache) -> dict[str, Any]:
+def run(name: str, entry: Entry, scratch: Path, cache: Cache) -> dict[str, Any]:
     """All of one network.
 
     Args:
-        name: of :data:`ROWS`.
-        scratch: a folder for bundles.
+        name: of its bundles.
+        scratch: a folder for these.
     """
-    progress = shown_progress()
-    model = load_model(name if name == EMBEDDED else str(NETWORKS / name))
+    progress, model = shown_progress(), entry.model
     compiled = {
-        label: compile_model(_job(model, label, scratch / f"{name}-{label}.mimiq"), cache, progress)
+        label: compile_model(_job(entry, label, scratch / f"{name}-{label}.mimiq"), cache, progress)
         for label in PRECISIONS
     }
     return {
-        "is": ROWS[name],
+        "is": entry.what,
         **made_with(model),
-        "against_source": difference(model, name),
+        "against_source": difference(entry),
         "linears": sum(isinstance(part, nn.Linear) for part in model.module.modules()),
         "attentions": len(model.family.attentions(model.module)),
         "turned_streams": len(model.family.streams(model.module)),
@@ -107,12 +139,26 @@ def run(name: str, scratch: Path, cache: Cache) -> dict[str, Any]:
     }
 
 
-def difference(model: LoadedModel, name: str) -> float:
-    """The largest difference of a logit from the source library's on the digits held out."""
-    pixels, _ = digits_heldout()
-    images = torch.from_numpy(model.preprocessing.normalize(pixels))
+def difference(entry: Entry) -> float:
+    """The largest difference of a logit from the source library's on a batch of the images."""
+    pixels, _ = next(iter(entry.images.batches(entry.model.preprocessing, 32)))
+    images = torch.from_numpy(pixels)
     with torch.inference_mode():
-        return float((_source(name)(images) - model.module(images)).abs().max())
+        return float((entry.source(images) - entry.model.module(images)).abs().max())
+
+
+def _digits(name: str) -> Entry:
+    model = load_model(name if name == EMBEDDED else str(NETWORKS / name))
+    images = InMemoryImages(*digits_heldout(), NUM_CLASSES)
+    return Entry(ROWS[name], model, _source(name), images, "held-out digits", "tiny")
+
+
+def _trained(network: Network, folders: list[str]) -> Entry:
+    model = network.load()
+    source: nn.Module = timm.create_model(model.architecture)
+    source.load_state_dict(load_file(str(network.weights)))
+    images = pooled(folders, model.num_classes)
+    return Entry(model.architecture, model, source.eval(), images, "labelled images", "fast")
 
 
 def _source(name: str) -> nn.Module:
@@ -125,16 +171,15 @@ def _source(name: str) -> nn.Module:
     return network.eval()
 
 
-def _job(model: LoadedModel, label: str, out: Path) -> Job:
-    images, labels = digits_heldout()
+def _job(entry: Entry, label: str, out: Path) -> Job:
     precision = PRECISIONS[label]
     return Job(
-        model=model,
+        model=entry.model,
         precision=precision,
-        recipe=recipe_for("tiny", precision),
+        recipe=recipe_for(entry.recipe, precision),
         out=out,
-        evaluation=InMemoryImages(images, labels, NUM_CLASSES),
-        evaluation_name="held-out digits",
+        evaluation=entry.images,
+        evaluation_name=entry.named,
         batches=(),
         engine=EngineSpec("rtx", allow_fallback=True),
     )
@@ -182,11 +227,13 @@ def render(rows: Mapping[str, Mapping[str, Any]]) -> str:
         "same images; *same*: how often the answer is full precision's; *error*: of the logits, "
         "as a share of their variance. *RTX*: what the TensorRT-RTX engine computes in INT8, "
         "Linears and attentions (W4A8 keeps INT4 weights and multiplies in INT8). *Speed*: ONNX "
-        "Runtime on one CPU thread against fp32 in the same run, batch 1 / 8.",
+        "Runtime on one CPU thread against fp32 in the same run, batch 1 / 8. Networks behind "
+        "Swin v2, if any, were trained on ImageNet (`--network … --eval …`), and are compiled with "
+        "recipe `fast`; *images* says on how many.",
         "",
-        "| network | what it is | top-1 | source | precision | lost | same | error | RTX: Linears |"
-        " attentions | speed |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
+        "| network | what it is | images | top-1 | source | precision | lost | same | error |"
+        " RTX: Linears | attentions | speed |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for name, row in rows.items():
         for label, found in row["precisions"].items():
@@ -197,11 +244,12 @@ def render(rows: Mapping[str, Mapping[str, Any]]) -> str:
 def _cells(name: str, row: Mapping[str, Any], label: str, found: Mapping[str, Any]) -> list[str]:
     accuracy, engine = found["accuracy"], found["engine"]
     full, low = accuracy["reference"]["top1"], accuracy["accuracy"]["top1"]
-    same = 100 * accuracy["agreeing"] / accuracy["accuracy"]["count"]
+    count = accuracy["accuracy"]["count"]
+    same = 100 * accuracy["agreeing"] / count
     ratios = [each["speedup"] for each in row["latency"] if each["engine"] == label]
     first = label == next(iter(PRECISIONS))
     return [
-        *((name, row["is"], f"{full:.1f} %") if first else ("", "", "")),
+        *((name, row["is"], str(count), f"{full:.1f} %") if first else ("", "", "", "")),
         f"{row['against_source']:.0e}" if first else "",
         "W8A8" if label == "int8" else "W4A8",
         f"{full - low:.1f}",
@@ -222,6 +270,8 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     add = parser.add_argument
     add("names", nargs="*", help=f"of {', '.join(ROWS)}; all that are not measured yet")
+    add("--network", action="append", default=[], metavar="NAME=MODEL:WEIGHTS")
+    add("--eval", action="append", default=[], help="a folder of labelled images, for --network")
     add("--results", type=Path, default=RESULTS)
     add("--cache", type=Path, help="kept between runs")
     arguments = parser.parse_args()
