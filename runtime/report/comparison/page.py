@@ -33,7 +33,7 @@ def comparison_page(
     """
     names = list(dict.fromkeys(name for name, _ in networks))
     title = title or f"{', '.join(names)}: bundles compared"
-    body = element("body", element("h1", title), class_="wide")
+    body = element("body", element("h1", title), class_="comparison")
     count = sum(len(found) for found, _ in networks.values())
     several = f", {len(networks)} networks" if len(networks) > 1 else ""
     append(body, element("p", f"{count} bundles{several}", class_="quiet"))

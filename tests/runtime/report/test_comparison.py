@@ -137,6 +137,16 @@ def test_the_page_and_the_terminal_show_the_same_figures(make: Make, tmp_path: P
     assert "--force" in refused.stderr
 
 
+def test_a_narrow_window_hides_no_more_than_wide_plots(make: Make, tmp_path: Path) -> None:
+    bundles = make((8, 8), 397, 6.2, 2.0), make((4, 8), 394, 3.5, 1.96)
+    assert compare(*bundles, "-o", str(tmp_path / "page.html")).exit_code == 0
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    hidden = set(re.findall(r"\.(\w+) \{ display: none", page))
+    classed = re.findall(r'<(\w+)[^>]* class="([^"]*)"', page)
+    assert hidden
+    assert {tag for tag, names in classed if hidden & set(names.split())} == {"div"}
+
+
 def test_a_network_of_one_bundle_is_said_what_it_gives(make: Make) -> None:
     one = {"name": "one", "weights_sha256": "a" * 64}
     two = {"name": "two", "weights_sha256": "b" * 64}
