@@ -289,5 +289,5 @@ def _speed_words(best: Candidate, found: Sequence[Candidate], choice: Choice) ->
     elif ratio >= _ALIKE:
         against = f"as fast as {rival.name}"
     else:
-        against = f"{ratio:.2f} times as fast as {rival.name}"
+        against = f"where {rival.name} is {1 / ratio:.1f} times as fast as this"
     return [f"{alone}, {against} (batch {choice.place.batch})"]

@@ -85,6 +85,12 @@ def test_what_is_much_slower_is_not_recommended_for_its_size(make: Make) -> None
     assert "W4A16 is smaller and 2.4 times slower." in found["reason"]
 
 
+def test_the_sentence_says_how_much_faster_is_what_loses_more(make: Make) -> None:
+    found = compared(make((8, 8), 397, 6.2, 1.5), make((4, 8), 380, 3.5, 3.0))
+    assert found["recommended"] == "W8A8"
+    assert found["sentence"].endswith("where W4A8 is 2.0 times as fast as this (batch 8).")
+
+
 def test_where_all_lose_much_the_least_is_taken(make: Make) -> None:
     found = compared(make((5, 5), 300, 4.0, None), make((4, 4), 200, 3.0, None))
     assert (found["recommended"], found["latency"]) == ("W5A5", None)
