@@ -129,7 +129,7 @@ def run(name: str, entry: Entry, scratch: Path, cache: Cache) -> dict[str, Any]:
     }
     return {
         "is": entry.what,
-        **made_with(model),
+        **made_with(model) | {"model": model.describe() | {"name": name}},
         "against_source": difference(entry),
         "linears": sum(isinstance(part, nn.Linear) for part in model.module.modules()),
         "attentions": len(model.family.attentions(model.module)),
