@@ -6,13 +6,14 @@ The server and ``tritonclient`` register the same protobuf names, so one process
 from __future__ import annotations
 
 import json
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from ports import free_ports
 
 from mimiq.errors import EnvironmentLacks
 from mimiq.runtime.bundle import Bundle
@@ -48,7 +49,7 @@ def served(
     Raises:
         EnvironmentLacks: the server ended, or the model was not ready in three minutes.
     """
-    http, grpc = _free_ports(2)
+    http, grpc = free_ports(2)
     folder.mkdir(parents=True)
     model = model_settings(bundle.path, extra, settings)
     (folder / "model-settings.json").write_text(json.dumps(model))
@@ -92,14 +93,3 @@ def model_settings(
         "parameters": {"uri": str(bundle.resolve()), "extra": dict(extra)},
         **settings,
     }
-
-
-def _free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
-    finally:
-        for each in sockets:
-            each.close()

@@ -1,4 +1,4 @@
-"""Ranks under torchrun: one killed at random moments, and a trained network on two of them.
+"""Ranks under torchrun: one killed at random moments, and a trained network on several.
 
 MIMIQ_KILLS=10 pytest -n 0 --nightly tests/nightly/test_killed_ranks.py
 """
@@ -41,9 +41,9 @@ pytestmark = [
 COMMAND = "pytest -n 0 --nightly tests/nightly/test_killed_ranks.py"
 KILLS = int(os.environ.get("MIMIQ_KILLS", "10"))
 SET = ("synthesize", "digits", "--recipe", "fast", "--images", "64", "--quiet")
-# Two batches of images, and scenes enough that both ranks have some in the fit.
-SYNTHESIS = SynthesisRecipe("few", images=8, iterations=2, batch_size=4, start="scenes")
-RECIPE = Recipe("few", SYNTHESIS, RangeRecipe(), DistillationRecipe(steps=0), procedural=60)
+# Four batches of images, and scenes enough that four ranks have some in the fit.
+SYNTHESIS = SynthesisRecipe("few", images=8, iterations=2, batch_size=2, start="scenes")
+RECIPE = Recipe("few", SYNTHESIS, RangeRecipe(), DistillationRecipe(steps=0), procedural=92)
 
 
 def torchrun(world: int, *command: str) -> subprocess.Popen[str]:
@@ -95,18 +95,19 @@ def test_a_rank_killed_at_a_random_moment_costs_nothing_that_is_whole(tmp_path: 
 
 
 @pytest.mark.skipif(not DEIT_T.exists(), reason="../shared/weights is absent")
-def test_a_trained_network_on_two_ranks_is_that_of_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize("world", [2, 4])
+def test_a_trained_network_on_several_ranks_is_that_of_one(tmp_path: Path, world: int) -> None:
     model = load_model("deit_t", weights=DEIT_T)
     job = Job(model, int4(), RECIPE, tmp_path / "out", device="cpu", batches=())
     torch.set_num_threads(1)
 
     def work(_: int) -> None:
-        help_compile(job, cache_for(tmp_path / "two", SILENT), SILENT)
+        help_compile(job, cache_for(tmp_path / "several", SILENT), SILENT)
 
-    assert run_ranks(2, work, tmp_path) == [(0, "")] * 2
+    assert run_ranks(world, work, tmp_path) == [(0, "")] * world
     help_compile(job, cache_for(tmp_path / "one", SILENT), SILENT)
     sets, answers = [], []
-    for name in ("one", "two"):
+    for name in ("one", "several"):
         (made,) = (tmp_path / name).glob("calibration-*/set")
         sets.append(shards(made))
         (fitted,) = (tmp_path / name).glob("tuned-*")
@@ -115,5 +116,5 @@ def test_a_trained_network_on_two_ranks_is_that_of_one(tmp_path: Path) -> None:
             answers.append(load_quantized(model, fitted).module(images).numpy())
     assert sets[0] == sets[1]
     difference = relative_error(answers[1], answers[0])
-    record("two_ranks_deit_t", COMMAND, {"logit_difference": difference, "same_set": True})
+    record(f"{world}_ranks_deit_t", COMMAND, {"logit_difference": difference, "same_set": True})
     assert difference < 1e-6

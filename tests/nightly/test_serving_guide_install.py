@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-from serving_server import free_ports
+from ports import free_ports
 from wheels import ROOT, built_wheel
 
 pytestmark = [

@@ -9,7 +9,7 @@ import numpy as np
 
 from mimiq.progress import Progress
 from mimiq.runtime.bundle import CPU_MODEL, MODEL
-from mimiq.runtime.evaluation.held_out import logits_of, relative_error
+from mimiq.runtime.evaluation.held_out import answers_by_kind, relative_error
 from mimiq.runtime.onnxruntime.session import OnnxRuntimeSession
 from mimiq.runtime.preprocessing import FloatArray
 from mimiq.spec import Job
@@ -41,17 +41,15 @@ def kept_forms(
     if not rounds_inputs(job, graphs):
         return dict(graphs), []
     preprocessing = job.model.preprocessing
-    answers: dict[str, list[FloatArray]] = {}
+    answers: dict[str, FloatArray] = {}
     forms = {"full": reference, "plain": graphs[MODEL], "cpu": graphs[CPU_MODEL]}
     with progress.stage("export") as stage:
         stage.update(text="what the form for CPUs costs")
         for name, path in forms.items():
             with OnnxRuntimeSession(path, device="cpu", spinning=False) as session:
-                answers[name] = [
-                    logits_of(session.run, pixels, preprocessing)
-                    for pixels in images.judging.values()
-                ]
-    plain, cpu = (_error(answers[name], answers["full"]) for name in ("plain", "cpu"))
+                found = answers_by_kind(session.run, images.judging, preprocessing)
+                answers[name] = np.concatenate(list(found.values()))
+    plain, cpu = (relative_error(answers[name], answers["full"]) for name in ("plain", "cpu"))
     if cpu <= plain + max(_SHARE * plain, _NEGLIGIBLE):
         return dict(graphs), [
             "ONNX Runtime on a CPU rounds each token's activations to eight bits "
@@ -63,7 +61,3 @@ def kept_forms(
         f"with a logit error of {cpu:.2%} instead of {plain:.2%} on images held out: it was left "
         "out, and ONNX Runtime takes about as long as for fp32."
     ]
-
-
-def _error(found: list[FloatArray], full: list[FloatArray]) -> float:
-    return relative_error(np.concatenate(found), np.concatenate(full))
