@@ -170,13 +170,16 @@ def yardstick(model: LoadedModel) -> dict[str, float]:
 def least(model: LoadedModel, recipe: Any, an_image: Mapping[str, float]) -> dict[str, float]:
     """Seconds that a stage takes at least, were its forwards and backwards all that it did.
 
-    Synthesis sees every image once an iteration, forward and backward. The fit sees what it is
-    fitted to once in full precision and once quantised.
+    Synthesis sees its share of every image once an iteration, forward and backward. The fit sees
+    what it is fitted to once in full precision and once quantised.
     """
     synthesis = recipe.synthesis
     count = synthesis.images + recipe.procedural
     return {
-        _IMAGE_STAGE: synthesis.images * synthesis.iterations * an_image["gradient"],
+        _IMAGE_STAGE: synthesis.seen
+        * synthesis.images
+        * synthesis.iterations
+        * an_image["gradient"],
         "quantize": 2 * count * an_image["forward"],
     }
 

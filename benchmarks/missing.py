@@ -30,7 +30,7 @@ from mimiq.calibrate.weight_scale import mse_weight_scale
 from mimiq.config.synthesis import SYNTHESIS_RECIPES
 from mimiq.models import LoadedModel, load_model
 from mimiq.quantize.fake_quant import Grid, Quantizer
-from mimiq.quantize.gptq import gptq
+from mimiq.quantize.gptq import element_scales, gptq
 from mimiq.quantize.hooks import watch_inputs
 from mimiq.quantize.layerwise import row_weights
 from mimiq.quantize.rotation import rotate
@@ -114,7 +114,8 @@ class _Network:
         for name, layer in self.linears.items():
             weight = layer.weight.detach()
             quantizer = Quantizer(mse_weight_scale(weight, _GRID, 0, 0), _GRID, 0, 0)
-            change = (gptq(weight, seen[name].float(), quantizer) - weight).double()
+            scales = element_scales(quantizer, weight)
+            change = (gptq(weight, seen[name].float(), scales, _GRID) - weight).double()
             for judge, moments in judges.items():
                 found[judge][name] = float(((change @ moments[name]) * change).sum())
         return found

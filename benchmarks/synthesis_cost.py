@@ -2,7 +2,8 @@
 
 1. A step of ours (views, forward, similarity + label + total variation, image gradient, AdamW) over
    a plain forward and image-gradient backward of timm's own network with fused attention off, same
-   batch, same precision. Wanted: at most 1.3.
+   batch, same precision. Wanted: at most 1.2. Beside it the step of recipe ``cpu``, which looks at
+   a part of the patches.
 2. The similarity loss alone, forward and backward, over its definition, which materialises the
    H×H×N products of every query: time and peak memory. Wanted: at least 3 times less of both.
 
@@ -35,7 +36,7 @@ from mimiq.synthesis.driver import draw_batch, make_teacher
 from mimiq.synthesis.mimiq import mimiq_objective
 from mimiq.synthesis.similarity import inter_head_loss, inter_head_loss_definition
 
-MOST_STEP_RATIO = 1.3
+MOST_STEP_RATIO = 1.2
 LEAST_LOSS_RATIO = 3.0
 HEADS, PATCHES, PREFIX = 12, 196, 1
 LOSSES = {"ours": inter_head_loss, "definition": inter_head_loss_definition}
@@ -72,13 +73,16 @@ def main() -> None:
 def step_cost(
     model: LoadedModel, device: torch.device, dtype: torch.dtype | None, batch: int, rounds: int
 ) -> dict[str, float]:
-    """Seconds of a plain step and of ours, with and without similarity, and their ratios."""
-    recipe = replace(SYNTHESIS_RECIPES["cpu"], iterations=1_000_000)
+    """Seconds of a plain step and of ours, whole, without similarity and sparse; their ratios."""
+    sparse = replace(SYNTHESIS_RECIPES["cpu"], iterations=1_000_000)
+    whole = replace(sparse, seen=1.0)
     contenders = {"plain": _plain_step(model, device, dtype, batch)}
-    for name, weight in (("ours", 1.0), ("without_similarity", 0.0)):
-        objective = mimiq_objective(
-            make_teacher(model, device, dtype), replace(recipe, similarity_weight=weight)
-        )
+    for name, recipe in (
+        ("ours", whole),
+        ("without_similarity", replace(whole, similarity_weight=0.0)),
+        ("sparse", sparse),
+    ):
+        objective = mimiq_objective(make_teacher(model, device, dtype), recipe)
         steps = objective(draw_batch(model, batch, 0, 0, device))
         contenders[name] = steps.__next__
     seconds = take_turns(contenders, rounds, device)
@@ -86,6 +90,7 @@ def step_cost(
         **{f"{name}_seconds": statistics.median(times) for name, times in seconds.items()},
         "ratio": median_ratio(seconds, "ours", "plain"),
         "ratio_without_similarity": median_ratio(seconds, "without_similarity", "plain"),
+        "ratio_sparse": median_ratio(seconds, "sparse", "plain"),
     }
 
 
@@ -195,6 +200,8 @@ def _report(result: Mapping[str, Any]) -> str:
         f"{step['ratio']:.2f}×  {verdict(step['ratio'] <= MOST_STEP_RATIO)} (≤ {MOST_STEP_RATIO})",
         f"  without similarity             {step['without_similarity_seconds']:8.3f} s   "
         f"{step['ratio_without_similarity']:.2f}×",
+        f"  as recipe cpu looks            {step['sparse_seconds']:8.3f} s   "
+        f"{step['ratio_sparse']:.2f}×",
         "",
         f"similarity loss, {HEADS} heads, {PATCHES} keys, batch {loss['batch']}",
         f"definition                       {loss['definition_seconds']:8.3f} s   "

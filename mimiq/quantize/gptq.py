@@ -6,25 +6,27 @@ Frantar et al., GPTQ, ICLR 2023, algorithm 1.
 from __future__ import annotations
 
 import torch
-from torch import nn
 
-from mimiq.quantize.fake_quant import Quantizer
+from mimiq.quantize.fake_quant import Grid, Quantizer
 
 _DAMPING = 0.01  # of the mean diagonal of the Hessian, as published
 _COLUMNS = 64  # whose errors reach the later ones together, in one product
 
 
 @torch.no_grad()
-def gptq(weight: torch.Tensor, hessian: torch.Tensor, quantizer: nn.Module) -> torch.Tensor:
-    """Weights (out, in) on the quantiser's grid with a small error of the layer's output.
+def gptq(
+    weight: torch.Tensor, hessian: torch.Tensor, scale: torch.Tensor, grid: Grid
+) -> torch.Tensor:
+    """Weights (out, in) on the grid with a small error of the layer's output.
+
+    Rows are rounded each for itself, so those of several weights of the same inputs may be stacked.
 
     Args:
         weight: (out, in).
         hessian: (in, in), XᵀX of the layer's inputs.
-        quantizer: per tensor, per output channel or block-wise over the input axis.
+        scale: of each element, (out, in), as :func:`element_scales` gives it.
+        grid: the integers.
     """
-    if not isinstance(quantizer, Quantizer):
-        return weight
     w = weight.clone().float()
     hessian = hessian.clone()
     dead = hessian.diagonal() == 0
@@ -35,8 +37,7 @@ def gptq(weight: torch.Tensor, hessian: torch.Tensor, quantizer: nn.Module) -> t
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(hessian[order][:, order]))
     upper = torch.linalg.cholesky(inverse, upper=True)
     # Input columns as rows, which are contiguous.
-    scale, w = _column_scales(quantizer, w).T[order], w.T[order].contiguous()
-    grid = quantizer.grid
+    scale, w = scale.T[order], w.T[order].contiguous()
     for start in range(0, len(w), _COLUMNS):
         end = min(start + _COLUMNS, len(w))
         errors = torch.empty_like(w[start:end])
@@ -49,8 +50,11 @@ def gptq(weight: torch.Tensor, hessian: torch.Tensor, quantizer: nn.Module) -> t
     return w[order.argsort()].T.contiguous().to(weight.dtype)
 
 
-def _column_scales(quantizer: Quantizer, weight: torch.Tensor) -> torch.Tensor:
-    """The scale of each element, shape (out, in)."""
+def element_scales(quantizer: Quantizer, weight: torch.Tensor) -> torch.Tensor:
+    """The scale of each element of ``weight``, (out, in), by its own quantiser.
+
+    The quantiser is per tensor, per output channel or block-wise over the input axis.
+    """
     scale = quantizer.scale
     if quantizer.block_size:
         return scale.repeat_interleave(quantizer.block_size, dim=1)

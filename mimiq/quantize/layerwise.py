@@ -17,7 +17,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import product
 
 import torch
 from torch import nn
@@ -27,11 +26,11 @@ from mimiq.config.precision import Precision
 from mimiq.models.family import Family
 from mimiq.progress import SILENT_STAGE, Stage
 from mimiq.quantize.fake_quant import Quantizer
-from mimiq.quantize.gptq import gptq
+from mimiq.quantize.gptq import element_scales, gptq
 from mimiq.quantize.hooks import evenly_spread
 from mimiq.quantize.importance import prefix_shares
 from mimiq.quantize.layers import QuantLinear, quant_layers, without_columns
-from mimiq.quantize.moments import Moments, own_rows, summed
+from mimiq.quantize.moments import Moments, gram, own_rows, summed
 from mimiq.quantize.walk import Rows, Visit, visits, walk
 
 # At most; evenly spread over those given. DeiT-T, 720 images instead of 384: logit error on
@@ -144,16 +143,15 @@ def _moments(
         x = rows.inputs.float()
         if visit.layer.outliers:  # exact as they are, and no business of the integers
             x = without_columns(x, visit.layer.outliers)
-        x = torch.cat([x, torch.ones_like(x[..., :1])], -1)
-        weight = _token_weights(rows, prefix, share).sqrt()
-        x, d = x * weight, rows.errors.float() * weight
+        weight = _token_weights(rows, prefix, share).sqrt().expand(*x.shape[:2], 1)
+        x, d = torch.cat([x * weight, weight], -1), rows.errors.float() * weight
         of = [_FOLDS * index // count for index in own[seen : seen + len(x)]]
         seen += len(x)
         for fold in sorted(set(of)):
             part = slice(of.index(fold), of.index(fold) + of.count(fold))
             inputs, errors = x[part].flatten(0, 1), d[part].flatten(0, 1)
             folds[fold] += Moments(
-                (inputs.T @ inputs).double(),
+                gram(inputs).double(),
                 (errors.T @ inputs).double(),
                 float(errors.square().sum()),
             )
@@ -178,28 +176,19 @@ def _fit(
 ) -> Fit:
     """The best of what may be done to one Linear, judged by images held out, done to it."""
     whole = sum(moments[1:], moments[0])
-    trained, bias = layer.weight.clone(), None if layer.bias is None else layer.bias.clone()
     halves = len(moments) > 1
     others = [whole - fold if halves else whole for fold in moments]
     fits: dict[float | None, list[torch.Tensor | None]] = {None: [None] * len(moments)}
     if refit and halves:
         fits |= _fits(whole, moments, others)
-    candidates = [
-        (damp, compensate)
-        for damp in fits
-        for compensate in ((False, True) if rounds else (False,))
-    ]
-    errors = dict.fromkeys(candidates, 0.0)
-    for candidate, index in product(candidates, range(len(moments))):
-        damp, compensate = candidate
-        _change(layer, others[index], fits[damp][index], compensate)
-        errors[candidate] += moments[index].error(_difference(layer, trained, bias))
-        layer.weight.copy_(trained)
-        if bias is not None:
-            layer.bias.copy_(bias)
-    best = min(candidates, key=lambda candidate: errors[candidate])
+    errors: dict[tuple[float | None, bool], float] = {}
+    for index, (fold, other) in enumerate(zip(moments, others, strict=True)):
+        changes = {damp: each[index] for damp, each in fits.items()}
+        for candidate, added in _rounded(layer, other, changes, rounds).items():
+            errors[candidate] = errors.get(candidate, 0.0) + fold.error(added)
+    best = min(errors, key=lambda candidate: errors[candidate])
     damp, compensate = best
-    _change(layer, whole, None if damp is None else whole.solve(damp), compensate, keep=True)
+    _change(layer, whole, None if damp is None else whole.solve(damp), compensate)
     nearest = errors[None, False]
     return Fit(name, *best, error=errors[best] / nearest if nearest > 0 else 1.0)
 
@@ -223,41 +212,75 @@ def _fits(
     return {best: [*fits[best]]}
 
 
-def _change(
+def _rounded(
     layer: QuantLinear,
     moments: Moments,
-    change: torch.Tensor | None,
-    compensate: bool,
-    *,
-    keep: bool = False,
+    changes: dict[float | None, torch.Tensor | None],
+    rounds: bool,
+) -> dict[tuple[float | None, bool], torch.Tensor]:
+    """What each candidate adds to weights and bias once it is rounded, fp32 (N, K + 1).
+
+    Args:
+        moments: of the inputs that errors of rounding compensate on.
+        changes: of weights and bias by damping, (N, K + 1); None to leave them as trained.
+        rounds: whether there is a candidate that compensates.
+    """
+    trained, quantizer = layer.weight, layer.weight_quantizer
+    fitted = {damp: _fitted(trained, change) for damp, change in changes.items()}
+    rounded = {(damp, False): weight for damp, weight in fitted.items()}
+    if isinstance(quantizer, Quantizer):
+        scales = []
+        for damp, weight in fitted.items():
+            _set_scale(quantizer, weight)
+            rounded[damp, False] = quantizer(weight)
+            scales.append(element_scales(quantizer, weight))
+        if rounds:
+            stacked = torch.cat(list(fitted.values()))
+            together = gptq(stacked, _hessian(moments), torch.cat(scales), quantizer.grid)
+            parts = together.split(len(trained))
+            rounded |= {(damp, True): part for damp, part in zip(fitted, parts, strict=True)}
+    still = trained.new_zeros(len(trained), 1)
+    biases = {
+        damp: still if change is None or layer.bias is None else change[:, -1:]
+        for damp, change in changes.items()
+    }
+    return {
+        (damp, compensate): torch.cat([weight - trained, biases[damp]], 1)
+        for (damp, compensate), weight in rounded.items()
+    }
+
+
+def _change(
+    layer: QuantLinear, moments: Moments, change: torch.Tensor | None, compensate: bool
 ) -> None:
-    """Fit and round; the weight is left rounded, unless ``keep`` and it is rounded to nearest.
+    """Fit, and round where errors compensate: rounding to nearest is left to the quantiser.
 
     Args:
         moments: of the inputs that errors of rounding compensate on.
         change: of weights and bias, fp32 (N, K + 1); None to leave them as trained.
     """
-    if change is not None:
-        layer.weight.add_(change[:, :-1])
-        if layer.bias is not None:
-            layer.bias.add_(change[:, -1])
+    layer.weight.copy_(_fitted(layer.weight, change))
+    if change is not None and layer.bias is not None:
+        layer.bias.add_(change[:, -1])
     quantizer = layer.weight_quantizer
     if not isinstance(quantizer, Quantizer):
         return
-    quantizer.set_scale(
-        mse_weight_scale(layer.weight, quantizer.grid, quantizer.axis, quantizer.block_size)
-    )
+    _set_scale(quantizer, layer.weight)
     if compensate:
-        layer.weight.copy_(gptq(layer.weight, moments.inputs[:-1, :-1].float(), quantizer))
-    elif not keep:
-        layer.weight.copy_(quantizer(layer.weight))
+        scales = element_scales(quantizer, layer.weight)
+        layer.weight.copy_(gptq(layer.weight, _hessian(moments), scales, quantizer.grid))
 
 
-def _difference(
-    layer: QuantLinear, weight: torch.Tensor, bias: torch.Tensor | None
-) -> torch.Tensor:
-    """What was added to weights and bias, fp32 (N, K + 1)."""
-    added = torch.zeros(len(weight), 1, device=weight.device)
-    if bias is not None:
-        added = (layer.bias - bias).unsqueeze(1)
-    return torch.cat([layer.weight - weight, added], 1)
+def _fitted(weight: torch.Tensor, change: torch.Tensor | None) -> torch.Tensor:
+    return weight if change is None else weight + change[:, :-1]
+
+
+def _set_scale(quantizer: Quantizer, weight: torch.Tensor) -> None:
+    quantizer.set_scale(
+        mse_weight_scale(weight, quantizer.grid, quantizer.axis, quantizer.block_size)
+    )
+
+
+def _hessian(moments: Moments) -> torch.Tensor:
+    """XᵀX of a Linear's inputs, fp32 (K, K)."""
+    return moments.inputs[:-1, :-1].float()

@@ -8,6 +8,8 @@ import torch
 
 from mimiq import ranks
 
+_COLUMNS = 256  # of a product at a time
+
 
 @dataclass(frozen=True)
 class Moments:
@@ -52,6 +54,17 @@ class Moments:
             change = torch.cholesky_solve(self.errors.T, factor)
         fp32: torch.Tensor = change.T.float()
         return fp32
+
+
+def gram(x: torch.Tensor) -> torch.Tensor:
+    """xᵀx of ``x`` (n, K), its upper half computed and mirrored."""
+    width = x.shape[1]
+    out = x.new_empty(width, width)
+    for start in range(0, width, _COLUMNS):
+        end = min(start + _COLUMNS, width)
+        torch.mm(x[:, start:end].T, x[:, start:], out=out[start:end, start:])
+        out[end:, start:end] = out[start:end, end:].T
+    return out
 
 
 def own_rows(count: int, batch_size: int) -> list[int]:

@@ -34,6 +34,8 @@ from mimiq.synthesis.driver import (
 )
 from mimiq.synthesis.scenes import scenes
 from mimiq.synthesis.similarity import inter_head_loss
+from mimiq.synthesis.sparse import answers as answers_of
+from mimiq.synthesis.sparse import patches_of
 from mimiq.synthesis.total_variation import total_variation
 
 __all__ = [
@@ -46,8 +48,8 @@ __all__ = [
 
 _log = logging.getLogger("mimiq")
 
-# Images to answers and the mean similarity loss of the blocks.
-_Look = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+# Images, and the tokens that are seen of them, to answers and the blocks' mean similarity loss.
+_Look = Callable[[torch.Tensor, torch.Tensor | None], tuple[torch.Tensor, torch.Tensor]]
 
 
 def synthesize(
@@ -144,6 +146,10 @@ def mimiq_objective(teacher: Teacher, recipe: SynthesisRecipe) -> Objective:
         if recipe.start == "scenes":
             _start_from_scenes(batch, teacher.model.preprocessing)
         images = batch.images
+        patches = None
+        if recipe.seen < 1:
+            with teacher.autocast():
+                patches = patches_of(teacher.model.family, teacher.network, images)
         optimizer = torch.optim.AdamW(
             [images], lr=recipe.lr, betas=recipe.betas, weight_decay=recipe.weight_decay, fused=True
         )
@@ -151,7 +157,11 @@ def mimiq_objective(teacher: Teacher, recipe: SynthesisRecipe) -> Objective:
             done = step / recipe.iterations
             for group in optimizer.param_groups:
                 group["lr"] = _cosine(recipe.lr, recipe.final_lr, done)
-            answers, similarity = look(augment(images, recipe.augmentation, done, batch.generator))
+            seen = None
+            if patches is not None:
+                seen = patches.drawn(recipe.seen, batch.generator).to(images.device)
+            view = augment(images, recipe.augmentation, done, batch.generator)
+            answers, similarity = look(view, seen)
             to_labels = label_loss(answers, batch.labels, teacher.model.output)
             roughness = total_variation(images, batch_meant=recipe.tv_batch)
             loss = (
@@ -191,10 +201,12 @@ def _looking_at(teacher: Teacher, *, with_similarity: bool) -> _Look:
         for attention in teacher.model.family.attentions(teacher.network):
             attention.scores.register_forward_hook(_collect(terms, attention.num_prefix_tokens))
 
-    def look(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    steps = teacher.model.family.steps(teacher.network)
+
+    def look(images: torch.Tensor, seen: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
         terms.clear()
         with teacher.autocast():
-            answers = teacher.network(images)
+            answers = answers_of(steps, images, seen)
         similarity = torch.stack(terms).mean() if terms else answers.new_zeros(())
         return answers, similarity
 
@@ -214,17 +226,19 @@ def _compiled(look: _Look) -> _Look:
     """``look`` through torch.compile, or as it is once compilation has failed."""
     compiled: _Look | None = torch.compile(look)
 
-    def attempt(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def attempt(
+        images: torch.Tensor, seen: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         nonlocal compiled
         if compiled is not None:
             try:
-                return compiled(images)
+                return compiled(images, seen)
             except torch.cuda.OutOfMemoryError:
                 raise
             except Exception as error:
                 reason = (str(error).strip() or type(error).__name__).splitlines()[0]
                 _log.warning("torch.compile failed, going on without it: %s", reason)
                 compiled = None
-        return look(images)
+        return look(images, seen)
 
     return attempt

@@ -13,7 +13,7 @@ from mimiq.errors import BadInput
 from mimiq.models import LoadedModel, quantizable_layers
 from mimiq.quantize.equalization import migrate_outliers
 from mimiq.quantize.fake_quant import Grid, Quantizer
-from mimiq.quantize.gptq import gptq
+from mimiq.quantize.gptq import element_scales, gptq
 from mimiq.quantize.insert import RangeRecipe, quantize
 from mimiq.quantize.layers import QuantConv2d, QuantLinear, quant_layers
 from mimiq.quantize.store import load_quantized, save_quantized
@@ -84,19 +84,30 @@ def test_compensated_rounding_beats_nearest_on_the_layers_output() -> None:
     inputs = torch.randn(512, 32) @ torch.randn(32, 32)
     weight = torch.randn(16, 32)
     quantizer = Quantizer(weight.abs().amax(1) / 7, Grid.signed(4), 0)
-    rounded = gptq(weight, inputs.T @ inputs, quantizer)
+    rounded = gptq(weight, inputs.T @ inputs, element_scales(quantizer, weight), quantizer.grid)
     assert torch.equal(quantizer(rounded), rounded)
     error = (inputs @ (rounded - weight).T).norm()
     nearest = (inputs @ (quantizer(weight) - weight).T).norm()
     assert error < 0.8 * nearest
 
 
+def test_rows_of_two_weights_are_rounded_as_each_alone() -> None:
+    torch.manual_seed(0)
+    inputs = torch.randn(512, 32) @ torch.randn(32, 32)
+    hessian, grid = inputs.T @ inputs, Grid.signed(4)
+    weights = [torch.randn(16, 32), torch.randn(16, 32)]
+    scales = [(w.abs().amax(1, keepdim=True) / 7).expand_as(w) for w in weights]
+    together = gptq(torch.cat(weights), hessian, torch.cat(scales), grid)
+    alone = [gptq(w, hessian, s, grid) for w, s in zip(weights, scales, strict=True)]
+    torch.testing.assert_close(together, torch.cat(alone))
+
+
 def test_gptq_takes_inputs_that_are_never_used() -> None:
     torch.manual_seed(0)
     inputs = torch.randn(64, 8)
     inputs[:, 3] = 0
-    quantizer = Quantizer(torch.tensor(0.1), Grid.signed(4))
-    rounded = gptq(torch.randn(4, 8), inputs.T @ inputs, quantizer)
+    scales = torch.full((4, 8), 0.1)
+    rounded = gptq(torch.randn(4, 8), inputs.T @ inputs, scales, Grid.signed(4))
     assert torch.isfinite(rounded).all()
 
 
