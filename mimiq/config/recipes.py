@@ -71,7 +71,9 @@ _DISTILLATION = {
     # 384 scenes, lower DeiT-T's logit error on kinds of images not fitted: docs/accuracy.md.
     "gpu": DistillationRecipe(name="gpu", steps=4000, batch_size=32, views=_VIEWS),
     "cpu": DistillationRecipe(name="cpu", steps=150, lr_weights=2e-4, lr_scales=2e-3, views=_VIEWS),
-    "fast": DistillationRecipe(name="fast", steps=0, views=_VIEWS),
+    "fast": DistillationRecipe(
+        name="fast", steps=50, lr_weights=2e-4, lr_scales=2e-3, views=_VIEWS, evaluate_every=25
+    ),
     # 300 steps leave the embedded network's errors as they are at W4A4, and raise them above.
     "tiny": DistillationRecipe(name="tiny", steps=0, views=_VIEWS, lr_weights=2e-4),
 }
@@ -98,7 +100,7 @@ def recipe_for(name: str, precision: Precision) -> Recipe:
         )
     else:
         ranges, distillation = _ranges(precision), _fitted(distillation, precision)
-        if name == "cpu" and not _eight_bits(precision):
+        if name in ("cpu", "fast") and not _eight_bits(precision):
             # 600 steps gain, and double the time: docs/accuracy.md. These are the rates for them.
             distillation = replace(distillation, steps=0, lr_weights=1e-4, lr_scales=1e-3)
     synthesis = SYNTHESIS_RECIPES[name]

@@ -90,7 +90,7 @@ SYNTHESIS_RECIPES = {
         "cpu", images=96, iterations=40, start="scenes", seen=0.5, tv_weight=0.001, lr=0.03
     ),
     "fast": SynthesisRecipe(
-        "fast", images=32, iterations=40, start="scenes", seen=0.5, tv_weight=0.001, lr=0.03
+        "fast", images=48, iterations=40, start="scenes", seen=0.5, tv_weight=0.001, lr=0.03
     ),
     # For images of 32 pixels in [-1, 1]: jitter as wide as the paper's leaves that range.
     "tiny": SynthesisRecipe(
