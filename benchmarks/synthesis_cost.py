@@ -32,8 +32,8 @@ from turns import median_ratio, take_turns, verdict
 from mimiq.config.synthesis import SYNTHESIS_RECIPES
 from mimiq.devices import describe_device, pick_device
 from mimiq.models import SHORT_NAMES, LoadedModel, load_model
-from mimiq.synthesis.driver import draw_batch, make_teacher
 from mimiq.synthesis.mimiq import mimiq_objective
+from mimiq.synthesis.objective import draw_batch, make_teacher
 from mimiq.synthesis.similarity import inter_head_loss, inter_head_loss_definition
 
 MOST_STEP_RATIO = 1.2

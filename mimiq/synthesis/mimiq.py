@@ -24,14 +24,8 @@ from mimiq.models.answers import label_loss
 from mimiq.progress import SILENT, Told, progress_for
 from mimiq.runtime.preprocessing import Preprocessing
 from mimiq.synthesis.augment import augment
-from mimiq.synthesis.driver import (
-    Batch,
-    Objective,
-    Teacher,
-    Unfinished,
-    make_set,
-    make_shard,
-)
+from mimiq.synthesis.driver import Unfinished, make_set, make_shard
+from mimiq.synthesis.objective import Batch, Objective, Teacher
 from mimiq.synthesis.scenes import scenes
 from mimiq.synthesis.similarity import inter_head_loss
 from mimiq.synthesis.sparse import answers as answers_of

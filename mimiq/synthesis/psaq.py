@@ -23,7 +23,8 @@ from mimiq.config.synthesis import SynthesisRecipe
 from mimiq.models import LoadedModel, observe_attention
 from mimiq.models.answers import label_loss
 from mimiq.progress import SILENT, Progress
-from mimiq.synthesis.driver import Batch, Objective, Teacher, make_set
+from mimiq.synthesis.driver import make_set
+from mimiq.synthesis.objective import Batch, Objective, Teacher
 from mimiq.synthesis.total_variation import total_variation
 
 __all__ = [

@@ -12,7 +12,7 @@ import torch
 
 from mimiq.config.synthesis import SynthesisRecipe
 from mimiq.models import LoadedModel, observe_attention
-from mimiq.synthesis.driver import Batch, draw_batch, make_teacher
+from mimiq.synthesis.objective import Batch, draw_batch, make_teacher
 from mimiq.synthesis.psaq import (
     PsaqRecipe,
     _learning_rate,

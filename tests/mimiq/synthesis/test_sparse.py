@@ -11,8 +11,8 @@ from family_networks import EXAMPLES
 from mimiq.config.synthesis import SYNTHESIS_RECIPES, Augmentation
 from mimiq.models import LoadedModel
 from mimiq.models.families.known import family_of
-from mimiq.synthesis.driver import draw_batch, make_teacher
 from mimiq.synthesis.mimiq import mimiq_objective
+from mimiq.synthesis.objective import draw_batch, make_teacher
 from mimiq.synthesis.sparse import Patches, answers, patches_of
 
 CPU = torch.device("cpu")

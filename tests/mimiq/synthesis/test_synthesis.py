@@ -18,8 +18,8 @@ from mimiq.errors import BadInput, CheckFailed, EnvironmentLacks
 from mimiq.models import LoadedModel, load_model, observe_attention
 from mimiq.synthesis import driver as synthesis_driver
 from mimiq.synthesis import mimiq as synthesis
-from mimiq.synthesis.driver import Batch, draw_batch, make_teacher
 from mimiq.synthesis.mimiq import mimiq_objective, synthesize
+from mimiq.synthesis.objective import Batch, draw_batch, make_teacher
 from mimiq.synthesis.scenes import scenes
 from mimiq.synthesis.similarity import inter_head_loss_definition
 
@@ -299,30 +299,33 @@ def test_failing_compilation_falls_back_with_a_message(
     calls = []
 
     def failing_compile(look):
-        def compiled(images):
+        def compiled(images, seen):
             calls.append(1)
             raise RuntimeError("no compiler here\nat all")
 
         return compiled
 
     monkeypatch.setattr(torch, "compile", failing_compile)
-    look = synthesis._compiled(lambda images: (images + 1, images.sum()))
+    look = synthesis._compiled(lambda images, seen: (images + 1, images.sum()))
     with caplog.at_level(logging.WARNING):
         for _ in range(2):
-            assert torch.equal(look(torch.zeros(2))[0], torch.ones(2))
+            assert torch.equal(look(torch.zeros(2), None)[0], torch.ones(2))
     assert len(calls) == 1
     assert "no compiler here" in caplog.text
     assert "at all" not in caplog.text
 
 
-def test_the_forward_pass_compiles_without_a_break(model: LoadedModel) -> None:
+@pytest.mark.parametrize("seen", [None, torch.tensor([0, 2, 3, 7])], ids=["whole", "sparse"])
+def test_the_forward_pass_compiles_without_a_break(
+    model: LoadedModel, seen: torch.Tensor | None
+) -> None:
     """What CUDA compiles, traced here: hooks and the hand-written gradient in one graph."""
     look = synthesis._looking_at(make_teacher(model, CPU), with_similarity=True)
     compiled = torch.compile(look, backend="aot_eager", fullgraph=True)
     results = []
     for function in (look, compiled):
         batch = draw_batch(model, 2, 0, 0, CPU)
-        logits, similarity = function(batch.images)
+        logits, similarity = function(batch.images, seen)
         (logits.logsumexp(-1).sum() + similarity).backward()
         results.append((logits.detach(), similarity.detach(), batch.images.grad))
     torch.testing.assert_close(results[1], results[0])
