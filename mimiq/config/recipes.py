@@ -104,6 +104,9 @@ def recipe_for(name: str, precision: Precision) -> Recipe:
             # 600 steps gain, and double the time: docs/accuracy.md. These are the rates for them.
             distillation = replace(distillation, steps=0, lr_weights=1e-4, lr_scales=1e-3)
     synthesis = SYNTHESIS_RECIPES[name]
+    if name == "cpu" and _eight_bits(precision):
+        # Distillation takes most of the time there, and evens out what half the patches cost.
+        synthesis = replace(synthesis, seen=0.5)
     given = max(synthesis.images, _LEAST_GIVEN)
     return Recipe(name, synthesis, ranges, distillation, _PROCEDURAL.get(name, 0), given)
 

@@ -85,9 +85,9 @@ SYNTHESIS_RECIPES = {
     ),
     # Beside 192 scenes 16, 48 and 192 images give the same errors within 6 % on photographs and
     # crops of wallpapers, for the same time more images of fewer steps the lesser ones, and half
-    # the patches the same in half the time (two networks; docs/accuracy.md).
+    # the patches about the same in half the time (two networks; docs/accuracy.md).
     "cpu": SynthesisRecipe(
-        "cpu", images=96, iterations=40, start="scenes", seen=0.5, tv_weight=0.001, lr=0.03
+        "cpu", images=96, iterations=40, start="scenes", tv_weight=0.001, lr=0.03
     ),
     "fast": SynthesisRecipe(
         "fast", images=48, iterations=40, start="scenes", seen=0.5, tv_weight=0.001, lr=0.03
