@@ -135,7 +135,7 @@ def _alike_on(x: torch.Tensor, scale: torch.Tensor, grid: Grid) -> bool:
     numbers = _numbers(grid)
     apart = forward(x, scale, grid, x.dtype).sub(_forward(x, scale, numbers, x.dtype)).abs()
     # A GPU may divide less exactly, and a value on a threshold then goes to the other side.
-    if not bool((apart <= 1.01 * grid.ratio * scale).all()) or int((apart > 0).sum()) > 4:
+    if not bool((apart < 1.01 * grid.ratio * scale).all()) or int((apart > 0).sum()) > 4:
         return False
     grads, slope = backward(x, x, scale, grid, True)
     wanted, wanted_slope = _backward(x, x, scale, numbers, True)
@@ -144,7 +144,7 @@ def _alike_on(x: torch.Tensor, scale: torch.Tensor, grid: Grid) -> bool:
     # A row's slope is a difference of sums, of which little may be left.
     slack = 1e-3 * float(wanted_slope.abs().max())
     close = torch.allclose(grads, wanted, rtol=1e-3)
-    return close and torch.allclose(slope, wanted_slope, rtol=1e-3, atol=slack)
+    return close and torch.allclose(slope, wanted_slope, rtol=0, atol=slack)
 
 
 @contextmanager
