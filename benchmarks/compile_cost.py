@@ -36,6 +36,7 @@ from mimiq.devices import fast_dtype
 from mimiq.models import LoadedModel, load_model
 from mimiq.progress import Progress, Stage
 from mimiq.spec import Job
+from mimiq.synthesis.sparse import share_seen
 
 # What each library calls a CPU with AVX2 and no more.
 HOSTS: dict[str, dict[str, str]] = {
@@ -177,11 +178,9 @@ def least(model: LoadedModel, recipe: Any, an_image: Mapping[str, float]) -> dic
     """
     synthesis = recipe.synthesis
     count = synthesis.images + recipe.procedural
+    looks = share_seen(model, synthesis) * synthesis.images * synthesis.iterations
     return {
-        _IMAGE_STAGE: synthesis.seen
-        * synthesis.images
-        * synthesis.iterations
-        * an_image["gradient"],
+        _IMAGE_STAGE: looks * an_image["gradient"],
         "quantize": 2 * count * an_image["forward"],
     }
 

@@ -15,7 +15,7 @@ from mimiq.devices import fast_dtype, pick_device
 from mimiq.models import LoadedModel
 from mimiq.spec import Job
 from mimiq.stages.images import image_stage
-from mimiq.synthesis.sparse import patches_of
+from mimiq.synthesis.sparse import share_seen
 
 # What a stage takes, in forwards of as many images (of the network as it is, in fp32), or in
 # forwards and image gradients (as synthesis computes them). Measured on DeiT-T by
@@ -100,7 +100,8 @@ def _steps(job: Job, cache: Cache, speed: Speed) -> list[Step]:
         steps.append(Step("images", "there already", 0.0))
     elif synthetic:
         what = f"{synthesis.images} synthesised in {synthesis.iterations} steps each"
-        looks = synthesis.images * synthesis.iterations * _seen(job)
+        share = share_seen(job.model, synthesis) if job.calibration == "synthetic" else 1.0
+        looks = share * synthesis.images * synthesis.iterations
         seconds = _SYNTHESIS * looks * speed.gradient
         steps.append(Step("images", what, seconds))
     else:
@@ -133,15 +134,6 @@ def _steps(job: Job, cache: Cache, speed: Speed) -> list[Step]:
         if product is not None:
             steps.append(Step("engine", f"for {product.title}, and its proof", None))
     return steps
-
-
-def _seen(job: Job) -> float:
-    """The share of an image that a step of its synthesis looks at."""
-    share = job.recipe.synthesis.seen
-    if job.calibration != "synthetic" or share == 1:
-        return 1.0
-    blank = torch.zeros(1, *job.model.preprocessing.input_shape)
-    return share if patches_of(job.model.family, job.model.module, blank) is not None else 1.0
 
 
 def _fit(precision: Precision) -> float:

@@ -28,8 +28,7 @@ from mimiq.synthesis.driver import Unfinished, make_set, make_shard
 from mimiq.synthesis.objective import Batch, Objective, Teacher
 from mimiq.synthesis.scenes import scenes
 from mimiq.synthesis.similarity import inter_head_loss
-from mimiq.synthesis.sparse import answers as answers_of
-from mimiq.synthesis.sparse import patches_of
+from mimiq.synthesis.sparse import patches_of, run_steps
 from mimiq.synthesis.total_variation import total_variation
 
 __all__ = [
@@ -135,15 +134,12 @@ def _recipe(recipe: SynthesisRecipe | str) -> SynthesisRecipe:
 def mimiq_objective(teacher: Teacher, recipe: SynthesisRecipe) -> Objective:
     """MimiQ's synthesis loss and optimiser on a network (method, section 2 of the paper)."""
     look = _looking_at(teacher, with_similarity=recipe.similarity_weight != 0)
+    patches = patches_of(teacher.model) if recipe.seen < 1 else None
 
     def optimise(batch: Batch) -> Generator[Mapping[str, torch.Tensor], None, None]:
         if recipe.start == "scenes":
             _start_from_scenes(batch, teacher.model.preprocessing)
         images = batch.images
-        patches = None
-        if recipe.seen < 1:
-            with teacher.autocast():
-                patches = patches_of(teacher.model.family, teacher.network, images)
         optimizer = torch.optim.AdamW(
             [images], lr=recipe.lr, betas=recipe.betas, weight_decay=recipe.weight_decay, fused=True
         )
@@ -200,7 +196,7 @@ def _looking_at(teacher: Teacher, *, with_similarity: bool) -> _Look:
     def look(images: torch.Tensor, seen: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
         terms.clear()
         with teacher.autocast():
-            answers = answers_of(steps, images, seen)
+            answers = run_steps(steps, images, seen)
         similarity = torch.stack(terms).mean() if terms else answers.new_zeros(())
         return answers, similarity
 

@@ -10,10 +10,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import nn
 
+from mimiq.config.synthesis import SynthesisRecipe
+from mimiq.models import LoadedModel
 from mimiq.models.attention import ExplicitAttention
-from mimiq.models.family import Family, Step
+from mimiq.models.family import Step
 
 
 @dataclass(frozen=True)
@@ -37,34 +38,39 @@ class Patches:
 
 
 @torch.no_grad()
-def patches_of(family: Family, network: nn.Module, images: torch.Tensor) -> Patches | None:
+def patches_of(model: LoadedModel) -> Patches | None:
     """The tokens of a network that answers without some of them too; None where it needs all.
 
     It needs all where it knows them by their place behind the embedding: by a bias of the scores,
     a window, a rotation or a merge.
-
-    Args:
-        images: (B, channels, H, W), of which one is looked at.
     """
+    family, network = model.family, model.module
     steps = family.steps(network)
     attentions = family.attentions(network)
     if not attentions or any(step.kind == "merge" for step in steps):
         return None
     if any(_knows_places(attention) for attention in attentions):
         return None
-    tokens = steps[0].run(images[:1])
+    device = next(network.parameters()).device
+    tokens = steps[0].run(torch.zeros(1, *model.preprocessing.input_shape, device=device))
     if tokens.dim() != 3:
         return None
     return Patches(attentions[0].num_prefix_tokens, tokens.shape[1])
 
 
-def answers(steps: list[Step], images: torch.Tensor, seen: torch.Tensor | None) -> torch.Tensor:
+def share_seen(model: LoadedModel, recipe: SynthesisRecipe) -> float:
+    """The share of an image that a step of ``recipe`` looks at, for this network."""
+    return recipe.seen if recipe.seen < 1 and patches_of(model) is not None else 1.0
+
+
+def run_steps(steps: list[Step], images: torch.Tensor, seen: torch.Tensor | None) -> torch.Tensor:
     """What a network gives for images of which blocks see the tokens ``seen``, or all of them."""
-    x = images
-    for number, step in enumerate(steps):
+    embed, *others = steps
+    x = embed.run(images)
+    if seen is not None:
+        x = x.index_select(1, seen)
+    for step in others:
         x = step.run(x)
-        if number == 0 and seen is not None:
-            x = x.index_select(1, seen)
     return x
 
 

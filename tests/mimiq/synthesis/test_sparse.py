@@ -7,13 +7,13 @@ from dataclasses import replace
 import pytest
 import torch
 from family_networks import EXAMPLES
+from networks import as_loaded
 
 from mimiq.config.synthesis import SYNTHESIS_RECIPES, Augmentation
 from mimiq.models import LoadedModel
-from mimiq.models.families.known import family_of
 from mimiq.synthesis.mimiq import mimiq_objective
 from mimiq.synthesis.objective import draw_batch, make_teacher
-from mimiq.synthesis.sparse import Patches, answers, patches_of
+from mimiq.synthesis.sparse import Patches, patches_of, run_steps
 
 CPU = torch.device("cpu")
 SPARSE = {"vit", "deit3", "post-norm", "dinov2-giant", "aimv2", "parallel", "cait", "hybrid"}
@@ -38,19 +38,18 @@ def test_one_patch_at_least_is_drawn() -> None:
 @pytest.mark.parametrize("name", sorted(SPARSE | DENSE))
 def test_a_network_that_knows_patches_by_their_place_sees_all(name: str) -> None:
     torch.manual_seed(0)
-    network = EXAMPLES[name]().eval()
-    family = family_of(network, name)
-    network = family.rewrite(network)
-    images = torch.randn(2, *(3, 32, 32))
-    found = patches_of(family, network, images)
+    model = as_loaded(EXAMPLES[name]().eval())
+    network = model.module
+    images = torch.randn(2, *model.preprocessing.input_shape)
+    found = patches_of(model)
     assert (found is not None) == (name in SPARSE)
-    steps = family.steps(network)
-    torch.testing.assert_close(answers(steps, images, None), network(images))
+    steps = model.family.steps(network)
+    torch.testing.assert_close(run_steps(steps, images, None), network(images))
     if found is not None:
         every = torch.arange(found.tokens)
-        torch.testing.assert_close(answers(steps, images, every), network(images))
+        torch.testing.assert_close(run_steps(steps, images, every), network(images))
         some = found.drawn(0.5, torch.Generator().manual_seed(0))
-        assert answers(steps, images, some).shape == network(images).shape
+        assert run_steps(steps, images, some).shape == network(images).shape
 
 
 def test_every_patch_of_an_image_moves(small_vit: LoadedModel) -> None:
