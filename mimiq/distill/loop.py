@@ -27,6 +27,7 @@ from mimiq.devices import fast_dtype
 from mimiq.distill.gradients import kept_by_first, sum_gradients
 from mimiq.distill.losses import Target, distillation_loss, outputs_of
 from mimiq.distill.views import random_views
+from mimiq.errors import BadInput
 from mimiq.models.answers import same_answer
 from mimiq.quantize import kernels as fake_quant_kernels
 from mimiq.quantize.fake_quant import Quantizer
@@ -61,7 +62,8 @@ def distill(
         progress: told (steps done, training loss, held-out loss) after each step.
 
     Raises:
-        BadInput: an unknown recipe, images of another type, or too few to hold any out.
+        BadInput: an unknown recipe, images of another type, too few to hold any out, or a loss that
+            is no number before the first step.
     """
     started = time.monotonic()
     if isinstance(recipe, str):
@@ -179,6 +181,11 @@ class Distillation:
             losses[index] = self._loss(self._outputs(self.student, batch), target) * len(batch)
         group.sum_([losses])  # each batch's from one rank: the same sum as of one
         loss = float(losses.sum()) / sum(len(batch) for batch in self.held_out)
+        if not self.history and not math.isfinite(loss):
+            raise BadInput(
+                f"Distillation cannot begin: on images held out the loss is {loss} already.",
+                "Compile with --steps 0, which leaves the network as fitted, or at more bits.",
+            )
         self.history.append((self.step, loss))
         if loss < self.best_loss:
             self.best_loss, self.best_step = loss, self.step

@@ -83,6 +83,17 @@ def test_keeps_the_best_state_when_training_goes_wrong(
     assert torch.equal(student.module(images), before)
 
 
+def test_a_loss_that_is_no_number_from_the_start_is_said(
+    small_vit: LoadedModel, images: torch.Tensor, pixels: torch.Tensor
+) -> None:
+    student = _student(small_vit, images)
+    with torch.no_grad():
+        next(student.module.parameters()).fill_(float("nan"))
+    with pytest.raises(BadInput, match="the loss is nan already") as caught:
+        distill(student, pixels, _RECIPE, seed=0)
+    assert "--steps 0" in caught.value.next_step
+
+
 def test_same_seed_same_result_and_resumed_run_too(
     small_vit: LoadedModel, images: torch.Tensor, pixels: torch.Tensor, tmp_path: Path
 ) -> None:
