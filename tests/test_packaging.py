@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import tomllib
 from pathlib import Path
@@ -40,3 +41,16 @@ def test_security_says_how_to_report() -> None:
     text = (ROOT / "SECURITY.md").read_text(encoding="utf-8")
     for heading in ("## What is never executed", "## How to report"):
         assert heading in text
+
+
+def test_the_floor_of_onnx_runtime_is_one_that_was_tried() -> None:
+    """By the nightly test of every version, whose figures are kept; docs say the same."""
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    (floor,) = set(re.findall(r'"onnxruntime(?:-gpu)?(?:\[[^\]]*\])?>=(\d+\.\d+);', text))
+    page = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
+    assert f"every minor version from {floor} to" in page
+    kept = ROOT / "benchmarks" / "results" / "robustness_onnxruntime.json"
+    versions = json.loads(kept.read_text(encoding="utf-8"))["figures"]["versions"]
+    (row,) = (row for version, row in versions.items() if version.startswith(f"{floor}."))
+    assert row
+    assert all(re.fullmatch(r"6[34] of 64 the same", said) for said in row.values()), row
