@@ -16,7 +16,7 @@ import platformdirs
 
 from mimiq.durable import sync, sync_tree
 from mimiq.errors import EnvironmentLacks
-from mimiq.files import FileEntry, naming_full_disk
+from mimiq.files import FileEntry, full, is_full, naming_full_disk
 from mimiq.progress import Progress
 from mimiq.version import __version__
 
@@ -157,8 +157,8 @@ class Cache:
             with naming_full_disk(working):
                 make(working)
                 seal(working)
-            os.replace(working, final)
-            sync(self.root)
+                os.replace(working, final)
+                sync(self.root)
         return final, False
 
     @contextmanager
@@ -187,9 +187,11 @@ class Cache:
         try:
             yield
         except OSError as error:
+            if is_full(error):
+                raise full(self.root) from error
             raise EnvironmentLacks(
                 f"The cache folder {self.root} cannot be written: {error.strerror}.",
-                "Set MIMIQ_CACHE to a folder with free space.",
+                "Set MIMIQ_CACHE to a folder that may be written.",
             ) from error
 
 

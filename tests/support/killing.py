@@ -1,12 +1,14 @@
-"""Writers under watch: killed before any of their file operations, or held to what a disk keeps.
+"""Writers under watch: killed, out of space, or held to what a disk keeps.
 
 ``every_moment`` kills a writer, in a process of its own, before each operation that Python tells
-its audit hooks of, and before each sync and exchange. ``unsynced`` runs it once and says which
-names it gave to content that a power cut could still have taken. Neither waits for the real disk.
+its audit hooks of, and before each sync and exchange. ``full_from`` lets the same operations fail
+in this process. ``unsynced`` runs a writer once and says which names it gave to content that a
+power cut could still have taken. None waits for the real disk.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -21,6 +23,7 @@ from mimiq import durable
 
 _KILLED = 77
 _OPERATIONS = {"open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.link", "os.truncate"}
+_FREEING = {"os.remove", "os.rmdir"}
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 _hook: list[Callable[[str, tuple[Any, ...]], None]] = []
 
@@ -80,6 +83,39 @@ def every_moment(
             act()
             check()
             moment += 1
+
+
+@contextmanager
+def full_from(moment: int) -> Iterator[list[str]]:
+    """From its file operation of this number on nothing inside finds space, but removing works.
+
+    The list grows by the operations that failed.
+    """
+    left, failed = [moment], list[str]()
+    exchange = durable.exchange
+
+    def count(event: str, arguments: tuple[Any, ...] = ()) -> None:
+        if event in _FREEING:
+            return
+        if left[0] == 0:
+            failed.append(event)
+            name = arguments[0] if arguments and not isinstance(arguments[0], int) else None
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), name)
+        left[0] -= 1
+
+    def exchanging(new: Path, old: Path) -> None:
+        count("exchange", (new,))
+        exchange(new, old)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _: count("fsync"))
+        patch.setattr(durable, "exchange", exchanging)
+        patch.setattr(mimiq.files, "exchange", exchanging)
+        _hook.append(count)
+        try:
+            yield failed
+        finally:
+            _hook.pop()
 
 
 def temporaries(folder: Path) -> list[Path]:
