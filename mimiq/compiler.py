@@ -1,7 +1,7 @@
 """The compiler: every stage in order, each cached by what it sees.
 
 calibration set → units raised for a budget → tuned network → graphs → fp32 reference → measures →
-bundle → engine → fastest backend
+bundle → engine → latency
 """
 
 from __future__ import annotations
@@ -21,13 +21,14 @@ from mimiq.progress import Progress
 from mimiq.runtime.bundle import IMAGES, MODEL, Bundle
 from mimiq.runtime.bundle_writing import write_bundle
 from mimiq.runtime.host import describe_hardware, describe_software
+from mimiq.runtime.opening import deployed_graph
 from mimiq.spec import Job
 from mimiq.stages.budget import require_fits
 from mimiq.stages.engine import add_engine
 from mimiq.stages.graphs import ExportGraphs, ExportReference
 from mimiq.stages.images import TuningImages, calibration_set, tuning_images
 from mimiq.stages.measuring.cpu_form import kept_forms
-from mimiq.stages.measuring.fastest import fastest_backend
+from mimiq.stages.measuring.latency import timed
 from mimiq.stages.measuring.measure import measured
 from mimiq.stages.promotion import within_budget
 from mimiq.stages.tune import Tuned, tuned_network
@@ -132,7 +133,8 @@ def _finished(
         )
     built = None if job.engine is None else add_engine(bundle, job.engine, progress)
     bundle = bundle if built is None else built.bundle
-    return Compiled(bundle, built, fastest_backend(job, bundle, reference, progress))
+    bundle, fastest = timed(job, bundle, deployed_graph(graphs), reference, progress)
+    return Compiled(bundle, built, fastest)
 
 
 def _sheet(calibration: CalibrationSet, folder: Path) -> dict[str, Path]:

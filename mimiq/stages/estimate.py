@@ -20,11 +20,11 @@ from mimiq.synthesis.sparse import share_seen
 # What a stage takes, in forwards of as many images (of the network as it is, in fp32), or in
 # forwards and image gradients (as synthesis computes them). Measured on DeiT-T by
 # benchmarks/compile_cost.py (docs/accuracy.md).
-_SYNTHESIS = 1.3
-_FIT = 11.0
+_SYNTHESIS = 1.2
+_FIT = 9.0
 _FIT_TWO_STEPS = 31.0  # below 7 bits, where every grid with two steps is searched
-_DISTILLATION = 10.0
-_LATENCY_SECONDS = 10.0  # for each batch size, as :mod:`mimiq.stages.measuring.measure` asks
+_DISTILLATION = 5.5
+_LATENCY_SECONDS = 10.0  # for each batch size, with warm-up: :mod:`mimiq.stages.measuring.latency`
 
 _MEASURED_SECONDS = 1.0
 _ROUNDS = 3

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from mimiq.runtime.evaluation.comparison import Comparison
@@ -62,6 +63,12 @@ def build_report(
         software=dict(software or describe_software()),
         notes=(*notes, *derived, *_latency_notes(latency, hardware)),
     )
+
+
+def with_latency(report: Report, rows: Sequence[LatencyRow]) -> Report:
+    """The report with latency measured since, and what follows from it, added."""
+    notes = (*report.notes, *_latency_notes(rows, report.hardware))
+    return replace(report, latency=tuple(rows), notes=notes)
 
 
 def _latency_notes(rows: Sequence[LatencyRow], hardware: Object) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,7 +20,6 @@ from mimiq.runtime.evaluation.similarity import (
     compare_embeddings,
     similarity,
 )
-from mimiq.runtime.latency.measure import Engine, LatencyRow, measure
 from mimiq.runtime.onnxruntime.session import OnnxRuntimeSession
 from mimiq.runtime.opening import deployed_graph
 from mimiq.runtime.report.building import build_report
@@ -43,7 +42,7 @@ def measured(
     reference: Path,
     progress: Progress,
 ) -> Report:
-    """Accuracy, cost and latency of the exported graph, as ONNX Runtime executes it.
+    """Accuracy and cost of the exported graph, as ONNX Runtime executes it.
 
     Args:
         images: of the compilation; those that nothing was fitted to tell the cost without labels.
@@ -102,7 +101,6 @@ def measured(
         accuracy=accuracy,
         held_out=held_out,
         similarity=embeddings,
-        latency=_latency(job, graph, reference, progress),
         notes=[*_notes(job, images), *warnings, *near_ties],
     )
     return replace(report, memory=_memory(graphs[MODEL]))
@@ -116,18 +114,6 @@ def _memory(graph: Path) -> dict[str, int]:
     stored = {**found["weight_bytes"], "scales": found["scale_bytes"]}
     other = found["initializer_bytes"] - sum(stored.values())
     return {**stored, "other": other, "graph": found["file_bytes"] - found["initializer_bytes"]}
-
-
-def _latency(job: Job, graph: Path, reference: Path, progress: Progress) -> Sequence[LatencyRow]:
-    if not job.batches:
-        return ()
-    with progress.stage("latency") as stage:
-        return measure(
-            {"fp32": Engine(reference), job.precision.label: Engine(graph)},
-            job.batches,
-            budget_s=10,
-            stage=stage,
-        )
 
 
 def _evaluation(job: Job) -> tuple[LabelledImages | None, str | None]:
