@@ -139,6 +139,10 @@ def test_the_fastest_backend_is_measured_and_kept(compile_digits: Compile) -> No
     engines = {"ort", "openvino", "ort, not quantised", "openvino, not quantised"}
     assert {row["engine"] for row in found["rows"]} == engines
     assert tuned.fastest(mimiq.runtime.Bundle(compiled.path)) == found["best"]
+    # One run measured both: what the report shows are the same rows.
+    timed = {row["engine"]: row["p50_ms"] for row in found["rows"]}
+    shown = {row["engine"]: row["p50_ms"] for row in compiled.result["latency"]}
+    assert shown == {"fp32": timed["ort, not quantised"], "w8a8": timed["ort"]}
     assert compile_digits(*INT4).result["fastest"] is None
 
 
