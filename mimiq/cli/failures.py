@@ -61,7 +61,7 @@ def reported() -> Iterator[None]:
     """
     _open_streams()
     try:
-        with interruptible(), _quiet_libraries():
+        with interruptible(), _quiet_libraries(), _own_warnings():
             yield
     except click.UsageError as error:
         if isinstance(error, click.exceptions.NoArgsIsHelpError):
@@ -78,7 +78,7 @@ def reported() -> Iterator[None]:
         raise click.exceptions.Exit(TERMINATED if ended else INTERRUPTED) from error
     except Exception as error:
         if debugging():
-            traceback.print_exc()
+            print(printable(traceback.format_exc()), file=sys.stderr)
         known, speaks = explained(error), may_speak()
         if known is None:
             if speaks:
@@ -191,6 +191,28 @@ def _quiet_libraries() -> Iterator[None]:
             for name in _TALKATIVE:  # else Python prints them
                 logging.getLogger(name).addHandler(_NOWHERE)
         yield
+
+
+class _Shown(logging.Handler):
+    """Prints our own warnings as errors are; Python would send them to the terminal as they are."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if may_speak():
+            print_message(with_flags(record.getMessage()), "yellow", "warning: ")
+
+
+@contextlib.contextmanager
+def _own_warnings() -> Iterator[None]:
+    logger = logging.getLogger("mimiq")
+    if any(isinstance(handler, _Shown) for handler in logger.handlers):  # a command of a group
+        yield
+        return
+    handler = _Shown(logging.WARNING)
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
 
 
 def _filename(error: BaseException | None) -> str | None:

@@ -13,6 +13,7 @@ from mimiq.cli.commanding import Command
 from mimiq.cli.commands.compare import Networks, compared, networks_json
 from mimiq.cli.output import print_json, show, shown, table, working
 from mimiq.cli.parameters import BATCHES, NAMES, PATH
+from mimiq.cli.printable import printable
 from mimiq.errors import BadInput, MimiqError
 from mimiq.files import write_whole
 
@@ -177,10 +178,11 @@ class _shown:
         self._live: Any = None
 
     def __enter__(self) -> Callable[[], None]:
-        from rich.console import Console
         from rich.live import Live
 
-        console = Console(stderr=True)
+        from mimiq.cli.consoles import PlainConsole
+
+        console = PlainConsole(stderr=True)
         if console.is_terminal and not self._quiet:
             self._live = Live(_table(self._made), console=console, transient=True)
             self._live.__enter__()
@@ -198,4 +200,5 @@ class _shown:
             if not self._quiet and self._said.get(row.name, "waiting") != row.state:
                 self._said[row.name] = row.state
                 more = ", ".join(filter(None, _figures(row)))
-                click.echo(f"{row.name}: {row.state}{f'; {more}' if more else ''}", err=True)
+                line = f"{row.name}: {row.state}{f'; {more}' if more else ''}"
+                click.echo(printable(line), err=True)

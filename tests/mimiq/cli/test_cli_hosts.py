@@ -104,31 +104,10 @@ def test_a_session_says_that_it_cannot_be_pickled(compile_digits: Compile) -> No
         pickle.dumps(session)
 
 
-ESCAPE = "\x1b[2J\x1b]0;title\x07\x9b31m"
-
-
 @pytest.fixture
 def bundle(tmp_path: Path) -> Bundle:
-    """One whose texts would clear the screen and rename the window."""
-    entries = manifest_entries(name=f"linear{ESCAPE}") | {
-        "hardware": {"cpu": ESCAPE},
-        "software": {f"numpy{ESCAPE}": ESCAPE},
-    }
     model = write_linear_classifier(tmp_path / "linear.onnx", quantized=True)
-    return write_bundle(tmp_path / "linear.mimiq", {"model.onnx": model}, entries)
-
-
-@pytest.mark.parametrize("flags", [[], ["--json"]])
-@pytest.mark.parametrize("command", ["inspect", "report"])
-def test_escape_codes_of_a_bundle_are_shown_and_not_sent(
-    bundle: Bundle, command: str, flags: list[str], tmp_path: Path
-) -> None:
-    out = ["-o", str(tmp_path / "page.html")] if command == "report" else []
-    done = CliRunner().invoke(main, [command, str(bundle.path), *flags, *out])
-    assert done.exit_code == 0, done.stderr
-    assert not {"\x1b", "\x07", "\x9b"} & set(done.output)
-    if command == "inspect":
-        assert "\\x1b[2J" in done.stdout or "\\u001b[2J" in done.stdout
+    return write_bundle(tmp_path / "linear.mimiq", {"model.onnx": model}, manifest_entries())
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits of Linux")

@@ -37,12 +37,14 @@ class Host:
 
     Attributes:
         failing: what a command holds that fails.
+        error: what it says then.
         ran: every command, in order.
         stops_at: the submission at which the sweep is interrupted.
     """
 
     model: Path
     failing: str = "nothing"
+    error: str = "It cannot be."
     stops_at: int | None = None
     ran: list[list[str]] = field(default_factory=list)
 
@@ -54,7 +56,7 @@ class Host:
 
     def _run(self, command: list[str]) -> Outcome:
         if self.failing in command:
-            return Outcome(2, "It cannot be.", 1.0)
+            return Outcome(2, self.error, 1.0)
         place = Path(options_of(command)["--out"])
         if "synthesize" in command:
             gaussian_noise(Preprocessing(image_size=8), 4, 0, place)
@@ -208,6 +210,25 @@ def test_the_command_writes_tables_and_a_page(
     assert answer.exit_code == 1
     assert "1 of 3 cells failed: digits-w5a5." in answer.stderr
     assert "It cannot be." in (tmp_path / "sweep" / "index.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("terminal", ["", "1"])
+def test_escape_codes_of_an_error_are_shown_and_not_sent(
+    host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, terminal: str
+) -> None:
+    from mimiq.sweep import run
+
+    monkeypatch.setenv("FORCE_COLOR", terminal)  # a terminal to Rich
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr(run, "submitter", lambda *_: host.submit)
+    monkeypatch.setattr(run, "_POLL_SECONDS", 0)
+    host.failing, host.error = "synthesize", "no node \x1b]0;title\x07 here"
+    words = ["--models", "digits", "--precisions", "int8", "-o", str(tmp_path / "sweep")]
+    answer = CliRunner().invoke(main, ["sweep", *words])
+    assert answer.exit_code == 1
+    assert "\\x1b]0;title" in answer.stderr
+    assert "\x1b]" not in answer.output
+    assert "\x07" not in answer.output
 
 
 @pytest.mark.parametrize(
