@@ -134,6 +134,8 @@ class TestInterruption:
         (checkpoint,) = cache.glob("tuned-*.partial/checkpoint.pt")
         state = torch.load(checkpoint, weights_only=True)
         assert 0 < state["step"] < 100
+        (fitted,) = cache.glob("fitted-*/contents.json")
+        made = fitted.stat().st_mtime_ns
 
         seconds = 1000.0  # a run that goes on adds its own time to the saved one
         torch.save({**state, "seconds": seconds}, checkpoint)
@@ -142,4 +144,6 @@ class TestInterruption:
         result = json.loads(again.stdout)["tuning"]["result"]
         assert result["steps"] == 100
         assert result["seconds"] > seconds
+        assert fitted.stat().st_mtime_ns == made
+        assert f"fitted: reusing {fitted.parent.name}" in again.stderr
         assert result["history"][: len(state["history"])] == [list(p) for p in state["history"]]
