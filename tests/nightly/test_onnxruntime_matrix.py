@@ -136,8 +136,16 @@ def compared(classes: list[int], wanted: list[int]) -> str:
     return f"{same} of {len(wanted)} the same"
 
 
+def right(same: int) -> set[str]:
+    """What may be said where at least so many are the same."""
+    return {f"{count} of {IMAGES} the same" for count in range(same, IMAGES + 1)}
+
+
 # Sums in another order tip single roundings: one image may be so near the border.
-RIGHT = {f"{same} of {IMAGES} the same" for same in (IMAGES, IMAGES - 1)}
+RIGHT = right(IMAGES - 1)
+# Without VNNI the library's quick kernel saturates with 8-bit weights, and only mimiq has it take
+# the exact one: 63 are the same under 1.32.
+SATURATING, RIGHT_SATURATED = f"w8a8, haswell, {WAYS[1]}", right(IMAGES - 4)
 
 
 def test_every_form_under_every_version(
@@ -178,7 +186,7 @@ def test_every_form_under_every_version(
         (version, case): text
         for version, row in table.items()
         for case, text in row.items()
-        if text not in RIGHT | {"no"}
+        if text not in (RIGHT_SATURATED if case == SATURATING else RIGHT | {"no"})
     }
     assert not wrong, wrong
 
