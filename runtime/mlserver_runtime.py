@@ -24,6 +24,7 @@ import numpy as np
 import numpy.typing as npt
 from mlserver import MLModel, ModelSettings
 from mlserver.codecs import NumpyCodec, StringCodec
+from mlserver.codecs.numpy import to_dtype
 from mlserver.errors import InferenceError, MLServerError
 from mlserver.types import (
     InferenceRequest,
@@ -127,7 +128,11 @@ class MimiqRuntime(MLModel):  # type: ignore[misc]  # MLServer ships no types
         assert served is not None  # MLServer asks nothing of a model that failed to load
         assert batcher is not None
         record = served.record
-        feeds = {tensor.name: _decoded(tensor) for tensor in payload.inputs}
+        feeds: dict[str, npt.NDArray[Any]] = {}
+        for tensor in payload.inputs:
+            if tensor.name in feeds:
+                raise InferenceError(f"The input {tensor.name!r} came twice: send it once.")
+            feeds[tensor.name] = _decoded(tensor)
         wanted = [output.name for output in payload.outputs or ()]
         known = [output.name for output in record.outputs]
         for name in wanted:
@@ -178,13 +183,17 @@ def _decoded(tensor: Any) -> npt.NDArray[Any]:
     if not shape or min(shape) < 0:
         raise InferenceError(f"The input {tensor.name!r} has no shape: {list(shape)}.")
     datatype = getattr(tensor.datatype, "value", tensor.datatype)
-    if _cuts_fractions(tensor, datatype):
-        raise InferenceError(
-            f"The data of the input {tensor.name!r} are floats, and it takes {datatype}: pixels in "
-            "[0, 255], not normalised."
-        )
+    data = getattr(tensor.data, "root", tensor.data)
     try:
+        given = np.asarray(data) if isinstance(data, list) and datatype != "BYTES" else None
+        if given is not None:
+            _require_numbers(tensor.name, datatype, given)
+            if datatype.startswith("FP") and given.dtype.kind in "iuf":  # no second conversion
+                with np.errstate(over="ignore"):  # infinity is refused later
+                    return given.astype(to_dtype(tensor)).reshape(shape)
         return np.asarray(NumpyCodec.decode_input(tensor))
+    except InferenceError:
+        raise
     except Exception as error:  # numpy's, struct's and the codec's own, by the kind of damage
         raise InferenceError(
             f"The data of the input {tensor.name!r} are not {datatype} of shape "
@@ -192,15 +201,19 @@ def _decoded(tensor: Any) -> npt.NDArray[Any]:
         ) from error
 
 
-def _cuts_fractions(tensor: Any, datatype: str) -> bool:
-    """Whether JSON brought floats for integers, which the codec would cut off: [0, 1] to black."""
-    data = getattr(tensor.data, "root", tensor.data)
-    if not isinstance(data, list) or "INT" not in datatype:
-        return False
-    try:
-        return np.asarray(data).dtype.kind == "f"
-    except ValueError:  # ragged: the codec says so
-        return False
+def _require_numbers(name: str, datatype: str, given: npt.NDArray[Any]) -> None:
+    """Refuse what JSON brought and the codec would make numbers of in silence."""
+    kind = given.dtype.kind
+    if kind in "Ub" and datatype != "BOOL":
+        found = "texts" if kind == "U" else "true and false"
+        raise InferenceError(
+            f"The data of the input {name!r} are {found}, and it takes numbers ({datatype})."
+        )
+    if kind == "f" and given.size and "INT" in datatype:  # [0, 1] would be cut off to black
+        raise InferenceError(
+            f"The data of the input {name!r} are floats, and it takes {datatype}: pixels in "
+            "[0, 255], not normalised."
+        )
 
 
 def _encoded(name: str, array: npt.NDArray[Any]) -> ResponseOutput:

@@ -5,23 +5,24 @@ MLServer serves the repository that ``mimiq pack`` wrote; the same client code s
 
 from __future__ import annotations
 
+import contextlib
+import http.client
 import json
 import os
-import shutil
-import subprocess
-import sys
+import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import pytest
 from compiled import INT8, Compile
+from malformed_bodies import MALFORMED, Malformed, good
 from serving_server import (
-    START_S,
     Server,
     malformed,
     mimiq,
@@ -190,30 +191,52 @@ def test_malformed_requests_are_told_what_is_wrong(
     assert "takes" in caught.value.problem
 
 
-def _posted(server: Server, model: str, tensor: dict[str, Any]) -> tuple[int, dict[str, Any]]:
-    import http.client
-
+def _posted(
+    server: Server, model: str, body: bytes, headers: Mapping[str, str] = MappingProxyType({})
+) -> tuple[int, str]:
+    """The status, and what is said."""
     connection = http.client.HTTPConnection(server.http, timeout=30)
-    connection.request(
-        "POST",
-        f"/v2/models/{model}/infer",
-        json.dumps({"inputs": [tensor]}),
-        {"Content-Type": "application/json"},
-    )
+    where, kind = f"/v2/models/{model}/infer", {"Content-Type": "application/json"}
+    connection.request("POST", where, body, {**kind, **headers})
     answer = connection.getresponse()
-    body: dict[str, Any] = json.loads(answer.read())
+    text = answer.read().decode("utf-8")
     connection.close()
-    return answer.status, body
+    return answer.status, text
 
 
-@pytest.mark.parametrize("value", [None, 1e39])
-def test_json_without_a_finite_number(server: Server, value: float | None) -> None:
-    data: list[float | None] = [0.0] * (3 * 32 * 32)
-    data[7] = value
-    tensor = {"name": "images", "datatype": "FP32", "shape": [1, 3, 32, 32], "data": data}
-    status, body = _posted(server, "digits", tensor)
-    assert status == 400
-    assert "NaN or infinity" in body["error"]
+def _said(text: str) -> str:
+    """The message of an answer: mimiq's, one of MLServer's own checks, or of the HTTP library."""
+    if not text.startswith("{"):
+        return text
+    found = json.loads(text)
+    if "detail" not in found:
+        return str(found["error"])
+    detail = found["detail"]
+    return detail if isinstance(detail, str) else str(detail[0]["msg"])
+
+
+@pytest.mark.parametrize("case", MALFORMED.values(), ids=MALFORMED)
+def test_a_malformed_body_is_refused_and_the_next_request_answered(
+    server: Server, case: Malformed
+) -> None:
+    status, text = _posted(server, "digits", case.body, case.headers)
+    assert status == case.status, text
+    assert case.says in _said(text)
+    assert len(_said(text).splitlines()) == 1
+    status, text = _posted(server, "digits", json.dumps(good()).encode())
+    assert status == 200, text
+
+
+def test_a_client_that_leaves_in_the_middle_of_its_body(server: Server) -> None:
+    host, _, port = server.http.rpartition(":")
+    body = json.dumps(good()).encode()
+    head = (
+        f"POST /v2/models/digits/infer HTTP/1.1\r\nHost: {host}\r\nContent-Length: {len(body) + 1}"
+    )
+    with socket.create_connection((host, int(port)), 30) as connection:
+        connection.sendall(head.encode() + b"\r\nContent-Type: application/json\r\n\r\n" + body)
+    status, text = _posted(server, "digits", body)
+    assert status == 200, text
 
 
 def test_nan_over_grpc(server: Server) -> None:
@@ -228,20 +251,38 @@ def test_nan_over_grpc(server: Server) -> None:
 
 
 def test_floats_are_not_cut_off_to_pixels(server: Server) -> None:
-    data = [0.5] * (32 * 32 * 3)
-    tensor = {"name": "pixels", "datatype": "UINT8", "shape": [1, 32, 32, 3], "data": data}
-    status, body = _posted(server, "pixels", tensor)
-    assert status == 400
-    assert "are floats, and it takes UINT8" in body["error"]
-    status, _ = _posted(server, "pixels", {**tensor, "data": [128] * len(data)})
-    assert status == 200
+    for value, wanted, words in (
+        (0.5, 400, "are floats, and it takes UINT8"),
+        (300, 400, "are not UINT8 of shape"),
+        ("7", 400, "are texts, and it takes numbers (UINT8)"),
+        (128, 200, ""),
+    ):
+        data = [value] * (32 * 32 * 3)
+        body = good(name="pixels", datatype="UINT8", shape=[1, 32, 32, 3], data=data)
+        status, text = _posted(server, "pixels", json.dumps(body).encode())
+        assert status == wanted
+        assert words in text
 
 
-def test_bytes_that_do_not_fill_the_shape(server: Server) -> None:
-    tensor = {"name": "images", "datatype": "FP32", "shape": [1, 3, 32, 32], "data": [0.0, 1.0]}
-    status, body = _posted(server, "digits", tensor)
-    assert status == 400
-    assert "are not FP32 of shape [1, 3, 32, 32]" in body["error"]
+def test_binary_tensors_over_http_as_the_guide_says(server: Server) -> None:
+    """MLServer takes none; ``tritonclient`` sends them unless it is told otherwise."""
+    import tritonclient.http as v2
+    from tritonclient.utils import InferenceServerException
+
+    guide = (Path(__file__).parents[1] / "docs" / "serving.md").read_text(encoding="utf-8")
+    assert "`images.set_data_from_numpy(pixels, binary_data=False)`" in guide
+    assert "`InferRequestedOutput(name, binary_data=False)`" in guide
+    pixels, name = np.zeros((1, 32, 32, 3), np.uint8), "logits"
+    images = v2.InferInput("pixels", pixels.shape, "UINT8")
+    with contextlib.closing(v2.InferenceServerClient(server.http)) as client:
+        images.set_data_from_numpy(pixels)
+        with pytest.raises(InferenceServerException) as caught:
+            client.infer("pixels", [images], outputs=[v2.InferRequestedOutput(name)])
+        assert caught.value.status() == "422"
+        images.set_data_from_numpy(pixels, binary_data=False)
+        wanted = [v2.InferRequestedOutput(name, binary_data=False)]
+        answer = client.infer("pixels", [images], outputs=wanted)
+    assert answer.as_numpy("logits").shape == (1, 10)
 
 
 def test_labels_come_out_of_the_graph(server: Server, bundle: Path) -> None:
@@ -307,101 +348,3 @@ def test_soak_no_answer_is_lost_crossed_or_wrong(server: Server, bundle: Path) -
         f"{first:.0f} at first, {half:.0f} halfway, {last:.0f} at last"
     )
     assert last - half < 64
-
-
-def test_a_server_that_dies_during_the_check(repository: Path, bundle: Path) -> None:
-    running = start(repository)
-    try:
-        wait_ready(running, "digits")
-        killer = threading.Timer(2.0, running.process.kill)
-        killer.start()
-        answer = mimiq(
-            *("check", "--url", running.grpc, "--protocol", "grpc", "--model", "digits"),
-            *("--bundle", bundle, "--eval-limit", 8, "--load", "2", "--seconds", "60"),
-            *("--timeout", 10),
-        )
-        killer.join()
-        assert answer.exit_code == 6, answer.output
-        assert f"No grpc inference server answers at {running.grpc}" in answer.stderr
-        assert "Traceback" not in answer.stderr
-    finally:
-        stop(running)
-
-
-def test_a_port_in_use_ends_the_server(server: Server, repository: Path) -> None:
-    taken = [int(url.rpartition(":")[2]) for url in (server.http, server.grpc)]
-    second = start(repository, taken, second=True)
-    try:
-        second.process.wait(START_S)
-        assert "address already in use" in second.log.read_text().lower()
-    finally:
-        stop(second)
-
-
-def test_a_damaged_model_is_not_served(bundle: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "models"
-    passed("pack", bundle, "--triton", folder, "--name", "damaged")
-    model = folder / "damaged" / "1" / "model.onnx"
-    content = bytearray(model.read_bytes())
-    content[len(content) // 2] ^= 0xFF
-    model.write_bytes(content)
-    running = start(folder)
-    try:
-        running.process.wait(START_S)  # it ends when a model cannot be loaded at its start
-        assert "size or hash differ" in running.log.read_text()
-    finally:
-        stop(running)
-
-
-def test_a_bundle_whose_manifest_was_edited_is_not_served(bundle: Path, tmp_path: Path) -> None:
-    """Served as it is, not packed: what MLServer is told stands in a file of one's own."""
-    folder = tmp_path / "models"
-    shutil.copytree(bundle, folder / "digits.mimiq")
-    manifest = folder / "digits.mimiq" / "manifest.json"
-    manifest.write_text(manifest.read_text().replace('"seed": 0', '"seed": 1'))
-    settings = {
-        "name": "digits",
-        "implementation": "mimiq.runtime.mlserver_runtime.MimiqRuntime",
-        "parameters": {"uri": "digits.mimiq"},
-    }
-    (folder / "model-settings.json").write_text(json.dumps(settings))
-    running = start(folder)
-    try:
-        running.process.wait(START_S)
-        assert "was edited: its content does not match" in running.log.read_text()
-    finally:
-        stop(running)
-
-
-def test_a_bundle_is_served_by_the_backend_that_the_settings_name(bundle: Path) -> None:
-    """In a process of its own, as MLServer loads it: names of its protocol are taken here."""
-    pytest.importorskip("openvino", reason="openvino is not installed")
-    program = """
-import asyncio, sys
-from mlserver import ModelSettings
-from mlserver.errors import MLServerError
-from mlserver.settings import ModelParameters
-from mimiq.runtime.mlserver_runtime import MimiqRuntime
-
-for extra in ({"backend": "openvino", "streams": 2}, {"backend": "null", "threads": 1}):
-    runtime = MimiqRuntime(ModelSettings(
-        name="digits",
-        implementation="mimiq.runtime.mlserver_runtime.MimiqRuntime",
-        parameters=ModelParameters(uri=sys.argv[1], extra=extra),
-    ))
-    try:
-        asyncio.run(runtime.load())
-        print(runtime.settings.platform)
-    except MLServerError as error:
-        print(error)
-    print("unloaded:", asyncio.run(runtime.unload()))
-"""
-    done = subprocess.run(
-        [sys.executable, "-c", program, str(bundle)], capture_output=True, text=True, timeout=120
-    )
-    assert done.returncode == 0, done.stderr
-    first, *rest = done.stdout.splitlines()
-    assert first == "mimiq_openvino-cpu"
-    assert "takes no 'threads'" in " ".join(rest)
-    # Whether it was loaded or not.
-    assert [line for line in rest if "unloaded" in line] == ["unloaded: True"] * 2

@@ -43,8 +43,15 @@ class Server:
 
     def memory(self) -> int:
         """Resident bytes, of the workers as well."""
-        pages = [Path(f"/proc/{pid}/statm") for pid in (self.process.pid, *self.workers())]
-        return sum(int(page.read_text().split()[1]) for page in pages) * os.sysconf("SC_PAGE_SIZE")
+        return sum(self.memory_of_each().values())
+
+    def memory_of_each(self) -> dict[int, int]:
+        """Resident bytes by process id: the server's own, then the workers'."""
+        page = os.sysconf("SC_PAGE_SIZE")
+        return {
+            pid: int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * page
+            for pid in (self.process.pid, *self.workers())
+        }
 
     def workers(self) -> list[int]:
         """Process ids of the workers, oldest first; not those that multiprocessing counts with."""
@@ -54,23 +61,27 @@ class Server:
 
 
 def start(
-    repository: Path, ports: list[int] | None = None, second: bool = False, workers: int = 0
+    repository: Path,
+    ports: list[int] | None = None,
+    workers: int = 0,
+    metrics: int | None = None,
 ) -> Server:
     """Serve a repository; ``workers`` are processes beside the server's own, as MLServer has them.
 
-    By default there are none: they cost a test several seconds.
+    By default there are none: they cost a test several seconds. Nor are there ``metrics``, a port.
     """
     http, grpc = ports or free_ports(2)
     settings = {
         "host": "127.0.0.1",
         "http_port": http,
         "grpc_port": grpc,
-        "metrics_endpoint": None,
+        "metrics_endpoint": None if metrics is None else "/metrics",
+        "metrics_port": metrics or 8082,
         "parallel_workers": workers,
         "debug": False,
     }
     (repository / "settings.json").write_text(json.dumps(settings))
-    log = repository.with_name(f"{repository.name}-{http}{'-second' if second else ''}.log")
+    log = repository.with_name(f"{repository.name}-{http}.log")
     with log.open("wb") as stream:
         process = subprocess.Popen(
             [sys.executable, "-c", "from mlserver.cli import main; main()", "start", "."],
