@@ -20,6 +20,7 @@ class Forkable:
     """
 
     _forked = False
+    _opened_by = "mimiq.open_bundle(path)"
 
     def __new__(cls, *_args: object, **_options: object) -> Any:
         made = super().__new__(cls)
@@ -40,7 +41,7 @@ class Forkable:
             raise BadInput(
                 "The session was opened before this process was forked, and its threads stayed in "
                 "the parent.",
-                "Open the bundle again in the child: mimiq.open_bundle(path).",
+                f"Open it again in the child: {self._opened_by}.",
             )
 
 

@@ -159,6 +159,8 @@ class PackedModel(Forkable):
         UnsupportedTarget: it is a TensorRT plan, which only Triton serves.
     """
 
+    _opened_by = "PackedModel(folder)"
+
     def __init__(
         self,
         folder: str | Path,
