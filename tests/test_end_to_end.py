@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from compiled import INT4, INT8, WEIGHT_ONLY, Compile, Compiled
+from graphs import require_valid
 
 import mimiq.runtime
 from mimiq.config.precision import Precision, int4, int8, weight_only
@@ -23,6 +24,13 @@ RUNS = [
     pytest.param(INT4, int4(), 2.0, id="int4"),
     pytest.param(WEIGHT_ONLY, weight_only(4, 64), 1.5, id="int4-weight-only"),
 ]
+# What each graph of a bundle is for, by its metadata.
+RUNTIMES = {
+    "model.onnx": "any",
+    "model.cpu.onnx": "ONNX Runtime on a CPU",
+    "model.fp16.onnx": "TensorRT, TensorRT-RTX",
+    "model.openvino.onnx": "OpenVINO",
+}
 
 pytestmark = pytest.mark.slow
 
@@ -80,6 +88,19 @@ class TestEachPrecision:
         extra = {"bundle", "engine", "fastest"}
         printed = {key: value for key, value in compiled.result.items() if key not in extra}
         assert printed == json.loads(json.dumps(bundle.report.to_json()))
+
+    def test_every_graph_is_valid_onnx_and_says_which_runtimes_it_is_for(
+        self, compile_digits: Compile, flags: tuple[str, ...], precision: Precision, points: float
+    ) -> None:
+        bundle = mimiq.runtime.Bundle(compile_digits(*flags).path)
+        graphs = [name for name in bundle.manifest["files"] if name.endswith(".onnx")]
+        # OpenVINO's own form is for quantised activations.
+        lacking = {"model.openvino.onnx"} if flags == WEIGHT_ONLY else set()
+        assert set(graphs) == set(RUNTIMES) - lacking
+        for name in graphs:
+            model = require_valid(bundle.file(name))
+            found = {entry.key: entry.value for entry in model.metadata_props}
+            assert found["mimiq.runtimes"] == RUNTIMES[name]
 
 
 def test_another_precision_reuses_the_images(compile_digits: Compile, own_cache: Path) -> None:

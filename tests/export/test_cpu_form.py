@@ -11,7 +11,7 @@ import onnx
 import onnx_ir as ir
 import pytest
 from export_networks import Exported
-from graphs import graph, moved_and_quantised, operators, qdq, random, run
+from graphs import graph, moved_and_quantised, operators, qdq, random, require_valid, run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import helper
@@ -261,14 +261,14 @@ def test_nothing_is_written_where_nothing_is_multiplied_in_integers(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("label", QUANTIZED)
 def test_the_file_is_valid_onnx_and_names_the_contrib_domain(
-    exported: ExportIn, tmp_path: Path
+    exported: ExportIn, label: str, tmp_path: Path
 ) -> None:
-    source = exported("w8a8")
+    source = exported(label)
     form = to_cpu(source.path, tmp_path / "cpu.onnx")
     assert form is not None
-    proto = onnx.load(form)
-    onnx.checker.check_model(proto)
+    proto = require_valid(form)
     assert CONTRIB in {entry.domain for entry in proto.opset_import}
     metadata = {entry.key: entry.value for entry in proto.metadata_props}
     before = {entry.key: entry.value for entry in onnx.load(source.path).metadata_props}

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import pytest
 from export_networks import Exported
-from graphs import graph, moved_and_quantised, operators, qdq, random, run
+from graphs import graph, moved_and_quantised, operators, qdq, random, require_valid, run
 from onnx import helper
 
 from mimiq.export import summarize, to_openvino
@@ -94,8 +94,10 @@ def test_the_whole_form_gives_the_same_answers(
     images = source.images.numpy()
     form = to_openvino(source.path, tmp_path / "openvino.onnx")
     assert form == tmp_path / "openvino.onnx"
-    onnx.checker.check_model(onnx.load(form))
-    assert summarize(form)["attention"] == {"quantised": 2}
+    require_valid(form)
+    found = summarize(form)
+    assert found["attention"] == {"quantised": 2}
+    assert found["metadata"] == summarize(source.path)["metadata"] | {"mimiq.runtimes": "OpenVINO"}
     (before,) = run(load(source.path), images=images)
     with OnnxRuntimeSession(form) as session:
         after = session.run(images)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -48,6 +49,33 @@ def graph(
             if value.dtype is None:
                 value.type = ir.TensorType(ir.DataType.FLOAT)
     return model
+
+
+def require_valid(path: Path) -> onnx.ModelProto:
+    """Hold a file to ONNX in full, and return it.
+
+    The checker's full check, and strict inference of all types and shapes: with those that the file
+    states, which must not contradict it; and from nothing, which must find each of them again, but
+    for what follows an operator of another domain.
+    """
+    model = onnx.load(path)
+    onnx.checker.check_model(model, full_check=True)
+    strict = {"check_type": True, "strict_mode": True, "data_prop": True}
+    standard = not {node.domain for node in model.graph.node} - {"", "ai.onnx"}
+    bare = onnx.ModelProto()
+    bare.CopyFrom(model)
+    del bare.graph.value_info[:]
+    for given, complete in ((model, True), (bare, standard)):
+        inferred = onnx.shape_inference.infer_shapes(given, **strict).graph
+        known = {v.name for v in (*inferred.value_info, *inferred.output) if _ranked(v)}
+        lacking = {name for node in inferred.node for name in node.output if name} - known
+        assert not (lacking and complete), sorted(lacking)
+    return model
+
+
+def _ranked(value: onnx.ValueInfoProto) -> bool:
+    kind = value.type.tensor_type
+    return bool(kind.elem_type) and kind.HasField("shape")
 
 
 def random(*shape: int, seed: int = 0) -> np.ndarray:

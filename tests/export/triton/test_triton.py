@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
+from graphs import require_valid
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from packing import config_at, images_for, labelled, parsed
@@ -138,6 +139,7 @@ def test_top_k_orders_the_softmax_and_names_the_classes(
     bundle: Bundle, tmp_path: Path, top_k: int
 ) -> None:
     packed = pack(bundle, tmp_path, "net", PackOptions(preprocess=True, top_k=top_k))
+    require_valid(packed.folder / "1" / "model.onnx")
     pixels = images_for(bundle)
     with PackedModel(packed.folder, device="cpu") as model:
         result = model.run({"pixels": pixels})
