@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeVar
@@ -16,6 +16,7 @@ import platformdirs
 
 from mimiq.durable import sync, sync_tree
 from mimiq.errors import EnvironmentLacks
+from mimiq.exhausted import exhausted, refuse_exhausted
 from mimiq.files import FileEntry, full, is_full, naming_full_disk
 from mimiq.progress import Progress
 from mimiq.version import __version__
@@ -189,9 +190,9 @@ class Cache:
         except OSError as error:
             if is_full(error):
                 raise full(self.root) from error
-            raise EnvironmentLacks(
-                f"The cache folder {self.root} cannot be written: {error.strerror}.",
-                "Set MIMIQ_CACHE to a folder that may be written.",
+            problem = f"The cache folder {self.root} cannot be written"
+            raise exhausted(error, problem) or EnvironmentLacks(
+                f"{problem}: {error.strerror}.", "Set MIMIQ_CACHE to a folder that may be written."
             ) from error
 
 
@@ -213,13 +214,16 @@ def _whole_files(folder: Path) -> tuple[set[str], bool]:
     try:
         contents: dict[str, Any] = json.loads((folder / CONTENTS).read_text(encoding="utf-8"))
         sealed = {name: FileEntry(**entry) for name, entry in contents.items()}
-    except (OSError, ValueError, TypeError, AttributeError):
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        refuse_exhausted(error, f"{folder} cannot be read")
         return set(), False
     whole = set()
     for name, entry in sealed.items():
-        with suppress(OSError):
+        try:
             if FileEntry.of(folder / name) == entry:
                 whole.add(name)
+        except OSError as error:
+            refuse_exhausted(error, f"{folder} cannot be read")
     return whole, len(whole) == len(sealed) and _INPUTS in whole
 
 

@@ -19,19 +19,11 @@ from mimiq.cli.flags import with_flags
 from mimiq.cli.printable import printable
 from mimiq.cli.signals import KEPT, Terminated, interruptible
 from mimiq.errors import BadInput, EnvironmentLacks, MimiqError
+from mimiq.exhausted import lack_of_memory, lacks_descriptors
 from mimiq.ranks import may_speak
 
 DEBUG = "MIMIQ_DEBUG"
 INTERRUPTED, TERMINATED, INTERNAL_ERROR = 130, 143, 70
-# Of PyTorch's allocator, the dynamic loader, the C library and C++.
-_NO_MEMORY = (
-    "can't allocate memory",
-    "not enough memory",
-    "failed to map segment",
-    "cannot allocate memory",
-    "bad_alloc",
-    "bad allocation",
-)
 EXIT_CODES = {
     0: "All went well.",
     1: "Anything else failed.",
@@ -118,7 +110,9 @@ def explained(error: Exception) -> MimiqError | None:
             f"{error.filename} cannot be read or written: {error.strerror}.",
             "Check the path and its permissions.",
         )
-    said = _lack_of_memory(error)
+    if lacks_descriptors(error):
+        return files.too_many_files()
+    said = lack_of_memory(error)
     if said is not None:
         return EnvironmentLacks(
             f"The memory is exhausted: {said}",
@@ -126,22 +120,7 @@ def explained(error: Exception) -> MimiqError | None:
         )
     if isinstance(error, ValueError) and "embedded null" in str(error):
         return BadInput("A file's name holds a zero byte, as no file's can.", "Check the names.")
-    if isinstance(error, OSError) and error.errno in files.TOO_MANY:
-        return files.too_many_files()
     return None
-
-
-def _lack_of_memory(error: Exception) -> str | None:
-    """The line that says that memory ran out, by whatever name a library gives it."""
-    lines = str(error).strip().splitlines()
-    for line in lines:
-        if any(words in line.lower() for words in _NO_MEMORY):
-            return line
-    ran_out = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
-    if ran_out or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
-        return _first_line(error)
-    # What the interpreter says where it had no memory for the exception itself.
-    return "none is left" if str(error) == "error return without exception set" else None
 
 
 def print_error(error: MimiqError) -> None:

@@ -19,6 +19,7 @@ from mimiq import ranks
 from mimiq.cache import CONTENTS, Cache, CachedStage, stage_key
 from mimiq.durable import sync, sync_tree
 from mimiq.errors import EnvironmentLacks
+from mimiq.exhausted import exhausted, refuse_exhausted
 from mimiq.files import FileEntry, naming_full_disk
 from mimiq.progress import Progress
 
@@ -120,9 +121,9 @@ def _sharing(root: Path) -> list[bool]:
             root.mkdir(parents=True, exist_ok=True)
             token.touch()
         except OSError as error:
-            raise EnvironmentLacks(
-                f"The cache folder {root} cannot be written: {error.strerror}.",
-                "Set MIMIQ_CACHE to a folder with free space.",
+            problem = f"The cache folder {root} cannot be written"
+            raise exhausted(error, problem) or EnvironmentLacks(
+                f"{problem}: {error.strerror}.", "Set MIMIQ_CACHE to a folder with free space."
             ) from error
     seen = root / str(group.share(token.name))
     found = seen.exists()
@@ -170,7 +171,8 @@ def _files(folder: Path) -> Iterator[Path]:
 def _is(file: Path, entry: FileEntry) -> bool:
     try:
         return FileEntry.of(file) == entry
-    except OSError:
+    except OSError as error:
+        refuse_exhausted(error, f"{file} cannot be read")
         return False
 
 

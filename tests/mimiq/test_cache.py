@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 import sys
 import threading
@@ -12,9 +14,11 @@ from pathlib import Path
 from typing import ClassVar
 
 import pytest
+from open_files import files_left
 
 from mimiq.cache import ASIDE, Cache, content_key, default_cache_dir, stage_key
 from mimiq.errors import EnvironmentLacks
+from mimiq.files import FileEntry
 from mimiq.models import LoadedModel
 from mimiq.progress import SILENT, Progress
 from mimiq.stages.graphs import ExportReference
@@ -123,6 +127,36 @@ def test_a_damaged_entry_is_made_again(tmp_path: Path, name: str, damage: str) -
         assert found[1] == {"one", "below/two"} - {name} | {"inputs.json"}
     cache.run(Step({}, work), SILENT)
     assert len(found) == 2
+
+
+@pytest.mark.parametrize("code", [errno.EMFILE, errno.ENFILE, errno.ENOMEM])
+def test_an_entry_that_this_process_cannot_read_is_not_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    told: list[str] = []
+    cache = Cache(tmp_path, told.append)
+    entry = cache.run(Step({}, writes("an hour's work")), SILENT)
+
+    def refused(path: Path) -> FileEntry:
+        raise OSError(code, os.strerror(code), str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FileEntry, "of", staticmethod(refused))
+        with pytest.raises(EnvironmentLacks):
+            cache.run(Step({}, writes("done again")), SILENT)
+    assert cache.run(Step({}, writes("done again")), SILENT) == entry
+    assert (entry / "result").read_text() == "an hour's work"
+    assert told == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits of Linux")
+def test_a_cache_without_a_free_descriptor_says_so(tmp_path: Path) -> None:
+    """And nothing of free space, whether or not there is an entry."""
+    entry = Cache(tmp_path).run(Step({}, writes("kept")), SILENT)
+    for inputs in ({}, {"another": 1}):
+        with files_left(0), pytest.raises(EnvironmentLacks, match="Too many files are open"):
+            Cache(tmp_path).run(Step(inputs, writes("done again")), SILENT)
+    assert (entry / "result").read_text() == "kept"
 
 
 def test_key_ignores_the_order_of_inputs() -> None:
