@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from mimiq.errors import BadInput
+from mimiq.exhausted import refuse_exhausted
 from mimiq.runtime.image_files import InputShape, described
 from mimiq.version import __version__
 
@@ -96,6 +97,7 @@ def read_manifest(path: Path) -> dict[str, Any] | None:
 
     Raises:
         BadInput: it stands beside shards and cannot be read, or is of another version.
+        EnvironmentLacks: too many files are open.
     """
     file = path / MANIFEST
     if not file.is_file():
@@ -104,6 +106,7 @@ def read_manifest(path: Path) -> dict[str, Any] | None:
         manifest = json.loads(file.read_text(encoding="utf-8"))
         form = str(manifest["format"])
     except (OSError, ValueError, KeyError, TypeError) as error:
+        refuse_exhausted(error, f"{file} cannot be read")
         if not any(path.glob("batch-*.npz")):
             return None  # somebody else's manifest.json
         raise BadInput(

@@ -11,6 +11,7 @@ from mimiq.calibrate.dataset import CalibrationSet
 from mimiq.calibrate.manifest import make_manifest
 from mimiq.calibrate.writing import CalibrationSetWriter
 from mimiq.errors import BadInput
+from mimiq.exhausted import exhausted
 from mimiq.runtime.evaluation.walking import images_below
 from mimiq.runtime.image_files import described, suffixes_for, wanted_files
 from mimiq.runtime.preprocessing import Preprocessing
@@ -161,7 +162,7 @@ def _hash_files(files: list[Path]) -> str:
             with path.open("rb") as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())
         except OSError as error:
-            raise BadInput(
+            raise exhausted(error, f"{path} cannot be read") or BadInput(
                 f"{path} cannot be read: {error.strerror}.", "Check the file, or remove it."
             ) from error
     return digest.hexdigest()

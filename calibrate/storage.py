@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mimiq.errors import BadInput
+from mimiq.exhausted import exhausted
 from mimiq.runtime.image_files import InputShape
 
 ByteArray = npt.NDArray[np.uint8]
@@ -58,7 +59,7 @@ def read_labels(path: Path, shape: InputShape) -> LabelArray:
             if archive.getinfo("images.npy").file_size != whole:
                 raise ValueError("its images are cut short")
     except (*_DAMAGE, zipfile.BadZipFile) as error:
-        raise _damaged(path, error) from error
+        raise exhausted(error, f"{path} cannot be read") or _damaged(path, error) from error
     _check_shapes(path, found, dtype, labels, shape)
     return labels.astype(np.int64, copy=False)
 
@@ -78,7 +79,7 @@ def read_shard(path: Path, shape: InputShape) -> tuple[ByteArray, LabelArray]:
             images = _read_array(archive, "images.npy")
             labels = _read_array(archive, "labels.npy")
     except (*_DAMAGE, zipfile.BadZipFile) as error:
-        raise _damaged(path, error) from error
+        raise exhausted(error, f"{path} cannot be read") or _damaged(path, error) from error
     _check_shapes(path, images.shape, images.dtype, labels, shape)
     return images.astype(np.uint8, copy=False), labels.astype(np.int64, copy=False)
 

@@ -13,6 +13,7 @@ from onnx_ir.passes import common
 
 from mimiq import files
 from mimiq.errors import BadInput, UnsupportedModel
+from mimiq.exhausted import exhausted
 
 DOMAIN = "mimiq"  # of the one custom operator, which no lowered graph holds any more
 FAKE_QUANTIZE = "FakeQuantize"
@@ -34,6 +35,7 @@ def load(model: str | Path | ir.Model) -> ir.Model:
 
     Raises:
         BadInput: when the file is absent or no ONNX model.
+        EnvironmentLacks: there is no memory for it, or too many files are open.
     """
     if isinstance(model, ir.Model):
         return model
@@ -43,7 +45,7 @@ def load(model: str | Path | ir.Model) -> ir.Model:
     try:
         loaded = ir.load(path)
     except Exception as error:  # the protobuf runtimes differ in what they raise
-        raise BadInput(
+        raise exhausted(error, f"{path} cannot be read") or BadInput(
             f"{path} is not a readable ONNX model: {error}", "Export it again."
         ) from error
     if not loaded.opset_imports:  # an empty file is a message without fields

@@ -11,6 +11,7 @@ from mimiq.config.budget import Budget, parse_size
 from mimiq.config.precision import Precision
 from mimiq.config.synthesis import CALIBRATIONS
 from mimiq.errors import BadInput, EnvironmentLacks, missing_extra
+from mimiq.exhausted import exhausted
 from mimiq.models.precisions import widths_of
 from mimiq.outputs import require_folder, require_new
 from mimiq.runtime.targets import GRAPH, TARGETS
@@ -152,7 +153,7 @@ def labels_of(labels: str | Path | Sequence[str]) -> tuple[str, ...]:
     try:
         text = Path(labels).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(
+        raise exhausted(error, f"{labels} cannot be read") or BadInput(
             f"Labels file {labels} cannot be read: {getattr(error, 'strerror', None) or error}.",
             "Give a UTF-8 text file with one class name a line.",
         ) from error

@@ -6,6 +6,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Literal
 
 from mimiq.errors import BadInput
+from mimiq.exhausted import exhausted
 from mimiq.files import FileEntry, writing
 from mimiq.runtime.files.additions import finish_moves
 from mimiq.runtime.files.external_data import external_files
@@ -203,7 +204,9 @@ class Bundle:
         try:
             text = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise BadInput(f"{path} cannot be read: {error}.", COMPILE_AGAIN) from error
+            raise exhausted(error, f"{path} cannot be read") or BadInput(
+                f"{path} cannot be read: {error}.", COMPILE_AGAIN
+            ) from error
         labels = tuple(text.removesuffix("\n").split("\n"))
         if len(labels) != self.num_classes:
             raise BadInput(

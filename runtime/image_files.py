@@ -10,6 +10,7 @@ import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
 from mimiq.errors import BadInput
+from mimiq.exhausted import exhausted
 
 InputShape = tuple[int, int, int]  # of one image: channels, height, width
 ByteArray = npt.NDArray[np.uint8]
@@ -74,7 +75,7 @@ def read_image(path: str | Path) -> Image.Image:
             f"{path} is not an image.", "Remove it, or convert it to JPEG or PNG."
         ) from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise BadInput(
+        raise exhausted(error, f"{path} cannot be read") or BadInput(
             f"{path} cannot be read: {error}", "Check the file, or remove it."
         ) from error
 
@@ -90,9 +91,7 @@ def read_array(path: str | Path, channels: int) -> ByteArray:
 
 
 def _opened(path: str | Path) -> Image.Image:
-    # A named pipe would keep the reader waiting for ever.
-    if Path(path).exists() and not Path(path).is_file():
-        raise BadInput(f"{path} is no file.", "Remove it, or leave it out.")
+    _require_file(path)
     return Image.open(path, formats=_FORMATS)
 
 
@@ -114,7 +113,7 @@ def check_file(path: Path, channels: int) -> bool:
         with _opened(path) as image:
             return _is_deep(image)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise BadInput(
+        raise exhausted(error, f"{path} cannot be read") or BadInput(
             f"{path} is not a readable image: {getattr(error, 'strerror', None) or error}",
             "Remove it, or convert it to JPEG or PNG.",
         ) from error
@@ -135,6 +134,12 @@ def converted(image: Image.Image, channels: int) -> Image.Image:
         warnings.warn(DEEP, stacklevel=2)
         image = _in_8_bits(image)
     return image.convert(_MODES[channels])
+
+
+def _require_file(path: str | Path) -> None:
+    """Refuse a named pipe, which would keep the reader waiting for ever, and the like."""
+    if Path(path).exists() and not Path(path).is_file():
+        raise BadInput(f"{path} is no file.", "Remove it, or leave it out.")
 
 
 def _is_deep(image: Image.Image) -> bool:
@@ -169,11 +174,14 @@ def _too_few(what: str, channels: int) -> BadInput:
 def _mapped(path: str | Path, channels: int) -> ByteArray:
     """The array on disk, its header read and its form checked."""
     advice = f"Save it with numpy.save as uint8 (height, width, {channels})."
+    _require_file(path)
     try:
         array: ByteArray = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, EOFError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise BadInput(f"{path} cannot be read as an array: {reason}.", advice) from error
+        raise exhausted(error, f"{path} cannot be read") or BadInput(
+            f"{path} cannot be read as an array: {reason}.", advice
+        ) from error
     if not isinstance(array, np.ndarray):  # an archive under another name
         raise BadInput(f"{path} holds more than one array.", advice)
     if channels == 1 and array.ndim == 2:

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from mimiq.errors import BadInput
+from mimiq.exhausted import exhausted
 from mimiq.runtime.image_files import (
     ARRAY_SUFFIX,
     InputShape,
@@ -161,7 +162,7 @@ class Preprocessing:
             except BadInput as error:
                 raise BadInput(f"{path}: {error.problem}", error.next_step) from error
             except (OSError, ValueError) as error:
-                raise BadInput(
+                raise exhausted(error, f"{path} cannot be converted") or BadInput(
                     f"{path} cannot be converted from {image.mode}: {error}",
                     "Check the file, or remove it.",
                 ) from error

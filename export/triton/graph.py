@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mimiq.errors import BadInput, missing_extra
+from mimiq.exhausted import exhausted
 from mimiq.runtime.preprocessing import Preprocessing
 from mimiq.runtime.serving.packed import PIXELS, TOP_CLASSES, TOP_LABELS, TOP_PROBABILITIES
 
@@ -49,7 +50,9 @@ def edit_graph(
     try:
         model = onnx.load(source)
     except Exception as error:  # protobuf's own errors, by version
-        raise BadInput(f"{source} cannot be read: {error}.", "Compile the model again.") from error
+        raise exhausted(error, f"{source} cannot be read") or BadInput(
+            f"{source} cannot be read: {error}.", "Compile the model again."
+        ) from error
     if preprocessing is not None:
         _take_pixels(model.graph, preprocessing)
     if top_k is not None:

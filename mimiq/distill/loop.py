@@ -28,6 +28,7 @@ from mimiq.distill.gradients import kept_by_first, sum_gradients
 from mimiq.distill.losses import Target, distillation_loss, outputs_of
 from mimiq.distill.views import random_views
 from mimiq.errors import BadInput
+from mimiq.exhausted import refuse_exhausted
 from mimiq.models.answers import same_answer
 from mimiq.quantize import kernels as fake_quant_kernels
 from mimiq.quantize.fake_quant import Quantizer
@@ -221,7 +222,8 @@ class Distillation:
         """Take up what :meth:`save` wrote, where it is whole."""
         try:
             state = torch.load(io.BytesIO(content), map_location=self.device, weights_only=True)
-        except Exception:  # damaged: torch.load raises anything then
+        except Exception as error:  # damaged: torch.load raises anything then
+            refuse_exhausted(error, "the last checkpoint cannot be read")
             return False
         self.step = state["step"]
         self.student.load_state_dict(state["student"])

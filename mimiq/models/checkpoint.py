@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from mimiq.errors import BadInput
+from mimiq.exhausted import exhausted
 from mimiq.models.pickles import Opaque, read_pickle
 
 Tensors = dict[str, torch.Tensor]
@@ -65,14 +66,20 @@ def read_tensors(path: Path) -> Tensors:
 
     Raises:
         BadInput: the file is absent, truncated, of another format, or holds no tensors.
+        EnvironmentLacks: there is no memory for it, or too many files are open.
     """
     if path.is_dir():
         raise _folder(path)
     if not path.is_file():
         found = "is no file" if path.exists() else "does not exist"
         raise BadInput(f"Weights file {path} {found}.", "Check the path given to `weights`.")
-    with path.open("rb") as file:
-        head = file.read(512)
+    try:
+        with path.open("rb") as file:
+            head = file.read(512)
+    except OSError as error:
+        raise exhausted(error, f"{path} cannot be read") or BadInput(
+            f"Weights file {path} cannot be read: {error.strerror}.", "Check its permissions."
+        ) from error
     if not head:
         raise BadInput(f"{path} is empty.", "Download or copy it again.")
     if head[8:9] == b"{" or path.suffix == ".safetensors":
@@ -87,7 +94,7 @@ def read_tensors(path: Path) -> Tensors:
             with zipfile.ZipFile(path) as archive:
                 names = archive.namelist()
         except Exception as error:  # of damage zipfile raises more than it says
-            raise BadInput(
+            raise exhausted(error, f"{path} cannot be read") or BadInput(
                 f"{path} is a damaged zip archive: {error}", "Download or copy it again."
             ) from error
         if any(name.endswith(".npy") for name in names):
@@ -208,7 +215,7 @@ def _read_safetensors(path: Path) -> Tensors:
     try:
         tensors: Tensors = load_file(path)
     except (SafetensorError, ValueError, OSError) as error:
-        raise BadInput(
+        raise exhausted(error, f"{path} cannot be read") or BadInput(
             f"{path} is not a readable safetensors file: {error}", "Download or copy it again."
         ) from error
     if not tensors:
@@ -220,7 +227,7 @@ def _read_shards(path: Path) -> Tensors:
     try:
         files = sorted(set(json.loads(path.read_text(encoding="utf-8"))["weight_map"].values()))
     except (OSError, UnicodeDecodeError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise BadInput(
+        raise exhausted(error, f"{path} cannot be read") or BadInput(
             f"{path} is no index of shards: it has no weight_map.",
             "Give the index that lies beside the shards, *.index.json, or one weights file.",
         ) from error
@@ -242,7 +249,7 @@ def _read_npz(path: Path) -> Tensors:
         with np.load(path, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
     except Exception as error:  # NumPy, zipfile and zlib each raise their own of damage
-        raise BadInput(
+        raise exhausted(error, f"{path} cannot be read") or BadInput(
             f"{path} is not a readable .npz file: {error}", "Download or copy it again."
         ) from error
     return {name: torch.from_numpy(array) for name, array in arrays.items() if _numeric(array)}

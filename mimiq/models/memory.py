@@ -12,6 +12,7 @@ from typing import Any
 from torch import nn
 
 from mimiq.errors import BadInput, UnsupportedModel
+from mimiq.exhausted import exhausted
 from mimiq.models.families.known import FAMILIES
 from mimiq.models.loaded import LoadedModel, finished
 from mimiq.models.refused import unknown_family
@@ -150,7 +151,7 @@ def _transformers(module: Any) -> Original:
         try:
             module.save_pretrained(folder, safe_serialization=True)
         except (OSError, RuntimeError, ValueError) as error:
-            raise UnsupportedModel(
+            raise exhausted(error, "the network cannot be saved") or UnsupportedModel(
                 f"transformers cannot save this {type(module).__name__}: {error}",
                 "Give a network as transformers built it.",
             ) from error

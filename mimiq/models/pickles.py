@@ -21,6 +21,7 @@ import numpy as np
 import torch
 
 from mimiq.errors import BadInput
+from mimiq.exhausted import exhausted
 
 _Globals = list[Callable[..., Any] | tuple[Callable[..., Any], str]]
 
@@ -53,6 +54,7 @@ def read_pickle(path: Path) -> Any:
 
     Raises:
         BadInput: the file is truncated, no pickle of PyTorch's, or needs code to be read.
+        EnvironmentLacks: there is no memory for it.
     """
     unknown = _unknown_globals(path)
     error: Exception | None = None
@@ -67,7 +69,7 @@ def read_pickle(path: Path) -> Any:
         except pickle.UnpicklingError as caught:
             error = caught
         except Exception as caught:  # what is no pickle makes the unpickler raise anything
-            raise BadInput(
+            raise exhausted(caught, f"{path} cannot be read") or BadInput(
                 f"{path} is not a readable PyTorch checkpoint.",
                 "It may be truncated: download or copy it again.",
             ) from caught

@@ -12,6 +12,7 @@ from torch import nn
 
 from mimiq.config.precision import Precision
 from mimiq.errors import BadInput
+from mimiq.exhausted import exhausted
 from mimiq.models import LoadedModel
 from mimiq.quantize.fake_quant import Grid, Quantizer
 from mimiq.quantize.insert import QuantizedModel
@@ -56,7 +57,7 @@ def load_quantized(model: LoadedModel, folder: Path) -> QuantizedModel:
         description: dict[str, Any] = json.loads((folder / QUANTIZERS).read_text())
         values = load_file(folder / VALUES)
     except (OSError, ValueError, SafetensorError) as error:
-        raise BadInput(
+        raise exhausted(error, f"{folder} cannot be read") or BadInput(
             f"{folder} holds no readable quantised network: {error}", "Run mimiq distill again."
         ) from error
     if description["weights_sha256"] != model.weights_hash:

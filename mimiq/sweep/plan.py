@@ -13,6 +13,7 @@ from typing import Any
 from mimiq.config.command import flag_for, precision_flags
 from mimiq.config.synthesis import SYNTHESIS_RECIPES
 from mimiq.errors import BadInput, missing_extra
+from mimiq.exhausted import exhausted
 from mimiq.models.names import check_name
 from mimiq.models.precisions import widths_of
 
@@ -93,7 +94,9 @@ def read_plan(path: Path) -> Plan:
     try:
         found = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise BadInput(f"{path} cannot be read: {error.strerror}.", "Check the path.") from error
+        raise exhausted(error, f"{path} cannot be read") or BadInput(
+            f"{path} cannot be read: {error.strerror}.", "Check the path."
+        ) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise BadInput(
             f"{path} is not valid YAML: {' '.join(str(error).split())}.", "Correct that line."

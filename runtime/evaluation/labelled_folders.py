@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from mimiq.errors import BadInput
+from mimiq.exhausted import exhausted
 from mimiq.runtime.evaluation.datasets import ImageFiles, spread
 from mimiq.runtime.evaluation.walking import images_below, is_foreign, left_out_note
 from mimiq.runtime.image_files import suffixes_for, wanted_files
@@ -64,7 +65,9 @@ def _read_listing(listing: Path, num_classes: int) -> ImageFiles:
         # Windows' editors put a byte-order mark before UTF-8.
         lines = listing.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(f"{listing} cannot be read: {error}.", "Write it as UTF-8 text.") from error
+        raise exhausted(error, f"{listing} cannot be read") or BadInput(
+            f"{listing} cannot be read: {error}.", "Write it as UTF-8 text."
+        ) from error
     paths: list[Path] = []
     labels: list[int] = []
     for number, line in enumerate(lines, start=1):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mimiq.errors import BadInput
+from mimiq.exhausted import exhausted
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 COMPILE_AGAIN = "Compile the model again with mimiq-compile."
@@ -19,11 +20,15 @@ def read_json(path: Path) -> dict[str, Any]:
 
     Raises:
         BadInput: the file cannot be read, or holds something else.
+        EnvironmentLacks: too many files are open.
     """
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise BadInput(f"{path} cannot be read: {error.strerror}.", COMPILE_AGAIN) from error
+        problem = f"{path} cannot be read"
+        raise exhausted(error, problem) or BadInput(
+            f"{problem}: {error.strerror}.", COMPILE_AGAIN
+        ) from error
     except (ValueError, RecursionError) as error:  # not UTF-8, or not JSON
         raise BadInput(f"{path} is not valid JSON: {error}.", COMPILE_AGAIN) from error
     if not isinstance(data, dict):

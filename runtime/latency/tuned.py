@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mimiq.errors import BadInput
+from mimiq.exhausted import exhausted
 from mimiq.files import write_whole
 from mimiq.runtime.files.json_objects import pretty_json
 from mimiq.runtime.host import cpu_name, instruction_sets, usable_cores
@@ -98,7 +99,7 @@ def read(bundle: Bundle) -> tuple[Measured, ...]:
     except FileNotFoundError:
         return ()
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise BadInput(
+        raise exhausted(error, f"{path} cannot be read") or BadInput(
             f"{path} does not say what was measured: {type(error).__name__} {error}.",
             "Remove the file, and measure again with mimiq bench.",
         ) from error

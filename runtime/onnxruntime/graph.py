@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 
 from mimiq.errors import BadInput, DidNotStart, EnvironmentLacks, MimiqError
+from mimiq.exhausted import exhausted, lack_of_memory, refuse_exhausted
 from mimiq.runtime.backend import Lack
 from mimiq.runtime.forking import end_children_at_once
 from mimiq.runtime.host import cuda_driver_present, instruction_sets, usable_cores
@@ -44,7 +45,6 @@ _DTYPES = {
     "tensor(uint8)": np.uint8,
     "tensor(int64)": np.int64,
 }
-_NO_MEMORY = ("Failed to allocate memory", "bad_alloc", "bad allocation")
 _VNNI = frozenset({"avx_vnni", "avx512_vnni", "amx_int8"})
 
 
@@ -133,7 +133,8 @@ def open_graph(
 
     Raises:
         BadInput: unknown options, or the file is missing or corrupt.
-        EnvironmentLacks: ``cuda`` was asked for and cannot be used; or no onnxruntime.
+        EnvironmentLacks: ``cuda`` was asked for and cannot be used; no onnxruntime; or memory or
+            open files are exhausted.
     """
     if device not in ("cpu", "cuda", "auto"):
         raise BadInput(f"Device {device!r} is unknown.", "Choose cpu, cuda or auto.")
@@ -169,10 +170,9 @@ def open_graph(
                 str(path), options, providers=providers, disabled_optimizers=disabled
             )
         except Exception as error:  # its classes derive from Exception alone
-            raise BadInput(
-                f"{path} cannot be opened by ONNX Runtime {onnxruntime.__version__}: "
-                f"{first_line(error)}",
-                next_step,
+            refused = f"{path} cannot be opened by ONNX Runtime {onnxruntime.__version__}"
+            raise exhausted(error, refused) or BadInput(
+                f"{refused}: {first_line(error)}", next_step
             ) from error
 
     if exact is None:
@@ -201,12 +201,12 @@ def import_onnxruntime() -> Any:
     """The library.
 
     Raises:
-        EnvironmentLacks: it is not installed, or broken.
+        EnvironmentLacks: it is not installed, or broken, or there is no memory for it.
     """
     try:
         import onnxruntime
     except ImportError as error:
-        raise EnvironmentLacks(
+        raise exhausted(error, "onnxruntime cannot be imported") or EnvironmentLacks(
             f"onnxruntime cannot be imported: {error}.",
             "Install it with: pip install onnxruntime-gpu (without a GPU: onnxruntime).",
         ) from error
@@ -222,7 +222,7 @@ def first_line(error: Exception) -> str:
 
 def failed(path: Path, batch: int, error: Exception) -> MimiqError:
     """What a run's failure means to the user."""
-    if any(words in str(error) for words in _NO_MEMORY):
+    if lack_of_memory(error) is not None:
         return EnvironmentLacks(
             f"The memory is exhausted: {path} needs more at batch {batch}.",
             "Use a smaller batch, or a host with more memory.",
@@ -247,7 +247,8 @@ def _runs(session: Any) -> bool:
         feeds[given.name] = np.zeros(shape, _DTYPES[given.type])
     try:
         session.run(None, feeds)
-    except Exception:
+    except Exception as error:
+        refuse_exhausted(error, "a first run failed")
         return False
     return True
 
@@ -268,7 +269,7 @@ def _contains(model: Path, *words: bytes) -> list[bool]:
             return [content.find(word) >= 0 for word in words]
     except (OSError, ValueError) as error:  # an empty file cannot be mapped
         reason = error.strerror if isinstance(error, OSError) else "it is empty"
-        raise BadInput(
+        raise exhausted(error, f"{model} cannot be read") or BadInput(
             f"{model} cannot be read: {reason}.", "Give an ONNX file, or compile the model again."
         ) from error
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mimiq.errors import BadInput
+from mimiq.exhausted import exhausted
 from mimiq.files import FileEntry
 from mimiq.runtime.host import cpu_name, instruction_sets, usable_cores
 from mimiq.runtime.openvino import kept
@@ -125,7 +126,7 @@ class Networks:
         try:
             self._entry = FileEntry.of(path)
         except OSError as error:
-            raise BadInput(
+            raise exhausted(error, f"{path} cannot be read") or BadInput(
                 f"{path} cannot be read: {error.strerror}.",
                 "Give an ONNX file, or compile the model again.",
             ) from error

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mimiq.errors import BadInput, EnvironmentLacks
+from mimiq.exhausted import exhausted
 from mimiq.files import replacing
 from mimiq.runtime.tensorrt.lane import Tensors
 from mimiq.runtime.tensorrt.messages import clean, collector
@@ -48,7 +49,9 @@ class LoadedEngine:
         try:
             content = self._path.read_bytes()
         except OSError as error:
-            raise BadInput(f"{self._path} cannot be read: {error}.", BUILD_AGAIN) from error
+            raise exhausted(error, f"{self._path} cannot be read") or BadInput(
+                f"{self._path} cannot be read: {error}.", BUILD_AGAIN
+            ) from error
         # The library calls the logger as long as the runtime lives, and does not keep it alive.
         self._logger = collector(self._library, self._messages)
         self._runtime = self._library.Runtime(self._logger)

@@ -16,6 +16,7 @@ from mimiq.cli.output import print_json, show, size, table, working
 from mimiq.cli.parameters import PATH
 from mimiq.cli.preparing import ORIGIN, prepared, tuned
 from mimiq.errors import BadInput
+from mimiq.exhausted import exhausted
 from mimiq.files import copy_whole
 from mimiq.outputs import require_folder, require_new
 
@@ -152,7 +153,7 @@ def _read_tuned(model: LoadedModel, source: Path) -> tuple[QuantizedModel, dict[
     try:
         metadata: dict[str, str] = json.loads((source / ORIGIN).read_text())["metadata"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise BadInput(
+        raise exhausted(error, f"{source / ORIGIN} cannot be read") or BadInput(
             f"{source / ORIGIN} cannot be read: {error}", "Run mimiq distill again."
         ) from error
     return quantized, metadata

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from mimiq.errors import BadInput, UnsupportedModel
+from mimiq.exhausted import exhausted
 from mimiq.libraries import hushed
 from mimiq.models import checkpoint
 from mimiq.models.sources import explain, fitting, layouts
@@ -131,11 +132,11 @@ def build(
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         if not pretrained:
             shown = {key: value for key, value in kwargs.items() if key != "pretrained_cfg_overlay"}
-            raise UnsupportedModel(
+            raise exhausted(error, f"{architecture} cannot be created") or UnsupportedModel(
                 f"{architecture} cannot be created with {shown}: {reason}",
                 "Correct `model_kwargs` or `image_size`." if shown else _EXAMPLE,
             ) from error
-        raise BadInput(
+        raise exhausted(error, f"{name} cannot be loaded") or BadInput(
             f"The pretrained weights of {name} could not be downloaded: {reason}",
             "Connect to the network, or give a checkpoint with `weights` "
             "(`untrained` serves for latency alone).",

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from mimiq.errors import BadInput
+from mimiq.exhausted import exhausted
 from mimiq.models.checkpoint import Tensors
 from mimiq.models.prefixes import Found
 from mimiq.models.sources.renaming import renamed
@@ -121,7 +122,7 @@ def download(name: str) -> Path:
             torch.hub.download_url_to_file(weights.url, str(path), progress=False)
     except Exception as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise BadInput(
+        raise exhausted(error, f"{name} cannot be loaded") or BadInput(
             f"torchvision's weights of {name} could not be downloaded: {reason}",
             "Connect to the network, or give a checkpoint with `weights` "
             "(`untrained` serves for latency alone).",

@@ -14,7 +14,9 @@ import platformdirs
 import pytest
 from click.testing import CliRunner
 from compiled import INT8, Compile
-from runtime_models import manifest_entries, write_linear_classifier
+from open_files import files_left
+from PIL import Image
+from runtime_models import CLASSES, SIZE, manifest_entries, write_linear_classifier
 
 from mimiq.cli import main
 from mimiq.cli.failures import explained
@@ -125,6 +127,34 @@ def test_little_memory_is_said(bundle: Bundle) -> None:
     assert done.returncode == 6, done.stderr
     assert "memory is exhausted" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def images_of_each_class(folder: Path) -> Path:
+    for label in range(CLASSES):
+        (folder / str(label)).mkdir(parents=True)
+        Image.new("RGB", (SIZE, SIZE), (label, label, label)).save(folder / f"{label}/0.png")
+    return folder
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits of Linux")
+def test_few_open_files_are_said_or_enough(bundle: Bundle, tmp_path: Path) -> None:
+    words = ["eval", str(bundle.path), str(images_of_each_class(tmp_path / "images")), "--quiet"]
+    assert CliRunner().invoke(main, words).exit_code == 0  # all that it imports is there then
+    codes = []
+    for left in range(12):
+        with files_left(left):
+            done = CliRunner().invoke(main, words)
+        if done.exit_code:
+            assert done.stderr.startswith("error: Too many files are open.\n"), done.stderr
+        codes.append(done.exit_code)
+    assert set(codes) == {0, 6}
+    assert codes == sorted(codes, reverse=True)
+    # From the start, where imports need them too.
+    command = [sys.executable, "-m", "mimiq.cli", *words]
+    limited = ["sh", "-c", 'ulimit -n 6; exec "$@"', "sh", *command]
+    started = subprocess.run(limited, capture_output=True, text=True)
+    assert started.returncode in (0, 6), started.stderr
+    assert "Traceback" not in started.stderr
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="streams of POSIX")

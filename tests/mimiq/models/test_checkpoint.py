@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import warnings
+import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from safetensors.torch import save_file
 
-from mimiq.errors import BadInput
+from mimiq.cli.failures import explained
+from mimiq.errors import BadInput, EnvironmentLacks
 from mimiq.models.checkpoint import load_into, read_tensors
 
 
@@ -103,3 +109,59 @@ def test_four_bit_floats_are_refused(tmp_path: Path) -> None:
     path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
     with pytest.raises(BadInput, match=str(path)):
         load_into(torch.nn.Linear(1, 1), read_tensors(path), path, "it")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError("Unable to allocate 80. GiB"),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"),
+        RuntimeError("std::bad_alloc"),
+        OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)),
+    ],
+)
+@pytest.mark.parametrize(
+    ("suffix", "reader"),
+    [
+        (".pth", (torch, "load")),
+        (".npz", (np, "load")),
+        (".npz", (zipfile, "ZipFile")),
+        (".safetensors", (safetensors.torch, "load_file")),
+    ],
+)
+def test_memory_that_ran_out_is_not_the_file_s_fault(
+    suffix: str,
+    reader: tuple[Any, str],
+    error: Exception,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A library's MemoryError may pass as it is: the command line calls it what it is."""
+    path = tmp_path / f"weights{suffix}"
+    {
+        ".pth": lambda: torch.save({"a": torch.ones(2)}, path),
+        ".npz": lambda: np.savez(path, a=np.ones(2)),
+        ".safetensors": lambda: save_file({"a": torch.ones(2)}, path),
+    }[suffix]()
+
+    def refuse(*_: object, **__: object) -> None:
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(*reader, refuse)
+        with pytest.raises((EnvironmentLacks, MemoryError, RuntimeError)) as caught:
+            read_tensors(path)
+    found = explained(caught.value)
+    assert isinstance(found, EnvironmentLacks)
+    assert "memory" in found.problem
+    assert "again" not in found.next_step
+    assert list(read_tensors(path)) == ["a"]
+
+
+@pytest.mark.parametrize("content", [b"\x80", b"x", b"\x80\x02", b"P", b"\x00"])
+def test_files_of_a_byte_or_two(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "a.pth"
+    path.write_bytes(content)
+    with pytest.raises(BadInput, match=r"a\.pth") as caught:
+        read_tensors(path)
+    assert caught.value.next_step

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from mimiq.errors import BadInput
+from mimiq.exhausted import exhausted
 from mimiq.models import checkpoint
 from mimiq.models.checkpoint import Tensors
 from mimiq.models.sources import explain, layouts, positions, windows
@@ -242,7 +243,9 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, ValueError) as error:
-        raise BadInput(f"{path} cannot be read: {error}", "Copy the folder again.") from error
+        raise exhausted(error, f"{path} cannot be read") or BadInput(
+            f"{path} cannot be read: {error}", "Copy the folder again."
+        ) from error
     if not isinstance(data, dict):
         raise BadInput(f"{path} holds no JSON object.", "Copy the folder again.")
     return data
