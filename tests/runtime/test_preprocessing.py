@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from mimiq.errors import BadInput
-from mimiq.runtime.image_files import read_image
+from mimiq.runtime.image_files import check_file, read_array, read_image
 from mimiq.runtime.preprocessing import CROP_MODES, Preprocessing
 
 MODES = ("RGB", "L", "RGBA", "P", "CMYK", "LA", "1")
@@ -200,10 +201,21 @@ def test_postscript_under_another_name_is_not_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
-def test_a_named_pipe_is_not_waited_for(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "x.png")
+@pytest.mark.parametrize(
+    ("name", "read"),
+    [
+        ("x.png", read_image),
+        ("x.png", lambda path: check_file(path, 3)),
+        ("x.npy", lambda path: read_array(path, 4)),
+        ("x.npy", lambda path: check_file(path, 4)),
+    ],
+)
+def test_a_named_pipe_is_not_waited_for(
+    name: str, read: Callable[[Path], object], tmp_path: Path
+) -> None:
+    os.mkfifo(tmp_path / name)
     with pytest.raises(BadInput, match="is no file"):
-        read_image(tmp_path / "x.png")
+        read(tmp_path / name)
 
 
 def test_load_takes_one_image_many_or_none(tmp_path: Path) -> None:
