@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,7 @@ from mimiq.calibrate.manifest import make_manifest
 from mimiq.calibrate.writing import CalibrationSetWriter
 from mimiq.errors import BadInput
 from mimiq.exhausted import exhausted
-from mimiq.runtime.evaluation.walking import images_below
+from mimiq.runtime.evaluation.walking import images_below, left_out_note
 from mimiq.runtime.image_files import described, suffixes_for, wanted_files
 from mimiq.runtime.preprocessing import Preprocessing
 
@@ -48,10 +50,10 @@ def from_folder(
         )
     if limit is not None and limit < 1:
         raise BadInput(f"A limit of {limit} images leaves none.", "Use a limit of 1 or more.")
-    files = image_files(folder, preprocessing.channels)
-    # Shuffled even when all are taken: class folders in order would make a held-out tail one-sided.
-    order = np.random.default_rng(seed).permutation(len(files))[:limit]
-    files = [files[index] for index in order]
+    found, note = images_and_note(folder, preprocessing.channels)
+    if note is not None:
+        warnings.warn(note, stacklevel=2)
+    files = drawn(found, limit, seed)
     recipe = {
         "preprocessing": preprocessing.to_json(),
         "files_sha256": _hash_files(files),
@@ -131,12 +133,27 @@ def open_or_import(
     return ready if limit is None else ready.subset(0, min(limit, len(ready)))
 
 
+def drawn(files: Sequence[Path], limit: int | None, seed: int) -> list[Path]:
+    """Those that :func:`from_folder` takes of a folder's images, in its order."""
+    # Shuffled even when all are taken: class folders in order would make a held-out tail one-sided.
+    order = np.random.default_rng(seed).permutation(len(files))[:limit]
+    return [files[index] for index in order]
+
+
 def image_files(folder: Path, channels: int = 3) -> list[Path]:
+    """The files of :func:`images_and_note` alone."""
+    return images_and_note(folder, channels)[0]
+
+
+def images_and_note(folder: Path, channels: int) -> tuple[list[Path], str | None]:
     """Every image in a folder and below it, links followed, in the order of their paths.
 
     Args:
         folder: where.
         channels: of the network; images of other than 1 or 3 are ``.npy`` files.
+
+    Returns:
+        The files; and a sentence that names images of kinds that are not read, if there are any.
 
     Raises:
         BadInput: no such folder, or no image in it.
@@ -146,12 +163,14 @@ def image_files(folder: Path, channels: int = 3) -> list[Path]:
             f"There is no image folder {folder}.",
             "Give a folder of images or of a calibration set, or synthetic, psaq or noise.",
         )
-    found, _ = images_below(folder, suffixes_for(channels))
+    found, left_out = images_below(folder, suffixes_for(channels))
+    note = left_out_note(left_out)
     if not found:
+        more = "" if note is None else f" {note}"
         raise BadInput(
-            f"{folder} holds no image, nor do the folders below it.", wanted_files(channels)
+            f"{folder} holds no image, nor do the folders below it.{more}", wanted_files(channels)
         )
-    return found
+    return found, note
 
 
 def _hash_files(files: list[Path]) -> str:

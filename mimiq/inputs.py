@@ -127,14 +127,16 @@ def dataset_of(
     Raises:
         BadInput: as :func:`mimiq.runtime.open_dataset`, or naming a file that is no image.
     """
-    from mimiq.calibrate.sources import image_files
+    from mimiq.calibrate.sources import images_and_note
     from mimiq.runtime.evaluation.datasets import unlabelled
     from mimiq.runtime.evaluation.labelled_folders import open_dataset
     from mimiq.runtime.image_files import DEEP, check_file
 
     channels = answered.preprocessing.channels
     if answered.output == "embedding":
-        dataset = unlabelled(image_files(folder, channels), limit)
+        found, note = images_and_note(folder, channels)
+        dataset = unlabelled(found, limit)
+        dataset = dataset if note is None else replace(dataset, notes=(note,))
     else:
         classes = max(answered.num_classes, 2)
         dataset = open_dataset(folder, classes, limit, labels=answered.labels, channels=channels)

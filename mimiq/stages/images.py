@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -15,10 +16,11 @@ from mimiq import ranks
 from mimiq.cache import ASIDE, Cache
 from mimiq.calibrate import CalibrationSet, gaussian_noise, open_or_import
 from mimiq.calibrate.manifest import MANIFEST
-from mimiq.calibrate.sources import image_files
+from mimiq.calibrate.sources import drawn, images_and_note
 from mimiq.config.synthesis import SynthesisRecipe
 from mimiq.models import LoadedModel
 from mimiq.progress import Progress
+from mimiq.runtime.image_files import DEEP, check_file
 from mimiq.runtime.preprocessing import ByteArray, Preprocessing
 from mimiq.spec import Job
 from mimiq.synthesis.scenes import scenes
@@ -52,6 +54,7 @@ class ImportImages(_Set):
 
     Attributes:
         listing: names, sizes and times of the files: they are read again when these change.
+        left_out: a sentence on images beside them that are not read.
     """
 
     source: Path
@@ -59,11 +62,26 @@ class ImportImages(_Set):
     count: int
     seed: int
     listing: tuple[tuple[str, int, int], ...]
+    left_out: str | None = field(metadata=ASIDE)
 
     def make(self, folder: Path, progress: Progress) -> None:
         open_or_import(
             self.source, self.preprocessing, self._place(folder), limit=self.count, seed=self.seed
         )
+
+    def notes(self) -> Iterator[str]:
+        """What whoever gave the images should know of them.
+
+        Raises:
+            BadInput: one of those to be read is none.
+        """
+        if self.left_out is not None:
+            yield self.left_out
+        channels = self.preprocessing.channels
+        files = drawn([self.source / name for name, *_ in self.listing], self.count, self.seed)
+        deep = [check_file(file, channels) for file in files]  # each: one may be no image
+        if any(deep):
+            yield DEEP
 
 
 @dataclass(frozen=True)
@@ -119,8 +137,15 @@ def image_stage(job: Job) -> ImageStage | None:
     folder = Path(source)
     if CalibrationSet.is_set(folder):
         return None
-    listing = _listing(folder, preprocessing.channels)
-    return ImportImages(folder.resolve(), preprocessing, job.recipe.given, job.seed, listing)
+    files, left_out = images_and_note(folder, preprocessing.channels)
+    return ImportImages(
+        folder.resolve(),
+        preprocessing,
+        job.recipe.given,
+        job.seed,
+        _listing(folder, files),
+        left_out,
+    )
 
 
 def calibration_set(job: Job, cache: Cache, progress: Progress) -> CalibrationSet:
@@ -131,6 +156,9 @@ def calibration_set(job: Job, cache: Cache, progress: Progress) -> CalibrationSe
         given = open_or_import(folder, job.model.preprocessing, folder)
         given.verify()  # its hash enters the keys of all that is made of it
         return given
+    if isinstance(stage, ImportImages):  # also of a set that is there: it was made of them
+        for note in stage.notes():
+            progress.note(note)
     found = cache.run(stage, progress)
     wanted = job.recipe.given
     if isinstance(stage, ImportImages) and len(found) < wanted:
@@ -188,8 +216,7 @@ def procedural_count(job: Job, calibration: CalibrationSet) -> int:
     return job.recipe.procedural if calibration.manifest["kind"] == "synthetic" else 0
 
 
-def _listing(folder: Path, channels: int) -> tuple[tuple[str, int, int], ...]:
+def _listing(folder: Path, files: list[Path]) -> tuple[tuple[str, int, int], ...]:
     """Names, sizes and times of a folder's images."""
-    files = image_files(folder, channels)
     found = ((path.relative_to(folder).as_posix(), path.stat()) for path in files)
     return tuple((name, stat.st_size, stat.st_mtime_ns) for name, stat in found)

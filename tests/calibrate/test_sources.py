@@ -143,3 +143,13 @@ def test_a_folder_of_images_with_its_own_manifest_is_imported(photos: Path, tmp_
     (photos / "manifest.json").write_text('{"files": 70}')
     assert not CalibrationSet.is_set(photos)
     assert len(open_or_import(photos, PREPROCESSING, tmp_path / "set")) == 70
+
+
+def test_images_that_are_not_read_are_named(photos: Path, tmp_path: Path) -> None:
+    (photos / "a" / "x.avif").write_bytes(b"")
+    with pytest.warns(UserWarning, match=r"1 \.avif"):
+        assert len(from_folder(photos, PREPROCESSING, tmp_path / "out")) == 70
+    (tmp_path / "phone").mkdir()
+    (tmp_path / "phone" / "x.heic").write_bytes(b"")
+    with pytest.raises(BadInput, match=r"holds no image.* 1 \.heic"):
+        from_folder(tmp_path / "phone", PREPROCESSING, tmp_path / "none")

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import platformdirs
 import pytest
 from click.testing import CliRunner
@@ -129,16 +130,37 @@ def test_little_memory_is_said(bundle: Bundle) -> None:
     assert "Traceback" not in done.stderr
 
 
-def images_of_each_class(folder: Path) -> Path:
-    for label in range(CLASSES):
+def images_of_classes(folder: Path, labels: range) -> Path:
+    for label in labels:
         (folder / str(label)).mkdir(parents=True)
         Image.new("RGB", (SIZE, SIZE), (label, label, label)).save(folder / f"{label}/0.png")
     return folder
 
 
+@pytest.mark.parametrize("flags", [[], ["--quiet"]])
+def test_what_is_doubtful_about_images_is_said(
+    bundle: Bundle, tmp_path: Path, flags: list[str]
+) -> None:
+    folder = images_of_classes(tmp_path / "images", range(1, CLASSES))
+    for name in ("1/deep.png", "2/deep.png"):
+        Image.fromarray(np.full((SIZE, SIZE), 40_000, np.uint16)).save(folder / name)
+    (folder / "3" / "x.avif").write_bytes(b"")
+    done = CliRunner().invoke(main, ["eval", str(bundle.path), str(folder), *flags])
+    assert done.exit_code == 0, done.stderr
+    for words in ("There is no folder 0", "1 .avif", "at their range"):
+        assert done.stderr.count(words) == 1
+    plain = images_of_classes(tmp_path / "plain", range(CLASSES))
+    assert "note:" not in CliRunner().invoke(main, ["eval", str(bundle.path), str(plain)]).stderr
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="limits of Linux")
 def test_few_open_files_are_said_or_enough(bundle: Bundle, tmp_path: Path) -> None:
-    words = ["eval", str(bundle.path), str(images_of_each_class(tmp_path / "images")), "--quiet"]
+    words = [
+        "eval",
+        str(bundle.path),
+        str(images_of_classes(tmp_path / "images", range(CLASSES))),
+        "--quiet",
+    ]
     assert CliRunner().invoke(main, words).exit_code == 0  # all that it imports is there then
     codes = []
     for left in range(12):
