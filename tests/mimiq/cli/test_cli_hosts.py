@@ -211,6 +211,23 @@ def test_a_name_that_cannot_be_is_refused_before_the_work(
     done.stderr.encode()
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["inspect", "x" * 5000],
+        ["inspect", "x" * 5000 + ".onnx"],
+        ["compile", "vit_tiny_patch16_224", "--weights", "x" * 5000, "--quiet"],
+        ["compile", "digits", "--calibration", "x" * 5000, "--quiet"],
+    ],
+)
+def test_a_name_of_5000_letters(words: list[str]) -> None:
+    done = CliRunner().invoke(main, words)
+    assert done.exit_code == 2, done.stderr
+    assert done.stderr.startswith("error: xxx")
+    assert "File name too long" in done.stderr
+    assert len(done.stderr) < 1000
+
+
 def test_a_zero_byte_in_a_name() -> None:
     done = CliRunner().invoke(main, ["inspect", "a\0b"])
     assert done.exit_code == 2

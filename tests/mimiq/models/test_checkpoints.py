@@ -151,12 +151,36 @@ def test_9_a_projection_gives_an_embedding(wrapped: str, tmp_path: Path) -> None
     assert (model.output, model.embedding_dim, model.num_classes) == ("embedding", 32, 0)
 
 
-@pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.int32, torch.float8_e4m3fn])
-def test_10_integers_are_no_weights(dtype: torch.dtype, state: State, tmp_path: Path) -> None:
-    name = "blocks.3.mlp.fc1.weight"
-    path = saved(state | {name: (state[name] * 100).to(dtype)}, tmp_path)
-    with pytest.raises(BadInput, match=name):
-        load_model(NAME, weights=path)
+@pytest.fixture(scope="module")
+def shallow() -> State:
+    """Of a network of one block, which is loaded in no time."""
+    state: State = network(depth=1).state_dict()
+    return state
+
+
+@pytest.mark.parametrize(
+    "dtype",
+    [
+        *(torch.int8, torch.uint8, torch.int32, torch.int64, torch.bool),
+        *(torch.float8_e4m3fn, torch.complex64),
+    ],
+)
+def test_10_integers_are_no_weights(dtype: torch.dtype, shallow: State, tmp_path: Path) -> None:
+    name = "blocks.0.mlp.fc1.weight"
+    path = saved(shallow | {name: (shallow[name] * 100).to(dtype)}, tmp_path)
+    with pytest.raises(BadInput, match=name) as caught:
+        load_model(NAME, weights=path, model_kwargs={"depth": 1})
+    kind = "complex" if dtype.is_complex else str(dtype).removeprefix("torch.")
+    assert f"holds {kind}" in caught.value.problem
+
+
+@pytest.mark.filterwarnings("ignore:torch.ao.quantization", "ignore:.*quantize.*")
+def test_10_a_quantised_tensor_is_no_weight(shallow: State, tmp_path: Path) -> None:
+    name = "blocks.0.mlp.fc1.weight"
+    quantised = torch.quantize_per_tensor(shallow[name], 0.01, 0, torch.qint8)
+    path = saved(shallow | {name: quantised}, tmp_path)
+    with pytest.raises(BadInput, match=f"{name} holds qint8"):
+        load_model(NAME, weights=path, model_kwargs={"depth": 1})
 
 
 def test_11_no_classifier_gives_an_embedding(tmp_path: Path) -> None:
