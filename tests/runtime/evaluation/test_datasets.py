@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import numpy as np
@@ -188,6 +189,35 @@ def test_what_systems_leave_behind_is_no_image(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("folders", "labels", "found"),
+    [
+        (["ant", "zebra"], LABELS, {0, 2}),
+        (["ant", "Sea Lion"], LABELS, {1, 2}),
+        (["0", "2"], None, {0, 2}),
+        (["0", "2"], LABELS, {0, 2}),
+    ],
+)
+def test_a_system_s_folder_takes_no_missing_class_s_place(
+    folders: list[str], labels: tuple[str, ...] | None, found: set[int], tmp_path: Path
+) -> None:
+    """As many folders as classes, and one of them holds nobody's images."""
+    tree(tmp_path, [*folders, "__MACOSX/ant"])
+    dataset = open_dataset(tmp_path, 3, labels=labels)
+    assert set(dataset.labels) == found
+    assert "2 folders for 3 classes" in " ".join(dataset.notes)
+
+
+@pytest.mark.parametrize("folders", [["cat", "dog"], ["n01440764", "n01484850"]])
+@pytest.mark.parametrize("labels", [None, LABELS])
+def test_in_sorted_order_a_missing_class_beside_a_system_s_folder_is_refused(
+    folders: list[str], labels: tuple[str, ...] | None, tmp_path: Path
+) -> None:
+    tree(tmp_path, [*folders, "__MACOSX/cat"])
+    with pytest.raises(BadInput, match="2 class folders, but the model has 3"):
+        open_dataset(tmp_path, 3, labels=labels)
+
+
 def test_images_that_are_not_read_are_named(tmp_path: Path) -> None:
     tree(tmp_path, ["0", "1"], each=1)
     for name in ("0/x.HEIC", "1/x.avif", "1/y.avif", "1/notes.txt"):
@@ -205,8 +235,10 @@ def test_listing_of_a_windows_editor(tmp_path: Path) -> None:
 def test_a_long_line_is_quick_and_its_message_short(tmp_path: Path) -> None:
     for line in (" " * 50_000 + "x", "x" + " " * 50_000 + "y", "0.png " + "9" * 5000, "y" * 5000):
         root = listing(tmp_path, line)
+        started = time.process_time()
         with pytest.raises(BadInput) as caught:
             open_dataset(root, 10)
+        assert time.process_time() - started < 1  # it took ten while the time grew as the square
         assert len(caught.value.problem) < 500
     with pytest.raises(BadInput, match="neither beside it"):
         open_dataset(listing(tmp_path, "y" * 5000 + " 1"), 10)
