@@ -57,7 +57,6 @@ def report(
     it was made. Real calibration images are never shown.
     """
     from mimiq.cache import default_cache_dir
-    from mimiq.calibrate.contact_sheet import jpeg
     from mimiq.export.tensorrt.engines import recorded_proofs
     from mimiq.export.tensorrt.proof import proof_rows
     from mimiq.runtime.bundle import Bundle
@@ -68,13 +67,12 @@ def report(
         out = output.out or Path(f"{bundle.resolve().name.removesuffix('.mimiq')}.html")
         require_new(out, output.force, ".html")
         engines = {name: list(proof_rows(proof)) for name, proof in recorded_proofs(opened).items()}
-        images: CalibrationSet | None = None
+        sheet = opened.sheet
         if calibration is not None:
-            images = _named(opened, calibration)
-        elif opened.sheet is None:  # written before bundles kept some
+            sheet = _pictures(_named(opened, calibration))
+        elif sheet is None:  # written before bundles kept some
             with contextlib.suppress(EnvironmentLacks):  # no home, no finished stages
-                images = _cached(opened, cache_dir or default_cache_dir())
-        sheet = opened.sheet if images is None else jpeg(images.contact_sheet(limit=_SHOWN))
+                sheet = _cached(opened, cache_dir or default_cache_dir())
         write_whole(out, page(opened, engines, sheet))
     if json:
         print_json({"path": str(out), "images_shown": sheet is not None})
@@ -91,6 +89,7 @@ def _named(bundle: Bundle, path: Path) -> CalibrationSet:
             "Leave out --calibration.",
         )
     found = CalibrationSet.open(path)
+    found.verify()  # its hash is to be that of what is shown
     if found.content_hash != _calibration(bundle).get("content_sha256"):
         raise BadInput(
             f"{bundle.path} was not calibrated on {path}: the images differ.",
@@ -99,8 +98,8 @@ def _named(bundle: Bundle, path: Path) -> CalibrationSet:
     return found
 
 
-def _cached(bundle: Bundle, cache: Path) -> CalibrationSet | None:
-    """The bundle's calibration set, if it is still among the finished stages."""
+def _cached(bundle: Bundle, cache: Path) -> bytes | None:
+    """Images of the bundle's calibration set, if it is still whole among the finished stages."""
     from mimiq.calibrate import CalibrationSet
     from mimiq.calibrate.manifest import read_manifest
 
@@ -110,10 +109,19 @@ def _cached(bundle: Bundle, cache: Path) -> CalibrationSet | None:
     for folder in sorted(cache.glob("calibration-*/set")):
         try:
             if (read_manifest(folder) or {}).get("content_sha256") == wanted:
-                return CalibrationSet.open(folder)
+                found = CalibrationSet.open(folder)
+                found.verify()
+                return _pictures(found)
         except BadInput:
             continue  # damaged: another stage's, or no loss but the pictures
     return None
+
+
+def _pictures(images: CalibrationSet) -> bytes:
+    """Some of the images, as one JPEG."""
+    from mimiq.calibrate.contact_sheet import jpeg
+
+    return jpeg(images.contact_sheet(limit=_SHOWN))
 
 
 def _calibration(bundle: Bundle) -> Mapping[str, Any]:

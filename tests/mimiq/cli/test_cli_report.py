@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ def call(*arguments: object, exit_code: int = 0) -> Result:
 
 
 def noise(folder: Path, seed: int = 0) -> CalibrationSet:
-    return gaussian_noise(PREPROCESSING, 4, seed, folder)
+    return gaussian_noise(PREPROCESSING, 16, seed, folder)  # more than is read with the head
 
 
 @pytest.fixture
@@ -84,6 +85,39 @@ def test_the_images_may_be_named(tmp_path: Path, cache: Path) -> None:
     other = cache / "calibration-1" / "set"
     answer = call(made, "--calibration", other, *out, "--force", exit_code=BadInput.exit_code)
     assert "the images differ" in answer.stderr
+
+
+def cut(shard: Path) -> None:
+    shard.write_bytes(shard.read_bytes()[:-100])
+
+
+def flip(shard: Path) -> None:
+    """A pixel, so that the shard's size and head are as ever."""
+    data = bytearray(shard.read_bytes())
+    data[len(data) // 2] ^= 1
+    shard.write_bytes(data)
+
+
+def exchange(shard: Path) -> None:
+    """Whole, and of another set."""
+    shard.write_bytes((noise(shard.parent.with_name("other"), 7).path / shard.name).read_bytes())
+
+
+@pytest.mark.parametrize("damage", [cut, flip, exchange])
+def test_a_damaged_set_is_refused_where_it_is_named_and_left_out_else(
+    tmp_path: Path, cache: Path, damage: Callable[[Path], None]
+) -> None:
+    kept = cache / "calibration-2" / "set"
+    made = bundle(tmp_path, dict(CalibrationSet.open(kept).manifest))
+    damage(kept / "batch-00000.npz")
+    answer = json.loads(call(made, "--cache-dir", cache, "--json").stdout)
+    assert answer["images_shown"] is False
+    named = ["--calibration", kept, "--force"]
+    answer = call(made, *named, "--cache-dir", cache, exit_code=BadInput.exit_code)
+    assert str(kept) in answer.stderr
+    noise(cache / "calibration-3" / "set")  # a whole one further on is found
+    answer = json.loads(call(made, "--cache-dir", cache, "--json", "--force").stdout)
+    assert answer["images_shown"] is True
 
 
 def test_real_images_are_never_shown(tmp_path: Path, cache: Path) -> None:
