@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from mimiq.errors import BadInput
-from mimiq.exhausted import refuse_exhausted
+from mimiq.files import refuse_exhausted
 from mimiq.runtime.image_files import InputShape, described
 from mimiq.version import __version__
 

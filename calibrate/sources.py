@@ -13,7 +13,7 @@ from mimiq.calibrate.dataset import CalibrationSet
 from mimiq.calibrate.manifest import make_manifest
 from mimiq.calibrate.writing import CalibrationSetWriter
 from mimiq.errors import BadInput
-from mimiq.exhausted import exhausted
+from mimiq.files import exhausted
 from mimiq.runtime.evaluation.walking import images_below, left_out_note
 from mimiq.runtime.image_files import described, suffixes_for, wanted_files
 from mimiq.runtime.preprocessing import Preprocessing

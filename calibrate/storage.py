@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mimiq.errors import BadInput
-from mimiq.exhausted import exhausted
+from mimiq.files import exhausted
 from mimiq.runtime.image_files import InputShape
 
 ByteArray = npt.NDArray[np.uint8]

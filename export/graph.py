@@ -13,7 +13,7 @@ from onnx_ir.passes import common
 
 from mimiq import files
 from mimiq.errors import BadInput, UnsupportedModel
-from mimiq.exhausted import exhausted
+from mimiq.files import exhausted
 
 DOMAIN = "mimiq"  # of the one custom operator, which no lowered graph holds any more
 FAKE_QUANTIZE = "FakeQuantize"

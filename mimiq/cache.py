@@ -16,8 +16,7 @@ import platformdirs
 
 from mimiq.durable import sync, sync_tree
 from mimiq.errors import EnvironmentLacks
-from mimiq.exhausted import exhausted, refuse_exhausted
-from mimiq.files import FileEntry, full, is_full, naming_full_disk
+from mimiq.files import FileEntry, exhausted, full, is_full, naming_full_disk, refuse_exhausted
 from mimiq.progress import Progress
 from mimiq.version import __version__
 

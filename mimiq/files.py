@@ -1,4 +1,6 @@
-"""Files and folders written whole or not at all, and what it means when they cannot be."""
+"""Files and folders written whole or not at all, and what a host ran out of when they cannot be
+written, or read.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +21,18 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 TOO_MANY = (errno.EMFILE, errno.ENFILE)
 # From safetensors (Rust), and PyTorch's zip writer, which only sees that something is missing.
 _FULL_IN_WORDS = ("No space left", "os error 28", "PytorchStreamWriter failed", "unexpected pos")
+# Of PyTorch's allocator, the dynamic loader, the C library, C++ and ONNX Runtime.
+_NO_MEMORY = (
+    "can't allocate memory",
+    "not enough memory",
+    "failed to map segment",
+    "cannot allocate memory",
+    "failed to allocate memory",
+    "bad_alloc",
+    "bad allocation",
+)
+# Of the C library, which the dynamic loader, Rust and ONNX Runtime repeat.
+_NO_DESCRIPTOR = ("too many open files", "os error 24", "system error number 24")
 
 
 @dataclass(frozen=True)
@@ -173,6 +187,54 @@ def too_many_files() -> EnvironmentLacks:
     return EnvironmentLacks(
         "Too many files are open.", "Raise the limit of open files: ulimit -n 4096."
     )
+
+
+def exhausted(error: BaseException, doing: str) -> EnvironmentLacks | None:
+    """The error for a host that ran out of memory, or a process that may open no more files.
+
+    Args:
+        error: what a library raised, in whatever form.
+        doing: what failed for it, as a clause: ``weights.pth cannot be read``.
+
+    Returns:
+        None where the error means anything else.
+    """
+    if lacks_descriptors(error):
+        return too_many_files()
+    said = lack_of_memory(error)
+    if said is None:
+        return None
+    return EnvironmentLacks(
+        f"The memory is exhausted, and {doing}: {said}",
+        "Use a host with more memory, or let this process have more of it.",
+    )
+
+
+def refuse_exhausted(error: BaseException, doing: str) -> None:
+    """Raise the error of :func:`exhausted`, if any: before what is read is taken for damaged."""
+    lack = exhausted(error, doing)
+    if lack is not None:
+        raise lack from error
+
+
+def lack_of_memory(error: BaseException) -> str | None:
+    """The line that says that memory ran out, by whatever name a library gives it."""
+    for line in str(error).strip().splitlines():
+        if any(words in line.lower() for words in _NO_MEMORY):
+            return line
+    ran_out = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    if ran_out or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
+        return next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+    # What the interpreter says where it had no memory for the exception itself.
+    return "none is left" if str(error) == "error return without exception set" else None
+
+
+def lacks_descriptors(error: BaseException) -> bool:
+    """Whether the process, or the host, may open no more files."""
+    if isinstance(error, OSError) and error.errno in TOO_MANY:
+        return True
+    said = str(error).lower()
+    return any(words in said for words in _NO_DESCRIPTOR)
 
 
 def _is_temporary(name: object) -> bool:

@@ -11,7 +11,7 @@ from mimiq.config.budget import Budget, parse_size
 from mimiq.config.precision import Precision
 from mimiq.config.synthesis import CALIBRATIONS
 from mimiq.errors import BadInput, EnvironmentLacks, missing_extra
-from mimiq.exhausted import exhausted
+from mimiq.files import exhausted
 from mimiq.models.precisions import widths_of
 from mimiq.outputs import require_folder, require_new
 from mimiq.runtime.targets import GRAPH, TARGETS

@@ -6,8 +6,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Literal
 
 from mimiq.errors import BadInput
-from mimiq.exhausted import exhausted
-from mimiq.files import FileEntry, writing
+from mimiq.files import FileEntry, exhausted, writing
 from mimiq.runtime.files.additions import finish_moves
 from mimiq.runtime.files.external_data import external_files
 from mimiq.runtime.files.json_objects import COMPILE_AGAIN

@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
-from mimiq.errors import BadInput
-from mimiq.exhausted import exhausted
+from mimiq.errors import BadInput, MimiqError
+from mimiq.files import exhausted
 
 InputShape = tuple[int, int, int]  # of one image: channels, height, width
 ByteArray = npt.NDArray[np.uint8]
@@ -29,6 +29,8 @@ DEEP = (
 # What those suffixes hold, and nothing else: Pillow would call Ghostscript for PostScript that is
 # named .png.
 _FORMATS = ("BMP", "DIB", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+
+_UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 
 _MODES = {1: "L", 3: "RGB"}  # Pillow's, by the number of channels
 
@@ -70,14 +72,8 @@ def read_image(path: str | Path) -> Image.Image:
         with _opened(path) as image:
             image.load()
             return image
-    except UnidentifiedImageError as error:
-        raise BadInput(
-            f"{path} is not an image.", "Remove it, or convert it to JPEG or PNG."
-        ) from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise exhausted(error, f"{path} cannot be read") or BadInput(
-            f"{path} cannot be read: {error}", "Check the file, or remove it."
-        ) from error
+    except _UNREADABLE as error:
+        raise _unreadable(path, error) from error
 
 
 def read_array(path: str | Path, channels: int) -> ByteArray:
@@ -112,11 +108,8 @@ def check_file(path: Path, channels: int) -> bool:
     try:
         with _opened(path) as image:
             return _is_deep(image)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise exhausted(error, f"{path} cannot be read") or BadInput(
-            f"{path} is not a readable image: {getattr(error, 'strerror', None) or error}",
-            "Remove it, or convert it to JPEG or PNG.",
-        ) from error
+    except _UNREADABLE as error:
+        raise _unreadable(path, error) from error
 
 
 def converted(image: Image.Image, channels: int) -> Image.Image:
@@ -134,6 +127,15 @@ def converted(image: Image.Image, channels: int) -> Image.Image:
         warnings.warn(DEEP, stacklevel=2)
         image = _in_8_bits(image)
     return image.convert(_MODES[channels])
+
+
+def _unreadable(path: str | Path, error: Exception) -> MimiqError:
+    """What Pillow's error means to the user."""
+    if isinstance(error, UnidentifiedImageError):
+        return BadInput(f"{path} is not an image.", "Remove it, or convert it to JPEG or PNG.")
+    return exhausted(error, f"{path} cannot be read") or BadInput(
+        f"{path} cannot be read: {error}", "Check the file, or remove it."
+    )
 
 
 def _require_file(path: str | Path) -> None:

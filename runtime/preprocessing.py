@@ -14,7 +14,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from mimiq.errors import BadInput
-from mimiq.exhausted import exhausted
+from mimiq.files import exhausted
 from mimiq.runtime.image_files import (
     ARRAY_SUFFIX,
     InputShape,

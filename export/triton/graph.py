@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mimiq.errors import BadInput, missing_extra
-from mimiq.exhausted import exhausted
+from mimiq.files import exhausted
 from mimiq.runtime.preprocessing import Preprocessing
 from mimiq.runtime.serving.packed import PIXELS, TOP_CLASSES, TOP_LABELS, TOP_PROBABILITIES
 

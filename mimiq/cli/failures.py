@@ -19,7 +19,7 @@ from mimiq.cli.flags import with_flags
 from mimiq.cli.printable import printable
 from mimiq.cli.signals import KEPT, Terminated, interruptible
 from mimiq.errors import BadInput, EnvironmentLacks, MimiqError
-from mimiq.exhausted import lack_of_memory, lacks_descriptors
+from mimiq.files import lack_of_memory, lacks_descriptors
 from mimiq.ranks import may_speak
 
 DEBUG = "MIMIQ_DEBUG"

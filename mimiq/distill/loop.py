@@ -28,7 +28,7 @@ from mimiq.distill.gradients import kept_by_first, sum_gradients
 from mimiq.distill.losses import Target, distillation_loss, outputs_of
 from mimiq.distill.views import random_views
 from mimiq.errors import BadInput
-from mimiq.exhausted import refuse_exhausted
+from mimiq.files import refuse_exhausted
 from mimiq.models.answers import same_answer
 from mimiq.quantize import kernels as fake_quant_kernels
 from mimiq.quantize.fake_quant import Quantizer
@@ -185,7 +185,7 @@ class Distillation:
         if not self.history and not math.isfinite(loss):
             raise BadInput(
                 f"Distillation cannot begin: on images held out the loss is {loss} already.",
-                "Compile with --steps 0, which leaves the network as fitted, or at more bits.",
+                "Compile with `steps=0`, which leaves the network as fitted, or at more bits.",
             )
         self.history.append((self.step, loss))
         if loss < self.best_loss:

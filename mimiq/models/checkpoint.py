@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from mimiq.errors import BadInput
-from mimiq.exhausted import exhausted
+from mimiq.files import exhausted
 from mimiq.models.pickles import Opaque, read_pickle
 
 Tensors = dict[str, torch.Tensor]

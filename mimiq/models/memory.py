@@ -12,7 +12,7 @@ from typing import Any
 from torch import nn
 
 from mimiq.errors import BadInput, UnsupportedModel
-from mimiq.exhausted import exhausted
+from mimiq.files import exhausted
 from mimiq.models.families.known import FAMILIES
 from mimiq.models.loaded import LoadedModel, finished
 from mimiq.models.refused import unknown_family

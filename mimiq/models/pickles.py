@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from mimiq.errors import BadInput
-from mimiq.exhausted import exhausted
+from mimiq.files import exhausted
 
 _Globals = list[Callable[..., Any] | tuple[Callable[..., Any], str]]
 

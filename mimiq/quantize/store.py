@@ -12,7 +12,7 @@ from torch import nn
 
 from mimiq.config.precision import Precision
 from mimiq.errors import BadInput
-from mimiq.exhausted import exhausted
+from mimiq.files import exhausted
 from mimiq.models import LoadedModel
 from mimiq.quantize.fake_quant import Grid, Quantizer
 from mimiq.quantize.insert import QuantizedModel

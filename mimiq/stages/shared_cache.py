@@ -19,8 +19,7 @@ from mimiq import ranks
 from mimiq.cache import CONTENTS, Cache, CachedStage, stage_key
 from mimiq.durable import sync, sync_tree
 from mimiq.errors import EnvironmentLacks
-from mimiq.exhausted import exhausted, refuse_exhausted
-from mimiq.files import FileEntry, naming_full_disk
+from mimiq.files import FileEntry, exhausted, naming_full_disk, refuse_exhausted
 from mimiq.progress import Progress
 
 Result = TypeVar("Result")

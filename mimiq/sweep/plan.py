@@ -13,7 +13,7 @@ from typing import Any
 from mimiq.config.command import flag_for, precision_flags
 from mimiq.config.synthesis import SYNTHESIS_RECIPES
 from mimiq.errors import BadInput, missing_extra
-from mimiq.exhausted import exhausted
+from mimiq.files import exhausted
 from mimiq.models.names import check_name
 from mimiq.models.precisions import widths_of
 

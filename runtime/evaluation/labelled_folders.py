@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from mimiq.errors import BadInput
-from mimiq.exhausted import exhausted
+from mimiq.files import exhausted
 from mimiq.runtime.evaluation.datasets import ImageFiles, spread
 from mimiq.runtime.evaluation.walking import images_below, is_foreign, left_out_note
 from mimiq.runtime.image_files import suffixes_for, wanted_files

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mimiq.errors import BadInput
-from mimiq.exhausted import exhausted
+from mimiq.files import exhausted
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 COMPILE_AGAIN = "Compile the model again with mimiq-compile."

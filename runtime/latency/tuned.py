@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mimiq.errors import BadInput
-from mimiq.exhausted import exhausted
-from mimiq.files import write_whole
+from mimiq.files import exhausted, write_whole
 from mimiq.runtime.files.json_objects import pretty_json
 from mimiq.runtime.host import cpu_name, instruction_sets, usable_cores
 from mimiq.runtime.latency.measure import LatencyRow

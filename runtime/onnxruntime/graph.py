@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 
 from mimiq.errors import BadInput, DidNotStart, EnvironmentLacks, MimiqError
-from mimiq.exhausted import exhausted, lack_of_memory, refuse_exhausted
+from mimiq.files import exhausted, lack_of_memory, refuse_exhausted
 from mimiq.runtime.backend import Lack
 from mimiq.runtime.forking import end_children_at_once
 from mimiq.runtime.host import cuda_driver_present, instruction_sets, usable_cores

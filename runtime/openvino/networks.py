@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mimiq.errors import BadInput
-from mimiq.exhausted import exhausted
-from mimiq.files import FileEntry
+from mimiq.files import FileEntry, exhausted
 from mimiq.runtime.host import cpu_name, instruction_sets, usable_cores
 from mimiq.runtime.openvino import kept
 from mimiq.runtime.openvino.kept import Kept

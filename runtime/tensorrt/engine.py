@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mimiq.errors import BadInput, EnvironmentLacks
-from mimiq.exhausted import exhausted
-from mimiq.files import replacing
+from mimiq.files import exhausted, replacing
 from mimiq.runtime.tensorrt.lane import Tensors
 from mimiq.runtime.tensorrt.messages import clean, collector
 from mimiq.runtime.tensorrt.record import BUILD_AGAIN

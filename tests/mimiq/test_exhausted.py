@@ -16,8 +16,8 @@ from runtime_models import SIZE, manifest_entries, write_linear_classifier
 
 from mimiq.calibrate import CalibrationSet, gaussian_noise
 from mimiq.errors import BadInput, EnvironmentLacks
-from mimiq.exhausted import exhausted
 from mimiq.export import graph
+from mimiq.files import exhausted
 from mimiq.inputs import labels_of
 from mimiq.models.checkpoint import read_tensors
 from mimiq.models.pickles import read_pickle

@@ -16,8 +16,7 @@ from mimiq.cli.output import print_json, show, size, table, working
 from mimiq.cli.parameters import PATH
 from mimiq.cli.preparing import ORIGIN, prepared, tuned
 from mimiq.errors import BadInput
-from mimiq.exhausted import exhausted
-from mimiq.files import copy_whole
+from mimiq.files import copy_whole, exhausted
 from mimiq.outputs import require_folder, require_new
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from mimiq.errors import BadInput, UnsupportedModel
-from mimiq.exhausted import exhausted
+from mimiq.files import exhausted
 from mimiq.libraries import hushed
 from mimiq.models import checkpoint
 from mimiq.models.sources import explain, fitting, layouts

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from mimiq.errors import BadInput
-from mimiq.exhausted import exhausted
+from mimiq.files import exhausted
 from mimiq.models.checkpoint import Tensors
 from mimiq.models.prefixes import Found
 from mimiq.models.sources.renaming import renamed

@@ -169,7 +169,7 @@ class TestImageFolders:
         (tmp_path / "set" / "1").mkdir()
         (tmp_path / "set" / "1" / "bad.png").write_text("no image")
         said = fails("digits", "--eval", tmp_path / "set")
-        assert "bad.png is not a readable image" in said
+        assert "bad.png is not an image" in said
 
     def test_a_label_out_of_range_in_a_listing(self, fails: Fails, tmp_path: Path) -> None:
         for name in ("a.png", "b.png"):

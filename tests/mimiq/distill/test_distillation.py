@@ -91,7 +91,7 @@ def test_a_loss_that_is_no_number_from_the_start_is_said(
         next(student.module.parameters()).fill_(float("nan"))
     with pytest.raises(BadInput, match="the loss is nan already") as caught:
         distill(student, pixels, _RECIPE, seed=0)
-    assert "--steps 0" in caught.value.next_step
+    assert "`steps=0`" in caught.value.next_step
 
 
 def test_same_seed_same_result_and_resumed_run_too(

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from mimiq.errors import BadInput
-from mimiq.exhausted import exhausted
+from mimiq.files import exhausted
 from mimiq.models import checkpoint
 from mimiq.models.checkpoint import Tensors
 from mimiq.models.sources import explain, layouts, positions, windows
