@@ -14,27 +14,13 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from timm_pixels import timm_transform
 
 from mimiq.errors import BadInput
 from mimiq.runtime.image_files import check_file, read_array, read_image
 from mimiq.runtime.preprocessing import CROP_MODES, Preprocessing
 
 MODES = ("RGB", "L", "RGBA", "P", "CMYK", "LA", "1")
-
-
-def timm_transform(preprocessing: Preprocessing) -> Any:
-    pytest.importorskip("timm")
-    from timm.data import create_transform
-
-    return create_transform(
-        (3, preprocessing.height, preprocessing.width),
-        is_training=False,
-        interpolation=preprocessing.interpolation,
-        crop_pct=preprocessing.crop_pct,
-        crop_mode=preprocessing.crop_mode,
-        mean=preprocessing.mean,
-        std=preprocessing.std,
-    )
 
 
 def random_image(width: int, height: int, mode: str, seed: int) -> Image.Image:
