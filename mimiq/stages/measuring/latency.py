@@ -20,7 +20,7 @@ from mimiq.runtime.report.building import with_latency
 from mimiq.runtime.report.report import Report
 from mimiq.spec import Job
 
-_SECONDS = 8.0  # for each batch size
+_SECONDS = 6.0  # for each batch size
 _FULL = "fp32"
 
 
