@@ -69,7 +69,12 @@ def main() -> None:
 
 def run(arguments: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     """Make what is missing, measure, and judge."""
-    model = load_model(arguments.model, weights=arguments.weights)
+    model = load_model(
+        arguments.model,
+        weights=arguments.weights,
+        untrained=arguments.weights is None,
+        image_size=arguments.image_size,
+    )
     fp32 = export_onnx(model.module, model.preprocessing.image_size, scratch / "fp32.onnx")
     pixels = CalibrationSet.open(arguments.calibration).images()[: arguments.calibration_images]
     images = model.preprocessing.normalize(pixels)
@@ -273,7 +278,8 @@ def _elsewhere(
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="deit_t")
-    parser.add_argument("--weights", type=Path, required=True)
+    parser.add_argument("--weights", type=Path, help="without them only speed means anything")
+    parser.add_argument("--image-size", type=int)
     parser.add_argument(
         "--calibration", type=Path, required=True, help="folder of synthetic images"
     )
