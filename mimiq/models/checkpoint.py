@@ -214,7 +214,7 @@ def _read_safetensors(path: Path) -> Tensors:
 
     try:
         tensors: Tensors = load_file(path)
-    except (SafetensorError, ValueError, OSError) as error:
+    except (SafetensorError, ValueError, OSError, RuntimeError) as error:  # the last: PyTorch's
         raise exhausted(error, f"{path} cannot be read") or BadInput(
             f"{path} is not a readable safetensors file: {error}", "Download or copy it again."
         ) from error

@@ -13,6 +13,7 @@ import torch
 from open_files import files_left
 from PIL import Image
 from runtime_models import SIZE, manifest_entries, write_linear_classifier
+from safetensors.torch import save_file
 
 from mimiq.calibrate import CalibrationSet, gaussian_noise
 from mimiq.errors import BadInput, EnvironmentLacks
@@ -69,6 +70,25 @@ def test_no_descriptor_is_left(what: str, folder: Path) -> None:
     with files_left(0), pytest.raises(EnvironmentLacks, match="Too many files are open") as caught:
         READERS[what](folder)
     assert "ulimit" in caught.value.next_step
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits of Linux")
+def test_safetensors_open_a_file_twice(tmp_path: Path) -> None:
+    """Of a second descriptor that is missing PyTorch tells in an error of its own."""
+    path = tmp_path / "a.safetensors"
+    save_file({"a": torch.ones(2)}, path)
+    read_tensors(path)
+    found = []
+    for left in range(4):
+        with files_left(left):
+            try:
+                found.append(list(read_tensors(path)))
+            except EnvironmentLacks as error:
+                found.append([error.problem])
+    said = ["Too many files are open."]
+    assert found[0] == said
+    assert found[-1] == ["a"]
+    assert all(each in (said, ["a"]) for each in found)
 
 
 @pytest.mark.parametrize("error", [MemoryError(), RuntimeError("can't allocate memory: you tried")])
