@@ -9,32 +9,40 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mimiq.config.precision import Block, LayerPrecision, PerChannel, PerTensor, Precision
-from mimiq.errors import MimiqError
 from mimiq.lazy import PACKAGE, lazily
-from mimiq.progress import Progress
-from mimiq.version import __version__
 
 if TYPE_CHECKING:
     from mimiq import calibrate, models, runtime
     from mimiq.api import compile
     from mimiq.calibrate.dataset import CalibrationSet
+    from mimiq.config.precision import Block, LayerPrecision, PerChannel, PerTensor, Precision
     from mimiq.distill.loop import distill
+    from mimiq.errors import MimiqError
     from mimiq.export.network import export
     from mimiq.models.loaded import LoadedModel
     from mimiq.models.loading import load_model
     from mimiq.models.memory import load_module
+    from mimiq.progress import Progress
     from mimiq.quantize.insert import quantize
     from mimiq.runtime.bundle import Bundle
     from mimiq.runtime.opening import open_bundle
     from mimiq.runtime.preprocessing import Preprocessing
     from mimiq.synthesis.mimiq import synthesize
+    from mimiq.version import __version__
 
 _WHERE = {
+    "Block": "config.precision",
     "Bundle": "runtime.bundle",
     "CalibrationSet": "calibrate.dataset",
+    "LayerPrecision": "config.precision",
     "LoadedModel": "models.loaded",
+    "MimiqError": "errors",
+    "PerChannel": "config.precision",
+    "PerTensor": "config.precision",
+    "Precision": "config.precision",
     "Preprocessing": "runtime.preprocessing",
+    "Progress": "progress",
+    "__version__": "version",
     "calibrate": PACKAGE,
     "compile": "api",
     "distill": PACKAGE,

@@ -1,13 +1,16 @@
-"""Where the commands begin, so that Ctrl-C is quiet while the command line itself is imported."""
+"""Where the commands begin: Ctrl-C and SIGTERM are quiet while the command line is imported.
+
+What this file imports is loaded before they are, so that it is next to nothing.
+"""
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 import sys
-from contextlib import suppress
 from types import FrameType
+
+_USUAL = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
 
 
 def main() -> None:
@@ -21,12 +24,14 @@ def compile_main() -> None:
 
 
 def _run(name: str, program: str) -> None:
-    usual = signal.getsignal(signal.SIGINT)
-    if usual is signal.default_int_handler:
-        signal.signal(signal.SIGINT, _leave)
+    ours = [number for number, usual in _USUAL.items() if signal.getsignal(number) == usual]
+    for number in ours:
+        signal.signal(number, _leave)
     import mimiq.cli
+    from mimiq.cli.signals import end_at_once
 
-    signal.signal(signal.SIGINT, usual)
+    for number in ours:  # before a command's work and after it: no moment is left out
+        signal.signal(number, end_at_once)
     try:
         getattr(mimiq.cli, name)(prog_name=program)
     except SystemExit as end:
@@ -40,6 +45,9 @@ def _end_rank(code: int) -> None:
 
     One run in some dozens aborted here, in the destructors of the library that ranks talk through.
     """
+    import logging
+    from contextlib import suppress
+
     logging.shutdown()
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError):  # closed by whoever reads it
@@ -48,5 +56,6 @@ def _end_rank(code: int) -> None:
 
 
 def _leave(number: int, _frame: FrameType | None) -> None:
-    os.write(2, b"interrupted; nothing was begun\n")
+    word = b"interrupted" if number == signal.SIGINT else b"terminated"
+    os.write(2, word + b"; nothing was begun\n")
     os._exit(128 + number)

@@ -8,9 +8,6 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any
 
-from mimiq.errors import missing_extra
-from mimiq.libraries import COMPILE_LIBRARIES
-
 PACKAGE = ""
 """In the place of a module: the name is that of a package below."""
 
@@ -32,6 +29,9 @@ def lazily(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
                 return import_module(f"{package}.{name}")
             return getattr(import_module(f"{package}.{home}"), name)
         except ModuleNotFoundError as error:
+            from mimiq.errors import missing_extra
+            from mimiq.libraries import COMPILE_LIBRARIES
+
             library = (error.name or "").split(".")[0]
             if library in COMPILE_LIBRARIES:
                 raise missing_extra(library, "compile") from error

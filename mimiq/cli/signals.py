@@ -38,22 +38,28 @@ def interruptible() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    ours = [number for number, usual in _DEFAULT.items() if signal.getsignal(number) == usual]
+    before = {number: signal.getsignal(number) for number in _DEFAULT}
+    ours = [number for number in before if before[number] in (_DEFAULT[number], end_at_once)]
     for number in ours:
         signal.signal(number, _handle)
     try:
         yield
     finally:
         for number in ours:
-            signal.signal(number, _DEFAULT[number])
+            signal.signal(number, before[number])
+
+
+def end_at_once(number: int, _frame: FrameType | None) -> None:
+    """A signal's handler where nothing is being written: one line, and the end."""
+    word = "interrupted" if number == signal.SIGINT else "terminated"
+    cursor = _SHOW_CURSOR if os.isatty(2) else b""
+    os.write(2, cursor + f"{word}; {KEPT}\n".encode())
+    os._exit(exit_code(number))
 
 
 def _handle(number: int, frame: FrameType | None) -> None:
     if _imports(frame):
-        word = "interrupted" if number == signal.SIGINT else "terminated"
-        cursor = _SHOW_CURSOR if os.isatty(2) else b""
-        os.write(2, cursor + f"{word}; {KEPT}\n".encode())
-        os._exit(exit_code(number))
+        end_at_once(number, frame)
     raise KeyboardInterrupt if number == signal.SIGINT else Terminated
 
 

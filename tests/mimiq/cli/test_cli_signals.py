@@ -9,8 +9,9 @@ import threading
 from pathlib import Path
 
 import pytest
+from delayed_signals import fault, run
 
-from mimiq.cli.signals import interruptible
+from mimiq.cli.signals import end_at_once, interruptible
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
 
@@ -52,7 +53,7 @@ import os, signal, sys
 class Signalling:
     def find_spec(self, name, *_):
         if name == "click":
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), int(sys.argv[1]))
 
 sys.meta_path.insert(0, Signalling())
 from mimiq.entry import main
@@ -109,9 +110,32 @@ def test_an_import_ends_at_once(
     assert said.count("\n") == 1
 
 
-def test_the_command_line_s_own_imports() -> None:
-    done = subprocess.run([sys.executable, "-c", BEGINNING], capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (130, "interrupted; nothing was begun\n")
+@BOTH
+def test_the_command_line_s_own_imports(number: signal.Signals, word: str, code: int) -> None:
+    command = [sys.executable, "-c", BEGINNING, str(int(number))]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (code, f"{word}; nothing was begun\n")
+
+
+def test_next_to_nothing_is_loaded_before_signals_are_heard() -> None:
+    program = "import sys; before = set(sys.modules); import mimiq.entry; "
+    program += "print(*sorted(set(sys.modules) - before))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    loaded = set(done.stdout.split())
+    ours = {"mimiq", "mimiq.lazy", "mimiq.entry"}
+    assert {name for name in loaded if name.startswith("mimiq")} == ours
+    assert not {"click", "importlib.metadata", "logging", "numpy"} & loaded
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_no_moment_of_a_command_is_left_out(number: signal.Signals) -> None:
+    """A few here; ``tests/nightly/test_signals.py`` takes many."""
+    words = ["models", "--json"]
+    whole = run(words)
+    assert whole.code == 0
+    for part in (0, 0.35, 0.6, 0.85):
+        delay = part * whole.seconds
+        assert not fault(whole, number, delay, run(words, number, delay))
 
 
 def test_handlers_of_others_stay() -> None:
@@ -124,6 +148,16 @@ def test_handlers_of_others_stay() -> None:
             assert signal.getsignal(signal.SIGTERM) is own
             assert signal.getsignal(signal.SIGINT) is not signal.default_int_handler
         assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_handlers_of_the_entry_come_back() -> None:
+    before = signal.signal(signal.SIGTERM, end_at_once)
+    try:
+        with interruptible():
+            assert signal.getsignal(signal.SIGTERM) is not end_at_once
+        assert signal.getsignal(signal.SIGTERM) is end_at_once
     finally:
         signal.signal(signal.SIGTERM, before)
 
