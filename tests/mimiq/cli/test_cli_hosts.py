@@ -30,13 +30,26 @@ FULL = Path("/dev/full")
 
 
 @pytest.mark.skipif(not FULL.exists(), reason="no device that is full")
-@pytest.mark.parametrize("words", [["--help"], ["compile", "--help"], ["--version"]])
-def test_help_into_a_full_stream(words: list[str]) -> None:
+@pytest.mark.parametrize("words", [["--help"], ["compile", "--help"], ["--version"], ["models"]])
+def test_help_and_lists_into_a_full_stream(words: list[str]) -> None:
     command = [sys.executable, "-m", "mimiq.cli", *words]
     with FULL.open("w") as stream:
         done = subprocess.run(command, stdout=stream, stderr=subprocess.PIPE, text=True)
-    assert done.returncode not in (0, 70)
+    assert done.returncode == EnvironmentLacks.exit_code
+    assert done.stderr.startswith("error: The disk is full.\n  Free some space")
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.skipif(not FULL.exists(), reason="no device that is full")
+@pytest.mark.parametrize("streams", ["2>/dev/full", ">&- 2>&-"])
+@pytest.mark.parametrize(("words", "code"), [("--version", 0), ("inspect nowhere", 2)])
+def test_where_nothing_can_be_said(streams: str, words: str, code: int) -> None:
+    """The exit code says it alone."""
+    command = f'"{sys.executable}" -m mimiq.cli {words} {streams}'
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True)
+    assert done.returncode == code
+    assert done.stderr == ""
+    assert (done.stdout == "") == (streams != "2>/dev/full" or code != 0)
 
 
 @pytest.fixture
