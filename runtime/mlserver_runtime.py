@@ -39,8 +39,11 @@ from mimiq.errors import BadInput, MimiqError
 from mimiq.runtime.bundle import Bundle
 from mimiq.runtime.manifest import MANIFEST
 from mimiq.runtime.serving.batching import Batcher
+from mimiq.runtime.serving.killed_workers import outlive_killed_workers
 from mimiq.runtime.serving.packed import PackedModel, PackedRecord, check_feeds, versions_of
 from mimiq.runtime.serving.settings import BundleModel
+
+outlive_killed_workers()  # the server imports this module, and its workers do
 
 _UNPROCESSABLE = 422
 _MAX_BATCH_SIZE = "mimiq_max_batch_size"
