@@ -2,8 +2,8 @@
 
 MIMIQ_MUTATIONS=2000 pytest -n 0 --nightly tests/nightly/test_mutated_inputs.py
 
-No traceback, no internal error, no raw control character, no hang, and no bundle accepted whose
-files are not those that were compiled.
+No traceback, no internal error, no raw control character, no hang, no bundle accepted whose files
+are not those that were compiled, and nothing changed outside the folder that the run is given.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from typing import Any
 import pytest
 from compiled import Compile
 from figures import record
+from outside import state, watch
 
 pytestmark = [
     pytest.mark.nightly,
@@ -34,6 +35,7 @@ CHEAP = (
     *("--int8", "--recipe", "fast", "--images", "24", "--steps", "0"),
     *("--no-bench", "--target", "ort"),
 )
+OUTSIDE = "changed outside its folder: "
 LONGEST_CPU_S, LONGEST_S = 10, 90  # a hang spins, or it waits
 
 
@@ -313,17 +315,25 @@ def run(case: Case, said: Path) -> tuple[int | None, str, float]:
 def _answer(case: Case, said: Path) -> None:
     """In the child: what a shell would see of the command."""
     try:
+        import torch
         from click.testing import CliRunner
 
         from mimiq.cli import main
 
+        torch.set_num_threads(1)  # the threads of the process that forked are not in this one
         null = os.open(os.devnull, os.O_RDWR)
         os.dup2(null, 1)
         os.dup2(null, 2)
+        sys.dont_write_bytecode = True
+        os.chdir(said.parent / "here")
+        changed: list[str] = []
+        watch([said.parent, Path(os.environ["MIMIQ_CACHE"])], changed.append)
         answer = CliRunner().invoke(main, [str(word) for word in case.words])
         text = answer.output
         if answer.exception is not None and not isinstance(answer.exception, SystemExit):
             text += f"\nTraceback of {answer.exception!r}"
+        if changed:
+            text += f"\n{OUTSIDE}{changed[:5]}"
         said.write_text(text, errors="surrogateescape")
         code = answer.exit_code
     except BaseException as error:
@@ -339,6 +349,8 @@ def test_mutated_inputs(compile_digits: Compile, tmp_path: Path) -> None:
     import mimiq.runtime.onnxruntime.session  # noqa: F401  loaded once, before the forks
 
     inputs = Inputs(tmp_path, compile_digits(*CHEAP).path, int(os.environ.get("MIMIQ_SEED", "0")))
+    (tmp_path / "here").mkdir()
+    before = state(inputs.bundle)
     faults: list[str] = []
     ends: Counter[str] = Counter()
     longest = 0.0
@@ -354,6 +366,8 @@ def test_mutated_inputs(compile_digits: Compile, tmp_path: Path) -> None:
             faults.append(f"hang: {what}")
         elif code == 70 or code < 0 or "Traceback" in text or "internal error" in text:
             faults.append(f"failed ({code}): {what}: {text[-600:]}")
+        elif OUTSIDE in text:
+            faults.append(f"wrote where it must not: {what}: {text[-600:]}")
         elif case.changed and code == 0:
             faults.append(f"accepted: {what}")
         elif {"\x1b", "\x07", "\x9b"} & set(text):
@@ -379,3 +393,5 @@ def test_mutated_inputs(compile_digits: Compile, tmp_path: Path) -> None:
         },
     )
     assert not faults, "\n".join(faults)
+    assert state(inputs.bundle) == before
+    assert not state(tmp_path / "here")
