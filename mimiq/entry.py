@@ -10,7 +10,8 @@ import signal
 import sys
 from types import FrameType
 
-_USUAL = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+USUAL = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+"""The handlers of these signals where nobody has set others."""
 
 
 def main() -> None:
@@ -24,7 +25,7 @@ def compile_main() -> None:
 
 
 def _run(name: str, program: str) -> None:
-    ours = [number for number, usual in _USUAL.items() if signal.getsignal(number) == usual]
+    ours = [number for number, usual in USUAL.items() if signal.getsignal(number) == usual]
     for number in ours:
         signal.signal(number, _leave)
     import mimiq.cli

@@ -8,14 +8,11 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any
+
+from mimiq.entry import USUAL
 
 KEPT = "what is finished is kept, run the same command again to go on"
 _SHOW_CURSOR = b"\x1b[?25h"
-_DEFAULT: dict[int, Any] = {
-    signal.SIGINT: signal.default_int_handler,
-    signal.SIGTERM: signal.SIG_DFL,
-}
 
 
 class Terminated(KeyboardInterrupt):
@@ -38,8 +35,8 @@ def interruptible() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.getsignal(number) for number in _DEFAULT}
-    ours = [number for number in before if before[number] in (_DEFAULT[number], end_at_once)]
+    before = {number: signal.getsignal(number) for number in USUAL}
+    ours = [number for number in before if before[number] in (USUAL[number], end_at_once)]
     for number in ours:
         signal.signal(number, _handle)
     try:
