@@ -148,7 +148,7 @@ class Cache:
             if _is_whole(final):  # another process has made it meanwhile
                 return final, True
             working = final.with_name(final.name + ".partial")
-            with self._writing():
+            with writing_to_cache(self.root):
                 if final.is_dir():
                     self.tell(f"{stage}: {final.name} in the cache is damaged and is made again")
                     _keep_whole_files(final, working)
@@ -167,7 +167,7 @@ class Cache:
         from filelock import FileLock, Timeout
 
         locks = self.root / "locks"
-        with self._writing():
+        with writing_to_cache(self.root):
             locks.mkdir(parents=True, exist_ok=True)
             lock = FileLock(locks / name)
             try:
@@ -182,17 +182,19 @@ class Cache:
         finally:
             lock.release()
 
-    @contextmanager
-    def _writing(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            if is_full(error):
-                raise full(self.root) from error
-            problem = f"The cache folder {self.root} cannot be written"
-            raise exhausted(error, problem) or EnvironmentLacks(
-                f"{problem}: {error.strerror}.", "Set MIMIQ_CACHE to a folder that may be written."
-            ) from error
+
+@contextmanager
+def writing_to_cache(root: Path) -> Iterator[None]:
+    """Say what a cache folder that cannot be written lacks: room, open files, or permission."""
+    try:
+        yield
+    except OSError as error:
+        if is_full(error):
+            raise full(root) from error
+        problem = f"The cache folder {root} cannot be written"
+        raise exhausted(error, problem) or EnvironmentLacks(
+            f"{problem}: {error.strerror}.", "Set MIMIQ_CACHE to a folder that may be written."
+        ) from error
 
 
 def seal(folder: Path) -> None:

@@ -16,10 +16,10 @@ from typing import Any, TypeVar
 from uuid import uuid4
 
 from mimiq import ranks
-from mimiq.cache import CONTENTS, Cache, CachedStage, stage_key
+from mimiq.cache import CONTENTS, Cache, CachedStage, stage_key, writing_to_cache
 from mimiq.durable import sync, sync_tree
 from mimiq.errors import EnvironmentLacks
-from mimiq.files import FileEntry, exhausted, naming_full_disk, refuse_exhausted
+from mimiq.files import FileEntry, naming_full_disk, refuse_exhausted
 from mimiq.progress import Progress
 
 Result = TypeVar("Result")
@@ -116,14 +116,9 @@ def _sharing(root: Path) -> list[bool]:
     group = ranks.current()
     token = root / f".ranks-{uuid4().hex}"
     if group.first:
-        try:
+        with writing_to_cache(root):
             root.mkdir(parents=True, exist_ok=True)
             token.touch()
-        except OSError as error:
-            problem = f"The cache folder {root} cannot be written"
-            raise exhausted(error, problem) or EnvironmentLacks(
-                f"{problem}: {error.strerror}.", "Set MIMIQ_CACHE to a folder with free space."
-            ) from error
     seen = root / str(group.share(token.name))
     found = seen.exists()
     until = time.monotonic() + (_TOKEN_SECONDS if root.is_dir() else 0)
