@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from compiled import CHEAP, Compile
-from figures import record
+from figures import record, resident_bytes
 
 pytestmark = [
     pytest.mark.nightly,
@@ -35,7 +35,7 @@ def test_eight_threads_share_a_session(compile_digits: Compile, backend: str) ->
     images = bundle.preprocessing.normalize(digits_heldout()[0])
     batches = [images[first : first + 1 + first % 4] for first in range(0, len(images), 5)]
     memory: list[int] = []
-    tenth = threading.Barrier(THREADS, action=lambda: memory.append(_resident()))
+    tenth = threading.Barrier(THREADS, action=lambda: memory.append(resident_bytes()))
 
     def runs(thread: int) -> int:
         generator = np.random.default_rng(thread)
@@ -66,9 +66,3 @@ def test_eight_threads_share_a_session(compile_digits: Compile, backend: str) ->
     assert different == 0
     # The first tenth warms up: each thread gets an arena of its own.
     assert max(mebibytes[2:]) - mebibytes[1] < 4
-
-
-def _resident() -> int:
-    """Bytes of this process."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE")

@@ -32,3 +32,9 @@ def record(name: str, command: str, figures: dict[str, Any]) -> None:
     }
     text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
     (RESULTS / f"robustness_{name}.json").write_text(text, encoding="utf-8")
+
+
+def resident_bytes(pid: int | None = None) -> int:
+    """What a process, by default this one, has in memory. For Linux."""
+    pages = int(Path(f"/proc/{pid or 'self'}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")

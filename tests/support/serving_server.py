@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
+from figures import resident_bytes
 from ports import free_ports
 
 from mimiq.cli import main
@@ -47,11 +48,7 @@ class Server:
 
     def memory_of_each(self) -> dict[int, int]:
         """Resident bytes by process id: the server's own, then the workers'."""
-        page = os.sysconf("SC_PAGE_SIZE")
-        return {
-            pid: int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * page
-            for pid in (self.process.pid, *self.workers())
-        }
+        return {pid: resident_bytes(pid) for pid in (self.process.pid, *self.workers())}
 
     def workers(self) -> list[int]:
         """Process ids of the workers, oldest first; not those that multiprocessing counts with."""
