@@ -243,8 +243,9 @@ def _measure_batch(
 def _warm_up(runner: Runner, batch: int) -> int:
     """Run until caches, clocks and thread pools are warm; returns the runs of one burst."""
     seconds = list(runner(batch, 2))
-    while sum(seconds) < _WARMUP_SECONDS:
-        seconds += runner(batch, len(seconds))
+    while (left := _WARMUP_SECONDS - sum(seconds)) > 0:
+        typical = max(float(np.median(seconds)), 1e-9)
+        seconds += runner(batch, int(np.clip(np.ceil(left / typical), 1, 10 * len(seconds))))
     typical = max(float(np.median(seconds)), 1e-9)
     return int(np.clip(round(_BURST_SECONDS / typical), 1, _BURST_RUNS))
 

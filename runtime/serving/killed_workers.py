@@ -1,38 +1,59 @@
 """A worker process of MLServer that is killed takes the requests with it that it held, and no more.
 
-All workers answer through one queue of :mod:`multiprocessing`. Its lock is a semaphore, which no
-death releases: a worker that is killed while it writes an answer (for want of memory, say) leaves
-the others, and the one started in its place, waiting for good, and the server hangs. So when a
-worker dies the lock is looked at. Held while nothing arrives, it is nobody's, and is released.
+MLServer starts another in its place, and three things of it are mended here:
+
+- All workers answer through one queue of :mod:`multiprocessing`. Its lock is a semaphore, which no
+  death releases: a worker that is killed while it writes an answer (for want of memory, say) leaves
+  the others, and the one started in its place, waiting for good, and the server hangs. So when a
+  worker dies the lock is looked at. Held while nothing arrives, it is nobody's, and is released.
+- A worker that is starting gets requests before its model is loaded if another dies meanwhile.
+  Here it gets none before it is ready, and where no worker is, requests wait for one.
+- Two workers that die at once can be told of by one signal, and the second is never missed.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import time
+from itertools import cycle
 from multiprocessing.queues import Queue
 from typing import Any
 
 _LOOKS = 40  # in a row at which the lock is held and nothing arrives
 _PAUSE = 0.05  # seconds between two of them
 _MOST = 200  # looks: a lock that is still held by then is in use
+_START_S = 120.0  # that a request waits for a worker to start
 
 _LOGGER = logging.getLogger(__name__)
 _tasks: set[asyncio.Task[bool]] = set()  # the loop alone would not keep them
 
 
 def outlive_killed_workers() -> None:
-    """Have MLServer look after its queue whenever a worker dies; once is enough.
+    """Mend how MLServer takes the death of a worker; once is enough.
 
     An MLServer without the parts that this needs stays as it is.
     """
     try:
         from mlserver.parallel.dispatcher import Dispatcher
+        from mlserver.parallel.registry import InferencePoolRegistry
     except ImportError:
         return
-    usual = getattr(Dispatcher, "on_worker_stop", None)
-    if usual is None or getattr(usual, "frees_the_queue", False):
+    needed = ("_reset_round_robin", "dispatch_request", "on_worker_start", "on_worker_ready")
+    if getattr(Dispatcher, "outlives_killed_workers", False) or not (
+        all(hasattr(Dispatcher, name) for name in (*needed, "on_worker_stop"))
+        and hasattr(InferencePoolRegistry, "_handle_worker_stop")
+    ):
         return
+    Dispatcher.outlives_killed_workers = True
+    _keep_requests_from_starting_workers(Dispatcher)
+    _free_the_queue(Dispatcher)
+    InferencePoolRegistry._handle_worker_stop = _handle_all_that_stopped
+
+
+def _free_the_queue(dispatcher: Any) -> None:
+    usual = dispatcher.on_worker_stop
 
     def on_worker_stop(self: Any, worker: Any, exit_code: int) -> None:
         usual(self, worker, exit_code)
@@ -42,8 +63,61 @@ def outlive_killed_workers() -> None:
             _tasks.add(task)
             task.add_done_callback(_tasks.discard)
 
-    on_worker_stop.frees_the_queue = True  # type: ignore[attr-defined]
-    Dispatcher.on_worker_stop = on_worker_stop
+    dispatcher.on_worker_stop = on_worker_stop
+
+
+def _keep_requests_from_starting_workers(dispatcher: Any) -> None:
+    from mlserver.errors import MLServerError
+
+    usual_start, usual_ready = dispatcher.on_worker_start, dispatcher.on_worker_ready
+    usual_dispatch = dispatcher.dispatch_request
+
+    async def on_worker_start(self: Any, worker: Any) -> None:
+        vars(self).setdefault("_starting", set()).add(worker.pid)
+        await usual_start(self, worker)
+
+    def on_worker_ready(self: Any, worker: Any) -> None:
+        vars(self).get("_starting", set()).discard(worker.pid)
+        usual_ready(self, worker)
+
+    def ready(self: Any) -> list[int]:
+        return [pid for pid in self._workers if pid not in vars(self).get("_starting", ())]
+
+    def _reset_round_robin(self: Any) -> Any:
+        self._workers_round_robin = cycle(ready(self))
+        return self._workers_round_robin
+
+    async def dispatch_request(self: Any, request_message: Any) -> Any:
+        deadline = time.monotonic() + _START_S
+        while not ready(self):
+            if time.monotonic() > deadline:
+                raise MLServerError(f"no worker process was ready within {_START_S:g} s", 503)
+            await asyncio.sleep(_PAUSE)
+        return await usual_dispatch(self, request_message)
+
+    dispatcher.on_worker_start, dispatcher.on_worker_ready = on_worker_start, on_worker_ready
+    dispatcher._reset_round_robin, dispatcher.dispatch_request = (
+        _reset_round_robin,
+        dispatch_request,
+    )
+
+
+async def _handle_all_that_stopped(self: Any, signum: int, frame: Any) -> None:
+    """Hand every child that ended to its pool, for one signal may stand for several."""
+    stopped: dict[int, int] = {}
+    while True:
+        try:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:  # none is left
+            break
+        if pid == 0:
+            break
+        if status != 0:
+            stopped[pid] = status
+    pools = [self._default_pool, *self._pools.values()]
+    await asyncio.gather(
+        *[pool.on_worker_stop(pid, status) for pool in pools for pid, status in stopped.items()]
+    )
 
 
 async def release_if_orphaned(queue: Queue[Any]) -> bool:
