@@ -5,7 +5,8 @@ MLServer starts another in its place, and three things of it are mended here:
 - All workers answer through one queue of :mod:`multiprocessing`. Its lock is a semaphore, which no
   death releases: a worker that is killed while it writes an answer (for want of memory, say) leaves
   the others, and the one started in its place, waiting for good, and the server hangs. So when a
-  worker dies the lock is looked at. Held while nothing arrives, it is nobody's, and is released.
+  worker dies the lock is looked at. Held while nothing arrives, it is nobody's, and is released;
+  and what had arrived of an answer that will never end is dropped.
 - A worker that is starting gets requests before its model is loaded if another dies meanwhile.
   Here it gets none before it is ready, and where no worker is, requests wait for one.
 - Two workers that die at once can be told of by one signal, and the second is never missed.
@@ -21,10 +22,21 @@ from itertools import cycle
 from multiprocessing.queues import Queue
 from typing import Any
 
+from mimiq.runtime.serving.worker_answers import drop_cut_off, read_apart
+
 _LOOKS = 40  # in a row at which the lock is held and nothing arrives
 _PAUSE = 0.05  # seconds between two of them
 _MOST = 200  # looks: a lock that is still held by then is in use
 _START_S = 120.0  # that a request waits for a worker to start
+
+_NEEDED = (
+    "_reset_round_robin",
+    "dispatch_request",
+    "dispatch_update_to_worker",
+    "on_worker_ready",
+    "on_worker_start",
+    "on_worker_stop",
+)
 
 _LOGGER = logging.getLogger(__name__)
 _tasks: set[asyncio.Task[bool]] = set()  # the loop alone would not keep them
@@ -40,9 +52,8 @@ def outlive_killed_workers() -> None:
         from mlserver.parallel.registry import InferencePoolRegistry
     except ImportError:
         return
-    needed = ("_reset_round_robin", "dispatch_request", "on_worker_start", "on_worker_ready")
     if getattr(Dispatcher, "outlives_killed_workers", False) or not (
-        all(hasattr(Dispatcher, name) for name in (*needed, "on_worker_stop"))
+        all(hasattr(Dispatcher, name) for name in _NEEDED)
         and hasattr(InferencePoolRegistry, "_handle_worker_stop")
     ):
         return
@@ -53,7 +64,13 @@ def outlive_killed_workers() -> None:
 
 
 def _free_the_queue(dispatcher: Any) -> None:
-    usual = dispatcher.on_worker_stop
+    usual, usual_update = dispatcher.on_worker_stop, dispatcher.dispatch_update_to_worker
+
+    async def dispatch_update_to_worker(self: Any, worker: Any, model_update: Any) -> Any:
+        queue = getattr(self, "_responses", None)
+        if isinstance(queue, Queue):  # before the first request
+            read_apart(queue)
+        return await usual_update(self, worker, model_update)
 
     def on_worker_stop(self: Any, worker: Any, exit_code: int) -> None:
         usual(self, worker, exit_code)
@@ -64,6 +81,7 @@ def _free_the_queue(dispatcher: Any) -> None:
             task.add_done_callback(_tasks.discard)
 
     dispatcher.on_worker_stop = on_worker_stop
+    dispatcher.dispatch_update_to_worker = dispatch_update_to_worker
 
 
 def _keep_requests_from_starting_workers(dispatcher: Any) -> None:
@@ -139,6 +157,7 @@ async def release_if_orphaned(queue: Queue[Any]) -> bool:
             return False
         still = 0 if reader.poll() else still + 1
         if still == _LOOKS:
+            drop_cut_off(queue)
             lock.release()
             _LOGGER.warning("A worker died while it wrote an answer; the others go on.")
             return True
