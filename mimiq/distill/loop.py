@@ -26,6 +26,7 @@ from mimiq.config.recipes import recipe_for
 from mimiq.devices import fast_dtype
 from mimiq.distill.gradients import kept_by_first, sum_gradients
 from mimiq.distill.losses import Target, distillation_loss, outputs_of
+from mimiq.distill.rates import HARM, Rates
 from mimiq.distill.views import random_views
 from mimiq.errors import BadInput
 from mimiq.files import refuse_exhausted
@@ -139,7 +140,7 @@ class Distillation:
         self.held_out_targets = [self._teach(batch, fast=False) for batch in self.held_out]
         self.known = self._teach_all() if recipe.views.fixed and recipe.steps else None
         self.optimizer = self._optimizer()
-        self.peak_rates = [group["lr"] for group in self.optimizer.param_groups]
+        self.rates = Rates(self.optimizer, recipe.steps)
         self.step = 0
         self.history: list[tuple[int, float]] = []
         self.best_loss, self.best_step = math.inf, 0
@@ -155,8 +156,7 @@ class Distillation:
         # Views mix the images of a batch: each rank makes all of them, and learns from its share.
         own = slice(ranks.current().rank, None, ranks.current().world)
         batch, chosen = random_views(self.recipe.views, shown, generator)[own], chosen[own]
-        for group, peak in zip(self.optimizer.param_groups, self.peak_rates, strict=True):
-            group["lr"] = peak * _schedule(self.step, self.recipe.steps)
+        self.rates.set(self.step)
         self.optimizer.zero_grad(set_to_none=True)
         loss = shown.new_zeros(())
         if len(batch):
@@ -173,7 +173,10 @@ class Distillation:
 
     @torch.no_grad()
     def evaluate(self) -> None:
-        """Held-out loss in fp32; the state is kept if it is the best so far."""
+        """Held-out loss in fp32; the state is kept if it is the best so far.
+
+        Where the loss shows harm, the run goes on from the best state at lower rates.
+        """
         group = ranks.current()
         batches = list(zip(self.held_out, self.held_out_targets, strict=True))
         losses = torch.zeros(len(batches), device=self.device)
@@ -191,6 +194,9 @@ class Distillation:
         if loss < self.best_loss:
             self.best_loss, self.best_step = loss, self.step
             self.best_state = {k: v.detach().clone() for k, v in self.student.state_dict().items()}
+        elif not loss <= HARM * self.best_loss:  # not a number is harm, too
+            self.student.load_state_dict(self.best_state)
+            self.rates.lower()
 
     @torch.no_grad()
     def agreement(self) -> float:
@@ -212,6 +218,7 @@ class Distillation:
             "optimizer": self.optimizer.state_dict(),
             "best_state": self.best_state,
             "best": [self.best_loss, self.best_step],
+            "rates": self.rates.share,
             "history": self.history,
             "seconds": self.seconds_before + seconds,
         }
@@ -230,6 +237,7 @@ class Distillation:
         self.optimizer.load_state_dict(state["optimizer"])
         self.best_state = state["best_state"]
         self.best_loss, self.best_step = state["best"]
+        self.rates.share = state.get("rates", 1.0)
         self.history = [(step, loss) for step, loss in state["history"]]
         self.seconds_before = state["seconds"]
         return True
@@ -298,11 +306,3 @@ class Distillation:
     def _batches(self) -> Iterator[torch.Tensor]:
         for part in self.train_images.split(self.recipe.batch_size):
             yield self._normalize(part)
-
-
-def _schedule(step: int, steps: int) -> float:
-    """Linear warm-up over a twentieth of the run, then a cosine to zero."""
-    warmup = max(1, steps // 20)
-    if step < warmup:
-        return (step + 1) / warmup
-    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))

@@ -24,7 +24,7 @@ _SYNTHESIS = 1.2
 _FIT = 9.0
 _FIT_TWO_STEPS = 31.0  # below 7 bits, where every grid with two steps is searched
 _DISTILLATION = 5.5
-_LATENCY_SECONDS = 10.0  # for each batch size, with warm-up: :mod:`mimiq.stages.measuring.latency`
+_LATENCY_SECONDS = 7.0  # for each batch size, with warm-up: :mod:`mimiq.stages.measuring.latency`
 
 _MEASURED_SECONDS = 1.0
 _ROUNDS = 3

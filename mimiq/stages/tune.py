@@ -70,7 +70,7 @@ class TuneNetwork:
     """
 
     name: ClassVar[str] = "tuned"
-    revision: ClassVar[int] = 1
+    revision: ClassVar[int] = 2
     together: ClassVar[bool] = True
 
     fit: FitNetwork

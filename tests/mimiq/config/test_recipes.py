@@ -42,7 +42,7 @@ def test_a_cpu_tunes_where_it_was_seen_to_help() -> None:
             for label, precision in PRECISIONS.items()
         }
 
-    assert steps("cpu") == {"w8a8": 150, "w4a16-b64": 0, "w4a8": 0, "w5a5": 0, "w4a4": 0}
+    assert steps("cpu") == {"w8a8": 300, "w4a16-b64": 0, "w4a8": 200, "w5a5": 0, "w4a4": 0}
     assert not any(steps("tiny").values())
     assert all(count > 0 for name in ("gpu", "paper") for count in steps(name).values())
 

@@ -83,6 +83,15 @@ def test_keeps_the_best_state_when_training_goes_wrong(
     assert torch.equal(student.module(images), before)
 
 
+def test_rates_too_high_for_a_network_are_lowered_until_they_help(
+    small_vit: LoadedModel, images: torch.Tensor, pixels: torch.Tensor
+) -> None:
+    recipe = replace(_RECIPE, steps=80, evaluate_every=5, lr_weights=0.1, lr_scales=0.1)
+    result = distill(_student(small_vit, images), pixels, recipe, seed=0)
+    assert max(loss for _, loss in result.history) > 1.1 * result.initial_loss
+    assert result.best_loss < result.initial_loss
+
+
 def test_a_loss_that_is_no_number_from_the_start_is_said(
     small_vit: LoadedModel, images: torch.Tensor, pixels: torch.Tensor
 ) -> None:
