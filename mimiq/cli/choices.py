@@ -14,8 +14,8 @@ from mimiq.runtime.targets import TARGETS as TARGETS
 
 RECIPES = tuple(SYNTHESIS_RECIPES)
 RECIPE_LINES = {
-    "fast": "48 images and 192 scenes: DeiT-T in 2 minutes on two AVX2 cores, 3 at INT8.",
-    "cpu": "96 images and 192 scenes, distilled at 8 bits: 5 minutes, 7 at INT8.",
+    "fast": "48 images and 192 scenes: DeiT-T in 2 minutes on two AVX2 cores, 5 at INT8.",
+    "cpu": "96 images and 192 scenes, distilled at W8A8 and W4A8: 10 minutes.",
     "gpu": "2048 images and 1024 scenes, 4000 steps of distillation: for one GPU.",
     "paper": "10 000 images of 2000 steps, 62 500 steps of distillation: as published.",
     "tiny": "For the embedded network of digits: 128 images, no distillation.",
