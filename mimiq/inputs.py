@@ -48,13 +48,11 @@ def check_early(precision: str | Precision, asked: Early) -> None:
         BadInput: a value that cannot be, a place or a folder that cannot be used.
         EnvironmentLacks: an engine that this host cannot build.
     """
-    from mimiq.runtime.manifest import MANIFEST
-
     if isinstance(precision, str):
         widths_of(precision)
     out, evaluation = asked["out"], asked["evaluation"]
     if out is not None:
-        require_new(Path(out), asked["overwrite"], MANIFEST)
+        require_new(Path(out), asked["overwrite"])
     if isinstance(evaluation, str | Path):
         require_folder(Path(evaluation), f"`evaluation={evaluation}`", "a folder of images")
     elif asked["eval_limit"] is not None:

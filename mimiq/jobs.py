@@ -31,7 +31,6 @@ from mimiq.models.precisions import precision_for
 from mimiq.outputs import require_new
 from mimiq.progress import SILENT, Progress
 from mimiq.runtime.evaluation.datasets import LabelledImages
-from mimiq.runtime.manifest import MANIFEST
 from mimiq.runtime.preprocessing import Preprocessing
 from mimiq.runtime.targets import GRAPH
 from mimiq.spec import EngineSpec, Job, default_out
@@ -95,7 +94,7 @@ def job_for(
     alike = uniform or (recipe == "paper" and isinstance(precision, str))
     wanted = precision_for(network, precision, block_size=block_size, uniform=alike)
     place = Path(out) if out is not None else default_out(network.name, wanted.label)
-    require_new(place, overwrite, MANIFEST)
+    require_new(place, overwrite)
     job = job_of(
         network,
         wanted,

@@ -7,16 +7,16 @@ import os
 from pathlib import Path
 
 from mimiq.errors import BadInput
+from mimiq.runtime.files.replaceable import require_replaceable
 
 
-def require_new(out: Path, overwrite: bool, kind: str) -> None:
+def require_new(out: Path, overwrite: bool, suffix: str | None = None) -> None:
     """Refuse an output that is in the way, or cannot be written, before the work and not after it.
 
     Args:
         out: the folder or file to be.
         overwrite: whether one of our own may be replaced.
-        kind: how one of our own is known: a folder by a file in it (``manifest.json``), a file by
-            its suffix (``.onnx``).
+        suffix: of a file to be, by which one of our own is known (``.onnx``); None for a bundle.
 
     Raises:
         BadInput: naming what stands in the way.
@@ -28,13 +28,11 @@ def require_new(out: Path, overwrite: bool, kind: str) -> None:
                 f"{out} exists already.",
                 "Choose another name with `out`, or replace it with `overwrite=True`.",
             )
-        if kind.startswith("."):
-            ours = out.is_file() and out.suffix == kind
-        else:
-            ours = (out / kind).is_file() or _is_empty(out)
-        if not ours:
+        if suffix is None:
+            require_replaceable(out)
+        elif not out.is_file() or out.suffix != suffix:
             raise BadInput(
-                f"{out} is not a result of this kind, so it will not be replaced.",
+                f"{out} is no {suffix} file, so it will not be replaced.",
                 "Choose another name with `out`.",
             )
     parent = out.absolute().parent
@@ -80,7 +78,3 @@ def require_folder(path: Path, named: str, what: str) -> None:
         raise BadInput(f"{named} {problem}; {what} is needed.", "Check the path.")
     if not os.access(path, os.R_OK | os.X_OK):
         raise BadInput(f"{named} may not be read.", "Check its permissions.")
-
-
-def _is_empty(folder: Path) -> bool:
-    return folder.is_dir() and not any(folder.iterdir())

@@ -15,6 +15,7 @@ from mimiq.files import make_folder_whole, writing
 from mimiq.runtime.bundle import LABELS, REPORT, Bundle
 from mimiq.runtime.files.additions import READY, move_in
 from mimiq.runtime.files.json_objects import pretty_json
+from mimiq.runtime.files.replaceable import require_replaceable
 from mimiq.runtime.manifest import (
     MANIFEST,
     check_name,
@@ -176,10 +177,7 @@ def _check_target(out: Path, overwrite: bool) -> None:
         raise BadInput(
             f"{out} exists already.", "Choose another folder, or replace it with `overwrite=True`."
         )
-    if not out.is_dir() or (any(out.iterdir()) and not (out / MANIFEST).is_file()):
-        raise BadInput(
-            f"{out} is not a bundle, so it will not be replaced.", "Choose another folder."
-        )
+    require_replaceable(out)
 
 
 def _lines(labels: Sequence[str]) -> str:

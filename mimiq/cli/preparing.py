@@ -26,19 +26,18 @@ def prepared(
     tuning: choices.TuningChoice,
     output: choices.OutChoice,
     suffix: str,
-    kind: str,
     progress: Progress,
 ) -> Job:
-    """The job, its inputs and output checked; ``kind`` as of :func:`mimiq.outputs.require_new`."""
+    """The job, its inputs and output, a file of this suffix, checked."""
     from mimiq.spec import default_out
 
     if output.out is not None:
-        require_new(output.out, output.force, kind)
+        require_new(output.out, output.force, suffix)
     calibration_of(tuning.calibration)
     model = values.load(choice, progress)
     wanted = values.precision_of(precision, model, images.recipe)
     out = output.out or default_out(choice.model, wanted.label, suffix)
-    require_new(out, output.force, kind)
+    require_new(out, output.force, suffix)
     return values.job_of(model, wanted, images, tuning, out)
 
 

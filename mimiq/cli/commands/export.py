@@ -86,7 +86,7 @@ def export(
     progress = shown_progress(say.quiet)
     with working():
         if source is None:
-            job = prepared(choice, precision, images, tuning, output, ".onnx", ".onnx", progress)
+            job = prepared(choice, precision, images, tuning, output, ".onnx", progress)
             model, out = job.model, job.out
             found, calibration = tuned(job, cache_dir, progress)
             quantized = found.network
