@@ -51,7 +51,7 @@ def read_labels(path: Path, shape: InputShape) -> LabelArray:
         BadInput: when the shard is truncated or holds something else.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
+        with _opened(path) as archive:
             labels = _read_array(archive, "labels.npy")
             with archive.open("images.npy") as file:
                 found, dtype, header_bytes = _read_header(file)
@@ -75,13 +75,19 @@ def read_shard(path: Path, shape: InputShape) -> tuple[ByteArray, LabelArray]:
         BadInput: when the shard is truncated, corrupted or holds something else.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
+        with _opened(path) as archive:
             images = _read_array(archive, "images.npy")
             labels = _read_array(archive, "labels.npy")
     except (*_DAMAGE, zipfile.BadZipFile) as error:
         raise exhausted(error, f"{path} cannot be read") or _damaged(path, error) from error
     _check_shapes(path, images.shape, images.dtype, labels, shape)
     return images.astype(np.uint8, copy=False), labels.astype(np.int64, copy=False)
+
+
+def _opened(path: Path) -> zipfile.ZipFile:
+    if path.exists() and not path.is_file():  # a pipe is waited for, and a device never ends
+        raise ValueError("it is not a regular file")
+    return zipfile.ZipFile(path)
 
 
 def _read_array(archive: zipfile.ZipFile, name: str) -> npt.NDArray[np.generic]:

@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, fields
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar, Protocol, TypeVar
 
 import platformdirs
@@ -149,10 +149,14 @@ class Cache:
                 return final, True
             working = final.with_name(final.name + ".partial")
             with writing_to_cache(self.root):
-                if final.is_dir():
+                if os.path.lexists(final):
                     self.tell(f"{stage}: {final.name} in the cache is damaged and is made again")
                     _keep_whole_files(final, working)
+                if not working.is_dir():
+                    _remove(working)
                 working.mkdir(parents=True, exist_ok=True)
+                if not (working / _INPUTS).is_file():
+                    _remove(working / _INPUTS)
                 (working / _INPUTS).write_text(json.dumps(inputs, indent=2, sort_keys=True))
             with naming_full_disk(working):
                 make(working)
@@ -169,6 +173,8 @@ class Cache:
         locks = self.root / "locks"
         with writing_to_cache(self.root):
             locks.mkdir(parents=True, exist_ok=True)
+            if (locks / name).is_dir():
+                _remove(locks / name)
             lock = FileLock(locks / name)
             try:
                 lock.acquire(blocking=False)
@@ -213,6 +219,8 @@ def _files(folder: Path) -> Iterator[Path]:
 def _whole_files(folder: Path) -> tuple[set[str], bool]:
     """The files of an entry that are as they were sealed, and whether these are all."""
     try:
+        if not (folder / CONTENTS).is_file():
+            return set(), False
         contents: dict[str, Any] = json.loads((folder / CONTENTS).read_text(encoding="utf-8"))
         sealed = {name: FileEntry(**entry) for name, entry in contents.items()}
     except (OSError, ValueError, TypeError, AttributeError) as error:
@@ -221,7 +229,7 @@ def _whole_files(folder: Path) -> tuple[set[str], bool]:
     whole = set()
     for name, entry in sealed.items():
         try:
-            if FileEntry.of(folder / name) == entry:
+            if entry.describes(folder / name):
                 whole.add(name)
         except OSError as error:
             refuse_exhausted(error, f"{folder} cannot be read")
@@ -235,12 +243,25 @@ def _is_whole(folder: Path) -> bool:
 def _keep_whole_files(damaged: Path, working: Path) -> None:
     """Begin ``working`` anew with the files of a damaged entry that are whole."""
     whole, _ = _whole_files(damaged)
-    shutil.rmtree(working, ignore_errors=True)
+    _remove(working)
     os.rename(damaged, working)
-    for file in _files(working):
-        if file.relative_to(working).as_posix() not in whole:
-            file.unlink()
-    (working / CONTENTS).unlink(missing_ok=True)
+    if not working.is_dir():
+        return
+    folders = {parent for name in whole for parent in PurePosixPath(name).parents}
+    for place, names, others in os.walk(working):
+        inside = PurePosixPath(Path(place).relative_to(working))
+        for name in (*names, *others):
+            if inside / name not in folders and str(inside / name) not in whole:
+                _remove(Path(place, name))
+        names[:] = [name for name in names if inside / name in folders]
+
+
+def _remove(path: Path) -> None:
+    """Have nothing at ``path``, whatever is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def content_key(inputs: Mapping[str, Any]) -> str:

@@ -15,6 +15,7 @@ import platform
 import re
 import shutil
 import sys
+import time
 from contextlib import suppress
 from pathlib import Path
 from uuid import uuid4
@@ -24,11 +25,22 @@ _HERE = -100  # AT_FDCWD: paths are relative to the working folder
 _NAME = re.compile(r"\.(?P<of>.+)\.(?P<host>[0-9a-f]{6})-(?P<pid>\d+)-[0-9a-f]{8}\.(?:tmp|old)")
 
 
+_LONGEST = 200
+"""Bytes of a name: a file system allows 255, and a temporary one must be allowed beside it."""
+_STALE_SECONDS = 24 * 3600.0
+_made: set[str] = set()
+
+
 def beside(path: Path, suffix: str = "tmp") -> Path:
     """A new name in the same folder, so that renaming it to ``path`` is one step."""
-    # A file system allows 255 bytes for a name, and this one must be allowed where `path` is.
-    name = os.fsencode(path.name)[:200].decode(errors="ignore")
-    return path.with_name(f".{name}.{_host()}-{os.getpid()}-{uuid4().hex[:8]}.{suffix}")
+    own = f"{_host()}-{os.getpid()}-{uuid4().hex[:8]}"
+    name = f".{_cut(path.name)}.{own}.{suffix}"
+    _made.add(name)
+    return path.with_name(name)
+
+
+def _cut(name: str) -> str:
+    return os.fsencode(name)[:_LONGEST].decode(errors="ignore")
 
 
 def is_temporary(name: str) -> bool:
@@ -37,26 +49,30 @@ def is_temporary(name: str) -> bool:
 
 
 def remove_leftovers(path: Path) -> None:
-    """Remove what processes of this host that are dead were writing to become ``path``.
+    """Remove what dead processes were writing to become ``path``.
+
+    Dead is a process of this host that has ended, and any whose writing was left for a day: of
+    other hosts, and of containers that bear another name at each start, nothing else is known.
 
     A folder that one of them had moved out of the way, without putting another in its place, gets
     its name back.
     """
     for found, name in _temporaries(path.parent):
-        if name == path.name:
+        if name == _cut(path.name):
             _remove_of_dead(found, path)
 
 
 def remove_all_leftovers(folder: Path) -> None:
     """:func:`remove_leftovers` of whatever was being written in ``folder``."""
     for found, name in _temporaries(folder):
-        _remove_of_dead(found, folder / name)
+        # What a name that was cut stood for is known to who asks for it alone.
+        if found.suffix != ".old" or len(os.fsencode(name)) < _LONGEST - 3:
+            _remove_of_dead(found, folder / name)
 
 
-def of_the_dead(folder: Path, name: str) -> list[Path]:
-    """What processes of this host that are dead were writing in ``folder`` to become ``name``."""
-    found = _temporaries(folder)
-    return [path for path, becoming in found if becoming == name and _is_of_dead(path.name)]
+def written_beside(path: Path) -> list[Path]:
+    """What whichever process, alive or dead, is or was writing to become ``path``."""
+    return [found for found, name in _temporaries(path.parent) if name == _cut(path.name)]
 
 
 def exchange(new: Path, old: Path) -> None:
@@ -104,7 +120,11 @@ def sync_tree(folder: Path) -> None:
 
 @functools.cache
 def _host() -> str:
-    return hashlib.sha256(platform.node().encode()).hexdigest()[:6]
+    """Six hex digits for where a process's number means something: a host, or a container on it."""
+    name = platform.node()
+    with suppress(OSError):  # containers that share their host's name number their own processes
+        name += f" {os.stat('/proc/self/ns/pid').st_ino}"
+    return hashlib.sha256(name.encode()).hexdigest()[:6]
 
 
 def _temporaries(folder: Path) -> list[tuple[Path, str]]:
@@ -117,7 +137,7 @@ def _temporaries(folder: Path) -> list[tuple[Path, str]]:
 
 
 def _remove_of_dead(found: Path, path: Path) -> None:
-    if not _is_of_dead(found.name):
+    if not _is_of_dead(found):
         return
     with suppress(OSError):
         if found.suffix == ".old" and not os.path.lexists(path):
@@ -128,15 +148,22 @@ def _remove_of_dead(found: Path, path: Path) -> None:
             found.unlink(missing_ok=True)
 
 
-def _is_of_dead(name: str) -> bool:
-    """Whether who wrote under this name is known to have ended: of other hosts nothing is known."""
-    match = _NAME.fullmatch(name)
-    # On Windows os.kill(pid, 0) would end the process.
-    if match is None or match["host"] != _host() or sys.platform == "win32":
+def _is_of_dead(found: Path) -> bool:
+    """Whether who wrote under this name has ended, by what is known of it."""
+    match = _NAME.fullmatch(found.name)
+    if match is None:
         return False
+    with suppress(OSError):
+        if time.time() - found.lstat().st_mtime > _STALE_SECONDS:
+            return True
+    # On Windows os.kill(pid, 0) would end the process.
+    if match["host"] != _host() or sys.platform == "win32":
+        return False
+    if int(match["pid"]) == os.getpid():
+        return found.name not in _made  # in a container the next process has the same number
     try:
         os.kill(int(match["pid"]), 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):
         return True
     except OSError:
         pass

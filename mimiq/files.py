@@ -49,6 +49,18 @@ class FileEntry:
             digest = hashlib.file_digest(stream, "sha256").hexdigest()
         return FileEntry(digest, path.stat().st_size)
 
+    def describes(self, path: Path) -> bool:
+        """Whether this is the entry of a file on disk.
+
+        Only what has its size is read: neither a device, nor what has grown beyond all bounds.
+
+        Raises:
+            OSError: it cannot be read.
+        """
+        if not path.is_file() or path.stat().st_size != self.bytes:
+            return False
+        return FileEntry.of(path) == self
+
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> FileEntry:
         return FileEntry(str(data["sha256"]), int(data["bytes"]))

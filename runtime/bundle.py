@@ -220,8 +220,8 @@ def _check_file(path: Path, entry: FileEntry, verify: bool) -> None:
         raise BadInput(f"{path} is missing: the manifest lists it.", "Copy the whole bundle again.")
     if verify:
         with writing(path):
-            found = FileEntry.of(path)
-        if found != entry:
+            whole = entry.describes(path)
+        if not whole:
             raise BadInput(
                 f"{path} is not the file that the manifest describes: size or hash differ.",
                 "It was changed or damaged; copy the whole bundle again.",

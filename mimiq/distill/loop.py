@@ -9,27 +9,27 @@ compared by cosine and length instead (:func:`mimiq.distill.losses.embedding_los
 from __future__ import annotations
 
 import copy
-import io
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
-from mimiq import files, ranks
+from mimiq import ranks
 from mimiq.calibrate.images import Images, pixels_of
 from mimiq.config.distillation import DistillationRecipe
 from mimiq.config.recipes import recipe_for
 from mimiq.devices import fast_dtype
+from mimiq.distill import checkpoints
 from mimiq.distill.gradients import kept_by_first, sum_gradients
 from mimiq.distill.losses import Target, distillation_loss, outputs_of
 from mimiq.distill.rates import HARM, Rates
 from mimiq.distill.views import random_views
 from mimiq.errors import BadInput
-from mimiq.files import refuse_exhausted
 from mimiq.models.answers import same_answer
 from mimiq.quantize import kernels as fake_quant_kernels
 from mimiq.quantize.fake_quant import Quantizer
@@ -50,6 +50,7 @@ def distill(
     seed: int = 0,
     checkpoint: Path | None = None,
     progress: Callable[[int, float, float], None] = lambda *_: None,
+    note: Callable[[str], object] = lambda _: None,
 ) -> Tuning:
     """Tune ``quantized.module`` in place, and leave it at its best state on the held-out images.
 
@@ -62,6 +63,7 @@ def distill(
         seed: of views and order; step k draws from (seed, k) alone, so a resumed run goes on alike.
         checkpoint: state is kept here, so that an interrupted run goes on; removed at the end.
         progress: told (steps done, training loss, held-out loss) after each step.
+        note: told where a checkpoint is damaged and all steps are taken again.
 
     Raises:
         BadInput: an unknown recipe, images of another type, too few to hold any out, or a loss that
@@ -78,7 +80,7 @@ def distill(
     run = Distillation(quantized, shown, judging, recipe, seed)
     pixels = recipe.steps * recipe.batch_size * shown.shape[1] * shown.shape[2]
     with fake_quant_kernels.compiled(run.device) if pixels > _WORTH_COMPILING else nullcontext():
-        _tune(run, checkpoint, started, progress)
+        _tune(run, checkpoint, started, progress, note)
     run.restore_best()
     agreement = run.agreement()
     if checkpoint is not None and ranks.current().first:
@@ -99,10 +101,16 @@ def _tune(
     checkpoint: Path | None,
     started: float,
     progress: Callable[[int, float, float], None],
+    note: Callable[[str], object],
 ) -> None:
     recipe = run.recipe
     kept = kept_by_first(checkpoint)
-    if kept is None or not run.resume(kept):
+    state = None if kept is None else checkpoints.read(kept, run.device)
+    if state is not None:
+        run.resume(state)
+    else:
+        if kept is not None:
+            note(f"distill: {checkpoint} is damaged, and all steps are taken again")
         run.evaluate()
     while run.step < recipe.steps:
         loss = run.train_step()
@@ -222,16 +230,10 @@ class Distillation:
             "history": self.history,
             "seconds": self.seconds_before + seconds,
         }
-        with files.replacing(path) as temporary:
-            torch.save(state, temporary)
+        checkpoints.write(path, state)
 
-    def resume(self, content: bytes) -> bool:
-        """Take up what :meth:`save` wrote, where it is whole."""
-        try:
-            state = torch.load(io.BytesIO(content), map_location=self.device, weights_only=True)
-        except Exception as error:  # damaged: torch.load raises anything then
-            refuse_exhausted(error, "the last checkpoint cannot be read")
-            return False
+    def resume(self, state: Mapping[str, Any]) -> None:
+        """Take up what :meth:`save` wrote."""
         self.step = state["step"]
         self.student.load_state_dict(state["student"])
         self.optimizer.load_state_dict(state["optimizer"])
@@ -240,7 +242,6 @@ class Distillation:
         self.rates.share = state.get("rates", 1.0)
         self.history = [(step, loss) for step, loss in state["history"]]
         self.seconds_before = state["seconds"]
-        return True
 
     def _loss(self, output: Target, target: Target) -> torch.Tensor:
         model = self.model

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from mimiq.archives import damaged_entry
 from mimiq.errors import BadInput
 from mimiq.files import exhausted
 from mimiq.models.pickles import Opaque, read_pickle
@@ -89,14 +90,8 @@ def read_tensors(path: Path) -> Tensors:
     for start, magic, what, next_step in _FOREIGN:
         if head.startswith(magic, start):
             raise BadInput(f"{path} is {what}.", next_step)
-    if head[:2] == b"PK" and zipfile.is_zipfile(path):
-        try:
-            with zipfile.ZipFile(path) as archive:
-                names = archive.namelist()
-        except Exception as error:  # of damage zipfile raises more than it says
-            raise exhausted(error, f"{path} cannot be read") or BadInput(
-                f"{path} is a damaged zip archive: {error}", "Download or copy it again."
-            ) from error
+    names = _names_in_zip(path) if head[:2] == b"PK" else None
+    if names is not None:
         if any(name.endswith(".npy") for name in names):
             return _read_npz(path)
         if any(name.endswith("/constants.pkl") for name in names):
@@ -242,6 +237,26 @@ def _read_shards(path: Path) -> Tensors:
             )
         tensors |= read_tensors(path.parent / name)
     return tensors
+
+
+def _names_in_zip(path: Path) -> list[str] | None:
+    """The names in a zip archive that is whole; None where it has no directory."""
+    try:
+        if not zipfile.is_zipfile(path):
+            return None
+        damaged = damaged_entry(path)
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except Exception as error:  # of damage zipfile raises more than it says
+        raise exhausted(error, f"{path} cannot be read") or BadInput(
+            f"{path} is a damaged zip archive: {error}.", "Download or copy it again."
+        ) from error
+    if damaged is not None:
+        raise BadInput(
+            f"{path} is damaged: {damaged} in it is not as its checksum says.",
+            "Download or copy it again.",
+        )
+    return names
 
 
 def _read_npz(path: Path) -> Tensors:

@@ -164,7 +164,7 @@ def _files(folder: Path) -> Iterator[Path]:
 
 def _is(file: Path, entry: FileEntry) -> bool:
     try:
-        return FileEntry.of(file) == entry
+        return entry.describes(file)
     except OSError as error:
         refuse_exhausted(error, f"{file} cannot be read")
         return False

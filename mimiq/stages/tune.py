@@ -93,6 +93,7 @@ class TuneNetwork:
                 progress=lambda step, loss, held_out: stage.update(
                     step, f"loss {loss:.4f}, held-out {held_out:.4f}"
                 ),
+                note=progress.note,
             )
         _save(fitted.network, replace(fitted.report, result=result), folder)
 

@@ -12,6 +12,7 @@ from mimiq.errors import BadInput
 from mimiq.files import exhausted
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
+_MOST_BYTES = 64_000_000
 COMPILE_AGAIN = "Compile the model again with mimiq-compile."
 
 
@@ -23,6 +24,13 @@ def read_json(path: Path) -> dict[str, Any]:
         EnvironmentLacks: too many files are open.
     """
     try:
+        if path.exists() and not path.is_file():  # a pipe is waited for, and a device never ends
+            raise BadInput(f"{path} is not a regular file.", COMPILE_AGAIN)
+        if path.exists() and path.stat().st_size > _MOST_BYTES:
+            raise BadInput(
+                f"{path} has {path.stat().st_size / 1e6:.0f} MB, which no manifest or report has.",
+                COMPILE_AGAIN,
+            )
         data = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         problem = f"{path} cannot be read"

@@ -5,11 +5,15 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from mimiq.errors import EnvironmentLacks, missing_extra, pip_install
 
 _NOT_TELLING = ("Exception from", "Check '")
+_STATISTICS = "openvino_telemetry"
 EXTRA = "openvino"
 OLDEST = (2025, 0)  # the first whose answers were held against ONNX Runtime's here
 
@@ -20,7 +24,7 @@ def is_installed() -> bool:
 
 
 def import_openvino() -> Any:
-    """The library.
+    """The library, which sends no statistics of its use where mimiq is the first to import it.
 
     Raises:
         EnvironmentLacks: it is absent, its shared libraries do not load, or it is too old.
@@ -28,7 +32,8 @@ def import_openvino() -> Any:
     if not is_installed():
         raise missing_extra("OpenVINO", EXTRA)
     try:
-        library = importlib.import_module("openvino")
+        with _without_statistics():
+            library = importlib.import_module("openvino")
         version = str(library.__version__)
         _ = library.Core
     except (ImportError, OSError, RuntimeError, AttributeError) as error:
@@ -42,6 +47,23 @@ def import_openvino() -> Any:
             f"Install version {'.'.join(map(str, OLDEST))} or later: {pip_install(EXTRA)}",
         )
     return library
+
+
+@contextmanager
+def _without_statistics() -> Iterator[None]:
+    """Hide the package through which OpenVINO tells its makers of every import.
+
+    It does so unasked, writes to the home folder, and has a child process wait for the network,
+    which forked children of ours would try to join.
+    """
+    if _STATISTICS in sys.modules:
+        yield
+        return
+    sys.modules[_STATISTICS] = None  # type: ignore[assignment]  # as if it were not installed
+    try:
+        yield
+    finally:
+        del sys.modules[_STATISTICS]
 
 
 def what_it_says(error: Exception) -> str:

@@ -23,7 +23,7 @@ _NAMES = {
 def memory_parts(memory: Mapping[str, int]) -> list[Element]:
     """A bar for each type, and the figures."""
     sizes = sorted(memory.items(), key=lambda item: -item[1])
-    whole = sum(memory.values())
+    whole = sum(memory.values()) or 1
     rows = [
         (_NAMES.get(kind, kind), f"{size:,}", f"{100 * size / whole:.1f} %") for kind, size in sizes
     ]

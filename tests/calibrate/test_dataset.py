@@ -154,6 +154,15 @@ def test_an_unfinished_set_resumes_where_it_stopped(tmp_path: Path) -> None:
     np.testing.assert_array_equal(again.finish().images(), pixels(8))
 
 
+@pytest.mark.parametrize("entry", ["recipe", "model"])
+def test_an_unfinished_set_with_an_odd_manifest_is_told(tmp_path: Path, entry: str) -> None:
+    CalibrationSetWriter(tmp_path / "set", manifest(8)).write(0, pixels(8)[:4])
+    file = tmp_path / "set" / "manifest.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), entry: True}))
+    with pytest.raises(BadInput, match="unfinished"):
+        CalibrationSet.open(tmp_path / "set")
+
+
 def test_a_finished_set_is_left_as_it_is(tmp_path: Path) -> None:
     write_set(tmp_path / "set")
     before = {file: file.stat().st_mtime_ns for file in (tmp_path / "set").iterdir()}

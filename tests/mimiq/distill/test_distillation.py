@@ -135,16 +135,40 @@ def test_same_seed_same_result_and_resumed_run_too(
     assert not checkpoint.exists()
 
 
+@pytest.mark.parametrize("damage", ["cut off", "emptied", "sectors of zeros"])
 def test_a_damaged_checkpoint_is_begun_anew(
-    small_vit: LoadedModel, images: torch.Tensor, pixels: torch.Tensor, tmp_path: Path
+    small_vit: LoadedModel,
+    images: torch.Tensor,
+    pixels: torch.Tensor,
+    tmp_path: Path,
+    damage: str,
 ) -> None:
-    recipe = replace(_RECIPE, steps=2)
+    recipe = replace(_RECIPE, steps=4, evaluate_every=2)
     wanted = distill(_student(small_vit, images), pixels, recipe, seed=3)
     checkpoint = tmp_path / "checkpoint.pt"
-    checkpoint.write_bytes(b"PK\x03\x04, and cut off")
-    found = distill(_student(small_vit, images), pixels, recipe, seed=3, checkpoint=checkpoint)
+
+    def stop(step: int, *_: float) -> None:
+        if step == 3:
+            raise KeyboardInterrupt
+
+    begun = _student(small_vit, images)
+    with pytest.raises(KeyboardInterrupt):
+        distill(begun, pixels, recipe, seed=3, checkpoint=checkpoint, progress=stop)
+    content = bytearray(checkpoint.read_bytes())
+    if damage == "cut off":
+        del content[len(content) // 2 :]
+    elif damage == "emptied":
+        content.clear()
+    else:  # what torch.load takes as it is
+        content[len(content) // 2 : len(content) // 2 + 512] = bytes(512)
+    checkpoint.write_bytes(content)
+    notes: list[str] = []
+    again = _student(small_vit, images)
+    found = distill(again, pixels, recipe, seed=3, checkpoint=checkpoint, note=notes.append)
     assert found.history == wanted.history
     assert not checkpoint.exists()
+    assert len(notes) == 1
+    assert "damaged" in notes[0]
 
 
 def test_paper_optimiser_runs(

@@ -72,6 +72,37 @@ def test_pickles_that_pytorch_did_not_write_are_named(state: State, tmp_path: Pa
     assert "torch.save" in caught.value.next_step
 
 
+@pytest.mark.parametrize("checksums", [True, False])
+def test_a_checkpoint_with_another_byte_in_it_is_refused(
+    state: State, tmp_path: Path, checksums: bool
+) -> None:
+    torch.serialization.set_crc32_options(checksums)
+    try:
+        path = saved(state, tmp_path)
+    finally:
+        torch.serialization.set_crc32_options(True)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0x40  # of a weight, which torch.load takes as it is
+    path.write_bytes(content)
+    if not checksums:  # nothing tells
+        load_model(NAME, weights=path)
+        return
+    with pytest.raises(BadInput, match="not as its checksum says"):
+        load_model(NAME, weights=path)
+
+
+@pytest.mark.parametrize("place", [-25, -38])
+def test_a_damaged_directory_of_a_checkpoint_is_told(
+    state: State, tmp_path: Path, place: int
+) -> None:
+    path = saved(state, tmp_path)
+    content = bytearray(path.read_bytes())
+    content[place] ^= 0x01  # it says that the archive spans several disks
+    path.write_bytes(content)
+    with pytest.raises(BadInput, match="damaged zip archive"):
+        load_model(NAME, weights=path)
+
+
 def test_kerass_archives_are_named(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "model.keras", "w") as archive:
         archive.writestr("model.weights.h5", b"\x89HDF")

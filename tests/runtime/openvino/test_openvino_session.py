@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -224,3 +226,25 @@ def test_where_it_is_missing_or_too_old(
     assert OPENVINO.why_not() is not None
     with open_bundle(bundle) as session:
         assert session.backend == "onnxruntime-cpu"
+
+
+def test_nothing_is_told_to_openvinos_makers(make_bundle: MakeBundle, tmp_path: Path) -> None:
+    program = (
+        "import multiprocessing, sys; from mimiq.runtime import open_bundle; "
+        "open_bundle(sys.argv[1], 'openvino'); "
+        "print('openvino_telemetry' in sys.modules, multiprocessing.active_children())"
+    )
+    home = tmp_path / "home"
+    home.mkdir()
+    # As on a user's host: on one of a CI it sends nothing by itself.
+    host = {key: value for key, value in os.environ.items() if key not in ("CI", "TF_BUILD")}
+    said = subprocess.run(
+        (sys.executable, "-c", program, str(make_bundle().path)),
+        env={**host, "HOME": str(home), "MIMIQ_CACHE": str(tmp_path / "cache")},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert said.split() == ["False", "[]"]
+    assert not list(home.rglob("*ga*"))
+    assert not (home / "intel").exists()
