@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from mimiq.errors import BadInput
-from mimiq.files import refuse_exhausted
+from mimiq.files import read_text, refuse_exhausted
 from mimiq.runtime.image_files import InputShape, described
 from mimiq.version import __version__
 
@@ -103,7 +103,7 @@ def read_manifest(path: Path) -> dict[str, Any] | None:
     if not file.is_file():
         return None
     try:
-        manifest = json.loads(file.read_text(encoding="utf-8"))
+        manifest = json.loads(read_text(file))
         form = str(manifest["format"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         refuse_exhausted(error, f"{file} cannot be read")

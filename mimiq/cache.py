@@ -16,7 +16,15 @@ import platformdirs
 
 from mimiq.durable import sync, sync_tree
 from mimiq.errors import EnvironmentLacks
-from mimiq.files import FileEntry, exhausted, full, is_full, naming_full_disk, refuse_exhausted
+from mimiq.files import (
+    FileEntry,
+    exhausted,
+    full,
+    is_full,
+    naming_full_disk,
+    read_text,
+    refuse_exhausted,
+)
 from mimiq.progress import Progress
 from mimiq.version import __version__
 
@@ -219,9 +227,7 @@ def _files(folder: Path) -> Iterator[Path]:
 def _whole_files(folder: Path) -> tuple[set[str], bool]:
     """The files of an entry that are as they were sealed, and whether these are all."""
     try:
-        if not (folder / CONTENTS).is_file():
-            return set(), False
-        contents: dict[str, Any] = json.loads((folder / CONTENTS).read_text(encoding="utf-8"))
+        contents: dict[str, Any] = json.loads(read_text(folder / CONTENTS))
         sealed = {name: FileEntry(**entry) for name, entry in contents.items()}
     except (OSError, ValueError, TypeError, AttributeError) as error:
         refuse_exhausted(error, f"{folder} cannot be read")

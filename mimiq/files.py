@@ -8,6 +8,7 @@ import errno
 import hashlib
 import os
 import shutil
+import stat
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from typing import Any
 from mimiq.durable import beside, exchange, is_temporary, remove_leftovers, sync, sync_tree
 from mimiq.errors import BadInput, EnvironmentLacks, MimiqError
 
+_MOST_BYTES = 64_000_000  # of a manifest, a report, a list of contents
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 TOO_MANY = (errno.EMFILE, errno.ENFILE)
 # From safetensors (Rust), and PyTorch's zip writer, which only sees that something is missing.
@@ -64,6 +66,22 @@ class FileEntry:
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> FileEntry:
         return FileEntry(str(data["sha256"]), int(data["bytes"]))
+
+
+def read_text(path: Path) -> str:
+    """The text of a file of ours, in UTF-8.
+
+    Raises:
+        ValueError: it is longer than any of ours, no regular file, or not UTF-8. A pipe would be
+            waited for, and a device or a file that grew without bounds read for hours.
+        OSError: it cannot be read.
+    """
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):
+        raise ValueError("it is no regular file")
+    if found.st_size > _MOST_BYTES:
+        raise ValueError(f"it has {found.st_size / 1e6:.0f} MB, as no such file has")
+    return path.read_text(encoding="utf-8")
 
 
 def write_whole(path: Path, content: bytes | str) -> None:

@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from mimiq.errors import BadInput
-from mimiq.files import exhausted
+from mimiq.files import exhausted, read_text
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
-_MOST_BYTES = 64_000_000
 COMPILE_AGAIN = "Compile the model again with mimiq-compile."
 
 
@@ -24,20 +23,13 @@ def read_json(path: Path) -> dict[str, Any]:
         EnvironmentLacks: too many files are open.
     """
     try:
-        if path.exists() and not path.is_file():  # a pipe is waited for, and a device never ends
-            raise BadInput(f"{path} is not a regular file.", COMPILE_AGAIN)
-        if path.exists() and path.stat().st_size > _MOST_BYTES:
-            raise BadInput(
-                f"{path} has {path.stat().st_size / 1e6:.0f} MB, which no manifest or report has.",
-                COMPILE_AGAIN,
-            )
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = json.loads(read_text(path))
     except OSError as error:
         problem = f"{path} cannot be read"
         raise exhausted(error, problem) or BadInput(
             f"{problem}: {error.strerror}.", COMPILE_AGAIN
         ) from error
-    except (ValueError, RecursionError) as error:  # not UTF-8, or not JSON
+    except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, or far too long
         raise BadInput(f"{path} is not valid JSON: {error}.", COMPILE_AGAIN) from error
     if not isinstance(data, dict):
         raise BadInput(f"{path} holds no JSON object.", COMPILE_AGAIN)

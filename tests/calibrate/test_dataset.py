@@ -220,6 +220,21 @@ def test_interruption_between_write_and_rename_leaves_nothing(
     assert not resumed.has(1)
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
+@pytest.mark.parametrize("kind", ["pipe", "device"])
+def test_a_shard_that_is_no_file_is_told_at_once(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "set"
+    write_set(path)
+    shard = path / "batch-00001.npz"
+    shard.unlink()
+    if kind == "pipe":
+        os.mkfifo(shard)  # reading it would wait for ever
+    else:
+        shard.symlink_to("/dev/zero")
+    with pytest.raises(BadInput, match=r"batch-00001\.npz is truncated or damaged"):
+        CalibrationSet.open(path).verify()
+
+
 def test_what_a_killed_process_left_is_ignored_and_removed(tmp_path: Path) -> None:
     path = tmp_path / "set"
     writer = CalibrationSetWriter(path, manifest(4))

@@ -94,11 +94,24 @@ def _flip(file: Path) -> None:
     file.write_bytes(data)
 
 
+def _to_folder(file: Path) -> None:
+    file.unlink()
+    (file / "foreign").mkdir(parents=True)
+
+
+def _to_pipe(file: Path) -> None:
+    file.unlink()
+    os.mkfifo(file)  # reading it would wait for ever
+
+
 DAMAGE: dict[str, Callable[[Path], object]] = {
     "cut": _cut,
     "flipped": _flip,
     "emptied": lambda file: file.write_bytes(b""),
+    "grown": lambda file: os.truncate(file, 1 << 40),  # reading it would take an hour
     "gone": Path.unlink,
+    "folder": _to_folder,
+    **({"pipe": _to_pipe} if hasattr(os, "mkfifo") else {}),
 }
 
 
@@ -127,6 +140,34 @@ def test_a_damaged_entry_is_made_again(tmp_path: Path, name: str, damage: str) -
         assert found[1] == {"one", "below/two"} - {name} | {"inputs.json"}
     cache.run(Step({}, work), SILENT)
     assert len(found) == 2
+
+
+@pytest.mark.parametrize("name", ["entry", "entry.partial", "partial/inputs.json", "lock"])
+@pytest.mark.parametrize("kind", ["file", "folder", "link into nothing"])
+def test_what_is_of_another_kind_gives_way(tmp_path: Path, name: str, kind: str) -> None:
+    cache = Cache(tmp_path)
+    entry = cache.run(Step({}, writes("result")), SILENT)
+    shutil.rmtree(entry)
+    partial = entry.with_name(entry.name + ".partial")
+    place = {
+        "entry": entry,
+        "entry.partial": partial,
+        "partial/inputs.json": partial / "inputs.json",
+        "lock": tmp_path / "locks" / entry.name,
+    }[name]
+    place.parent.mkdir(exist_ok=True)
+    place.unlink(missing_ok=True)
+    if kind == "file":
+        place.write_text("foreign")
+    elif kind == "folder":
+        place.mkdir()
+    elif name == "lock":
+        pytest.skip("a lock that is a link is refused by its library")
+    else:
+        place.symlink_to(tmp_path / "nowhere")
+    assert cache.run(Step({}, writes("result")), SILENT) == entry
+    assert (entry / "result").read_text() == "result"
+    assert not partial.exists()
 
 
 @pytest.mark.parametrize("code", [errno.EMFILE, errno.ENFILE, errno.ENOMEM])

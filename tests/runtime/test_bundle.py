@@ -14,6 +14,7 @@ from runtime_models import CLASSES, SIZE, MakeBundle, MakeModel, manifest_entrie
 
 from mimiq.errors import BadInput, EnvironmentLacks
 from mimiq.files import write_whole
+from mimiq.runtime import bundle_writing
 from mimiq.runtime.bundle import Bundle
 from mimiq.runtime.bundle_writing import add_files, write_bundle
 from mimiq.runtime.manifest import check_name, manifest_digest
@@ -89,6 +90,40 @@ def test_overwrite_spares_what_is_no_bundle(tmp_path: Path, make_model: MakeMode
     with pytest.raises(BadInput, match="not a bundle"):
         write_bundle(home, {"model.onnx": make_model()}, manifest_entries(), overwrite=True)
     assert (home / "thesis.tex").read_text() == "years of work"
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "manifest.json"])
+def test_a_file_grown_beyond_all_bounds_is_not_read(make_bundle: MakeBundle, name: str) -> None:
+    bundle = make_bundle()
+    os.truncate(bundle.path / name, 1 << 40)
+    with pytest.raises(BadInput, match=name):
+        Bundle(bundle.path)
+
+
+@pytest.mark.parametrize("owner", ["alive", "of another host"])
+def test_a_bundle_half_renewed_by_a_process_of_which_nothing_is_known(
+    make_bundle: MakeBundle, make_model: MakeModel, monkeypatch: pytest.MonkeyPatch, owner: str
+) -> None:
+    """As after a container was restarted while files were moved into a mounted bundle."""
+    bundle = make_bundle()
+    new = make_model(seed=1)
+    monkeypatch.setattr(bundle_writing, "_is_fixed", lambda _: True)
+
+    def killed(ready: Path, folder: Path) -> None:
+        os.replace(ready / "model.onnx", folder / "model.onnx")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(bundle_writing, "move_in", killed)
+        with pytest.raises(KeyboardInterrupt):
+            add_files(bundle, {"model.onnx": new})
+    (ready,) = bundle.path.glob(".ready.*")
+    if owner == "of another host":
+        host = ready.name.split(".")[2].partition("-")[0]
+        ready.rename(ready.with_name(ready.name.replace(host, "0" * 6)))
+    found = Bundle(bundle.path)
+    assert found.model_path.read_bytes() == new.read_bytes()
+    assert not list(bundle.path.glob(".*"))
 
 
 @pytest.mark.parametrize(
