@@ -11,14 +11,31 @@ from typing import TYPE_CHECKING, Any
 from mimiq.errors import BadInput
 from mimiq.files import exhausted, write_whole
 from mimiq.runtime.files.json_objects import pretty_json
+from mimiq.runtime.files.json_shapes import Misfit, count, list_of, record, text
 from mimiq.runtime.host import cpu_name, instruction_sets, usable_cores
 from mimiq.runtime.latency.measure import LatencyRow
+from mimiq.runtime.report.shape import LATENCY
 
 if TYPE_CHECKING:
     from mimiq.runtime.bundle import Bundle
 
 FORMAT = "mimiq-tuned/1"
 _SUFFIX = ".tuned.json"
+_AGAIN = "Remove the file, and measure again with mimiq bench."
+_HOST = record({"instruction_sets": list_of(text)}, {"cpu": text})
+_MEASURED = list_of(
+    record(
+        {
+            "host": _HOST,
+            "threads": count(1),
+            "created": text,
+            "software": record({}),
+            "best": text,
+            "rows": list_of(LATENCY, 1),
+            "notes": list_of(text),
+        }
+    )
+)
 
 
 @dataclass(frozen=True)
@@ -94,13 +111,16 @@ def read(bundle: Bundle) -> tuple[Measured, ...]:
         data = json.loads(path.read_text(encoding="utf-8"))
         if data["manifest_sha256"] != bundle.digest:
             return ()
+        _MEASURED(data["measured"], "measured")
         return tuple(Measured.from_json(entry) for entry in data["measured"])
     except FileNotFoundError:
         return ()
+    except Misfit as error:
+        raise BadInput(f"{path} cannot be used: {error}.", _AGAIN) from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise exhausted(error, f"{path} cannot be read") or BadInput(
             f"{path} does not say what was measured: {type(error).__name__} {error}.",
-            "Remove the file, and measure again with mimiq bench.",
+            _AGAIN,
         ) from error
 
 

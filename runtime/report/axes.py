@@ -9,6 +9,9 @@ from xml.etree.ElementTree import Element
 
 from mimiq.runtime.report.markup import append, element
 
+_ALIKE = 1e-9  # of the larger: two values that are this near to each other are one on an axis
+_TINY = 1e-200  # what is smaller is zero on an axis
+
 
 @dataclass(frozen=True)
 class Axis:
@@ -23,7 +26,10 @@ class Axis:
     @classmethod
     def over(cls, values: Sequence[float], start: float, stop: float, *, few: bool = False) -> Axis:
         low, high = min(values), max(values)
-        step = round_step((high - low) or abs(high) or 1.0, 4 if few else 8)
+        span, size = high - low, max(abs(low), abs(high))
+        if span <= _ALIKE * size:  # steps of such a span would be lost in rounding
+            span = size
+        step = round_step(span if span > _TINY else 1.0, 4 if few else 8)
         low, high = math.floor(low / step) * step, math.ceil(high / step) * step
         if low == high:
             high += step

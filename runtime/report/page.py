@@ -54,7 +54,7 @@ def page(
     report = bundle.report or Report()
     try:
         return _page(bundle, report, engines or {}, sheet or bundle.sheet)
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise BadInput(
             f"The manifest of {bundle.path} is incomplete: {type(error).__name__} {error}.",
             COMPILE_AGAIN,
@@ -150,7 +150,7 @@ def _sections(
         yield "Memory", memory_parts(report.memory)
     yield "Precision", _precision(bundle, engines)
     yield "Calibration", _calibration(bundle, sheet)
-    if report.tuning and report.tuning.steps:
+    if report.tuning and report.tuning.steps and report.tuning.history:
         yield "Distillation", _distillation(report.tuning)
     yield "How it was made", _provenance(bundle, report)
 

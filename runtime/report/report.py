@@ -12,7 +12,9 @@ from mimiq.runtime.evaluation.comparison import Comparison
 from mimiq.runtime.evaluation.held_out import HeldOut
 from mimiq.runtime.evaluation.similarity import EmbeddingCost
 from mimiq.runtime.files.json_objects import COMPILE_AGAIN, read_json
+from mimiq.runtime.files.json_shapes import Misfit
 from mimiq.runtime.latency.measure import LatencyRow
+from mimiq.runtime.report.shape import REPORT
 
 FORMAT = "mimiq-report/1"
 
@@ -218,7 +220,10 @@ def read_report(path: Path) -> Report:
             "Compile the model again, or open the bundle with the mimiq that wrote it.",
         )
     try:
+        REPORT(data, "")
         return Report.from_json(data)
+    except Misfit as error:
+        raise BadInput(f"The report {path} cannot be used: {error}.", COMPILE_AGAIN) from error
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         raise BadInput(
             f"The report {path} is incomplete: {type(error).__name__} {error}.", COMPILE_AGAIN

@@ -2,29 +2,60 @@
 
 from __future__ import annotations
 
+import io
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+from click.testing import CliRunner
 from fuzzing import altered, answers, damaged, fuzzed
 from hypothesis import given
 from hypothesis import strategies as st
+from reports import COMPARISON, report
+from rich.console import Console
 from runtime_models import CLASSES, manifest_entries, write_linear_classifier
 from tensorrt_bundles import make_bundle
 
 from mimiq.cache import Cache
+from mimiq.cli import main
+from mimiq.cli.commands.compare import compared, networks_json
+from mimiq.errors import BadInput
 from mimiq.export.triton import pack
 from mimiq.files import FileEntry
 from mimiq.progress import SILENT, Progress
 from mimiq.runtime.bundle import Bundle
 from mimiq.runtime.bundle_writing import write_bundle
+from mimiq.runtime.evaluation.class_changes import ClassChange
+from mimiq.runtime.evaluation.held_out import Cost, HeldOut
+from mimiq.runtime.evaluation.similarity import EmbeddingCost, Similarity
 from mimiq.runtime.manifest import manifest_digest
+from mimiq.runtime.report.comparison.page import comparison_page
 from mimiq.runtime.report.page import page
-from mimiq.runtime.report.report import Report
+from mimiq.runtime.report.report import Report, Tuning
+from mimiq.runtime.report.terminal import render
 from mimiq.runtime.serving.packed import PackedModel
+
+
+def measured() -> Report:
+    """One with something under every entry."""
+    found = Similarity(48, 0.99, 0.98, 0.97, 47, 0.01)
+    return replace(
+        report(
+            similarity=EmbeddingCost({"synthetic": found}, found),
+            accuracy=replace(COMPARISON, lost=(ClassChange(3, 50, 40, 38, ((4, 2),)),)),
+            fallbacks=["a layer"],
+        ),
+        held_out=HeldOut({kind: Cost(48, 47, 0.06, 0.01) for kind in ("synthetic", "scenes")}),
+        simulation=COMPARISON,
+        tuning=Tuning(100, 0.5, 0.25, 50, ((0, 0.5), (50, 0.25)), agreement=0.9, seconds=3.5),
+        seconds=60.5,
+        memory={"int8": 1000, "other": 500},
+        layers={"blocks.0.attn.qkv": 1e-4},
+        command="mimiq-compile digits --int8",
+    )
 
 
 @cache
@@ -35,16 +66,27 @@ def whole_bundle(folder: Path) -> tuple[Bundle, dict[str, Any], bytes]:
         {"model.onnx": write_linear_classifier(folder / "linear.onnx", quantized=True)},
         manifest_entries(),
         labels=[str(number) for number in range(CLASSES)],
-        report=Report(notes=("a note",)),
+        report=measured(),
     )
     return made, dict(made.manifest), (made.path / "manifest.json").read_bytes()
 
 
-def used(path: Path) -> None:
-    """Everything that reads a manifest without running the model."""
+def used(path: Path, *others: Path) -> None:
+    """Everything that reads a manifest and a report without running the model."""
     bundle = Bundle(path)
     repr(bundle)
-    page(bundle)
+    answers(lambda: page(bundle))
+    if (found := bundle.report) is not None:
+        Console(file=io.StringIO()).print(render(found))
+    for command in (["inspect", path], *(["compare", path, other] for other in others)):
+        done = CliRunner().invoke(main, [str(word) for word in command])
+        if done.exception is not None and not isinstance(done.exception, SystemExit):
+            raise done.exception
+        assert done.exit_code in (0, BadInput.exit_code), done.output
+        assert len(done.output) < 50_000
+    networks = compared([bundle, *map(Bundle, others)], 1.0) if others else {}
+    json.dumps(networks_json(networks), allow_nan=False)
+    comparison_page(networks)
 
 
 @pytest.fixture(scope="module")
@@ -94,11 +136,24 @@ def test_a_changed_file_is_never_taken(folder: Path, data: st.DataObject) -> Non
         file.write_bytes(before)
 
 
+@cache
+def other_bundles(folder: Path) -> tuple[Path, ...]:
+    """Of the same network, one with a whole report and one with nothing but the cost."""
+    model = write_linear_classifier(folder / "linear.onnx", quantized=True)
+    cost = replace(measured(), accuracy=None, similarity=None)
+    return tuple(
+        write_bundle(folder / name, {"model.onnx": model}, manifest_entries(), report=each).path
+        for name, each in (("whole.mimiq", measured()), ("cost.mimiq", cost))
+    )
+
+
 @fuzzed
 @given(st.data())
 def test_reports(folder: Path, data: st.DataObject) -> None:
+    """Whatever one holds, every command that shows it does so or names what it cannot use."""
     bundle, entries, content = whole_bundle(folder)
     (bundle.path / "manifest.json").write_bytes(content)
+    others = other_bundles(folder)
     file = bundle.path / "report.json"
     before = file.read_bytes()
     try:
@@ -108,7 +163,7 @@ def test_reports(folder: Path, data: st.DataObject) -> None:
         manifest = {**entries, "files": files}
         manifest["manifest_sha256"] = manifest_digest(manifest)
         (bundle.path / "manifest.json").write_text(json.dumps(manifest))
-        answers(lambda: used(bundle.path))
+        answers(lambda: used(bundle.path, *others))
     finally:
         file.write_bytes(before)
 

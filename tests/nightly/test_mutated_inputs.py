@@ -167,6 +167,7 @@ class Inputs:
             [
                 ["inspect", bundle],
                 ["inspect", bundle, "--json"],
+                ["compare", bundle, self.bundle, "--json"],
                 ["eval", bundle],
                 ["eval", bundle, "--json"],
                 ["report", bundle, "-o", page, "--force"],
@@ -178,6 +179,7 @@ class Inputs:
             if self.generator.random() < 0.1
             else [
                 ["inspect", bundle],
+                ["compare", bundle, self.bundle],
                 ["eval", bundle],
                 ["report", bundle, "-o", page, "--force"],
                 ["pack", bundle, "--triton", self.folder / "models", "--name", "net"],

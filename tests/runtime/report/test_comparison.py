@@ -16,9 +16,11 @@ from runtime_models import manifest_entries, write_linear_classifier
 
 from mimiq.cli import main
 from mimiq.config.precision import from_bits
+from mimiq.errors import BadInput
 from mimiq.runtime.bundle_writing import write_bundle
 from mimiq.runtime.evaluation.comparison import Accuracy
 from mimiq.runtime.evaluation.held_out import Cost, HeldOut
+from mimiq.runtime.manifest import file_entry, signed_manifest
 from mimiq.runtime.report.charts import WIDE
 from mimiq.runtime.report.comparison.scatter import Point, front, scatter
 from mimiq.runtime.report.report import Size
@@ -199,3 +201,61 @@ def test_names_do_not_cover_each_other() -> None:
     drawn = scatter(points, "title", axes=("x", "y"), width=WIDE)
     places = [float(part.get("y", 0)) for part in drawn if re.fullmatch(r"W\dA8", part.text or "")]
     assert min(abs(a - b) for i, a in enumerate(places) for b in places[:i]) >= 16
+
+
+WRONG = {
+    "heldout.kinds.synthetic.believed": None,
+    "heldout.kinds.synthetic.count": -1,
+    "heldout.kinds.synthetic.logit_error": ["a"],
+    "heldout.kinds": {},
+    "accuracy.only_model": "x",
+    "accuracy.agreeing": 501,
+    "accuracy.accuracy.correct": 2**70,
+    "latency.1.batch": {},
+    "latency.1.speedup": 0,
+    "latency.1.p50_ms": float("nan"),
+    "hardware.gpus": "none",
+    "notes": [3],
+}
+
+
+@pytest.mark.parametrize("key", WRONG)
+def test_an_entry_that_cannot_be_used_is_named(make: Make, key: str) -> None:
+    cost = HeldOut({"synthetic": Cost(48, 47, 0.06, 0.01)})
+    good, bad = make((4, 8), 394, 3.5, 1.4), make((8, 8), 394, 6.0, 1.5, held_out=cost)
+    rewrite(Path(bad), key, WRONG[key])
+    named = re.sub(r"\.(\d+)", r"[\1]", key)
+    page = str(Path(bad).with_name("page.html"))
+    for words in (["compare", good, bad], ["report", bad, "-o", page]):
+        done = CliRunner().invoke(main, words)
+        assert done.exit_code == BadInput.exit_code, done.output
+        assert "report.json cannot be used: " + named in " ".join(done.stderr.split())
+
+
+def test_what_a_measurement_left_beside_a_bundle_is_read_as_carefully(make: Make) -> None:
+    good, bad = make((4, 8), 394, 3.5, 1.4), make((8, 8), 394, 6.0, 1.5)
+    entry = {
+        "host": {"cpu": None, "instruction_sets": []},
+        **{"threads": 1, "created": "", "software": {}, "best": "ort", "rows": [], "notes": []},
+    }
+    digest = json.loads(Path(bad, "manifest.json").read_text())["manifest_sha256"]
+    content = {"manifest_sha256": digest, "measured": [entry]}
+    Path(f"{bad}.tuned.json").write_text(json.dumps(content))
+    done = compare(good, bad)
+    assert done.exit_code == BadInput.exit_code, done.output
+    assert "measured[0].rows is empty" in " ".join(done.stderr.split())
+
+
+def rewrite(folder: Path, key: str, value: object) -> None:
+    """Put a value into a bundle's report, and sign the bundle again."""
+    file = folder / "report.json"
+    data = json.loads(file.read_text())
+    *steps, last = (int(step) if step.isdigit() else step for step in key.split("."))
+    place = data
+    for step in steps:
+        place = place[step]
+    place[last] = value
+    file.write_text(json.dumps(data))
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["files"]["report.json"] = file_entry(file)
+    (folder / "manifest.json").write_text(signed_manifest(manifest))
