@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 
 from mimiq import files
-from mimiq.errors import BadInput, UnsupportedModel
+from mimiq.errors import BadInput, MimiqError, UnsupportedModel
 from mimiq.files import exhausted
 
 DOMAIN = "mimiq"  # of the one custom operator, which no lowered graph holds any more
@@ -26,6 +27,12 @@ DEQUANTIZE = "DequantizeLinear"
 HALF, FLOAT = ir.DataType.FLOAT16, ir.DataType.FLOAT
 
 Array = npt.NDArray[Any]
+
+# What reading a graph raises where it is not what its operators need.
+_MALFORMED: tuple[type[Exception], ...] = (
+    *(ArithmeticError, AssertionError, AttributeError, LookupError, OSError),
+    *(RuntimeError, TypeError, ValueError),  # recursion without an end is a RuntimeError
+)
 
 
 def load(model: str | Path | ir.Model) -> ir.Model:
@@ -53,6 +60,34 @@ def load(model: str | Path | ir.Model) -> ir.Model:
     if any(value.dtype is None for node in loaded.graph for value in node.outputs):
         common.ShapeInferencePass(check_type=False, strict_mode=False)(loaded)
     return loaded
+
+
+@contextmanager
+def reading(model: str | Path | ir.Model) -> Iterator[ir.Model]:
+    """:func:`load`, and whatever a file's malformed graph makes its readers raise is one error.
+
+    They take nodes to have the inputs of their operators and constants to have their data, and a
+    file from elsewhere may hold anything.
+
+    Raises:
+        BadInput: as :func:`load`, or the graph in the file is malformed.
+        EnvironmentLacks: as :func:`load`.
+    """
+    if isinstance(model, ir.Model):
+        yield model
+        return
+    try:
+        loaded = load(model)
+        loaded.graph.sort()  # refuses a cycle, in which what follows producers would not end
+        yield loaded
+    except MimiqError:
+        raise
+    except _MALFORMED as error:
+        raise exhausted(error, f"{model} cannot be read") or BadInput(
+            f"{model} is not a readable ONNX model: its graph is malformed "
+            f"({type(error).__name__}: {error}).",
+            "Export it again.",
+        ) from error
 
 
 def save_for(runtimes: str, model: ir.Model, path: str | Path) -> Path:

@@ -8,7 +8,7 @@ from typing import Any
 
 import onnx_ir as ir
 
-from mimiq.export.graph import computes_in_half, load
+from mimiq.export.graph import computes_in_half, reading
 from mimiq.export.patterns.attention import find_attentions
 from mimiq.export.patterns.integer_form import find_integer_products
 from mimiq.export.patterns.joined_projection import not_split
@@ -31,10 +31,13 @@ def summarize(model: str | Path | ir.Model) -> dict[str, Any]:
         of each type. ``opset``, ``ir_version``, ``producer`` and ``metadata`` as the file has them.
 
     Raises:
-        BadInput: when the file is absent or no ONNX model.
+        BadInput: when the file is absent, no ONNX model, or its graph is malformed.
     """
-    path = None if isinstance(model, ir.Model) else Path(model)
-    graph = load(model)
+    with reading(model) as graph:
+        return _summary(graph, None if isinstance(model, ir.Model) else Path(model))
+
+
+def _summary(graph: ir.Model, path: Path | None) -> dict[str, Any]:
     linears, products = find_linears(graph), find_integer_products(graph)
     stored = {value: value.const_value for linear in linears if (value := linear.stored)}
     stored |= {product.stored: product.stored.const_value for product in products}

@@ -8,7 +8,7 @@ from pathlib import Path
 import onnx_ir as ir
 
 from mimiq.errors import BadInput, UnsupportedTarget
-from mimiq.export.graph import load
+from mimiq.export.graph import reading
 from mimiq.export.rules import attention, linears, nodes
 from mimiq.export.rules.findings import Finding, Rule, Subject, Target
 
@@ -74,8 +74,9 @@ def check(
         major, _, minor = text.partition(".")
         if not (major.isdigit() and minor.isdigit()):
             raise BadInput(f"{text!r} is no compute capability.", "Write for example 8.6.")
-    subject = Subject(load(model), target, tuple(compute_capabilities))
-    return [finding for rule in RULES[target] for finding in rule(subject)]
+    with reading(model) as graph:
+        subject = Subject(graph, target, tuple(compute_capabilities))
+        return [finding for rule in RULES[target] for finding in rule(subject)]
 
 
 def require(

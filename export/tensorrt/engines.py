@@ -146,11 +146,11 @@ def add_fp8_graph(bundle: Bundle) -> Bundle:
         )
     if not _reads_graphs():
         raise missing_extra("onnx-ir", "pack")
-    from mimiq.export.graph import load, save
+    from mimiq.export.graph import reading, save
     from mimiq.export.tensorrt.fp8 import ToFp8
 
-    model = load(bundle.file(HALF_MODEL if bundle.has(HALF_MODEL) else MODEL))
-    ToFp8()(model)
+    with reading(bundle.file(HALF_MODEL if bundle.has(HALF_MODEL) else MODEL)) as model:
+        ToFp8()(model)
     with tempfile.TemporaryDirectory() as folder:
         return add_files(bundle, {FP8_MODEL: save(model, Path(folder) / FP8_MODEL)})
 

@@ -12,11 +12,13 @@ import onnx_ir as ir
 import pytest
 from click.testing import CliRunner
 from export_networks import METADATA, PRECISIONS, Exported
+from runtime_models import write_linear_classifier
 
 from mimiq.cli import main
 from mimiq.errors import BadInput
 from mimiq.export import summarize, to_fp16, to_int8_carrier
 from mimiq.export.graph import load, save
+from mimiq.export.rules import check
 
 Export = Callable[[str], Exported]
 
@@ -111,3 +113,33 @@ def test_no_model_is_one_error(tmp_path: Path) -> None:
     (tmp_path / "empty.onnx").touch()
     with pytest.raises(BadInput, match="holds no ONNX model"):
         summarize(tmp_path / "empty.onnx")
+
+
+def without_inputs(model: onnx.ModelProto) -> None:
+    for node in model.graph.node:
+        del node.input[:]
+
+
+def constants_of_text(model: onnx.ModelProto) -> None:
+    for tensor in model.graph.initializer:
+        tensor.data_type = onnx.TensorProto.STRING
+
+
+def reading_itself(model: onnx.ModelProto) -> None:
+    node = model.graph.node[-1]
+    node.input[0] = node.output[0]
+
+
+@pytest.mark.parametrize("spoil", [without_inputs, constants_of_text, reading_itself])
+def test_a_malformed_graph_is_one_error(
+    tmp_path: Path, spoil: Callable[[onnx.ModelProto], None]
+) -> None:
+    file = write_linear_classifier(tmp_path / "linear.onnx", quantized=True)
+    model = onnx.load(file)
+    spoil(model)
+    file.write_bytes(model.SerializeToString())
+    for read in (summarize, lambda path: check(path, "rtx")):
+        with pytest.raises(BadInput, match="is not a readable ONNX model"):
+            read(file)
+    done = CliRunner().invoke(main, ["inspect", str(file)])
+    assert done.exit_code == BadInput.exit_code, done.output
