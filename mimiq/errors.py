@@ -8,6 +8,7 @@ from mimiq.version import DISTRIBUTION
 
 _WORD = re.compile(r"\S{1000,}")
 _LONGEST = 20_000  # characters
+CELL = 2_000  # of a table on a terminal
 
 
 class MimiqError(Exception):
@@ -22,17 +23,21 @@ class MimiqError(Exception):
 
     def __init__(self, problem: str, next_step: str = "") -> None:
         super().__init__(problem)
-        self.problem = _shortened(problem)
-        self.next_step = _shortened(next_step)
+        self.problem = shortened(problem)
+        self.next_step = shortened(next_step)
 
     def __str__(self) -> str:
         return f"{self.problem}\n  {self.next_step}" if self.next_step else self.problem
 
 
-def _shortened(text: str) -> str:
-    """What a file holds may be of any length, and a message that repeats it cannot be read."""
+def shortened(text: str, longest: int = _LONGEST) -> str:
+    """What a file holds may be of any length, and a message that repeats it cannot be read.
+
+    Args:
+        longest: characters that are left, about; fewer for a cell of a table.
+    """
     text = _WORD.sub(lambda found: f"{found[0][:200]}…{found[0][-50:]}", text)
-    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}… ({len(text)} characters)"
+    return text if len(text) <= longest else f"{text[:longest]}… ({len(text)} characters)"
 
 
 class BadInput(MimiqError):

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from mimiq.errors import UnsupportedTarget
+from mimiq.errors import CELL, UnsupportedTarget, shortened
 from mimiq.export.tensorrt.network import WantedProduct
 from mimiq.export.tensorrt.summary import LOW_PRECISION, UNKNOWN, MatrixProduct, PlanSummary
 
@@ -184,7 +184,7 @@ def proof_table(proof: Proof, title: str = "Precision of the engine") -> Table:
     table.add_column(style="bold")
     table.add_column()
     for key, value in proof_rows(proof):
-        table.add_row(key, Text(value))  # names of nodes may look like markup
+        table.add_row(key, Text(shortened(value, CELL)))  # names of nodes may look like markup
     return table
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mimiq.cli.flags import with_flags
+from mimiq.errors import CELL, shortened
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -55,12 +56,12 @@ def show_report(report: Report) -> None:
 
 
 def table(headings: Sequence[str], rows: Sequence[Sequence[object]], title: str = "") -> Any:
-    """A plain table; every cell is taken literally."""
+    """A plain table; every cell is taken literally, and cut where it is very long."""
     from rich.table import Table
     from rich.text import Text
 
     built = Table(
-        title=title or None,
+        title=shortened(title, CELL) or None,
         title_justify="left",
         box=None,
         pad_edge=False,
@@ -70,7 +71,7 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[object]], title: str 
     for heading in headings:
         built.add_column(heading, overflow="fold")
     for row in rows:
-        built.add_row(*(Text(str(cell)) for cell in row))
+        built.add_row(*(Text(shortened(str(cell), CELL)) for cell in row))
     return built
 
 

@@ -143,3 +143,16 @@ def test_a_malformed_graph_is_one_error(
             read(file)
     done = CliRunner().invoke(main, ["inspect", str(file)])
     assert done.exit_code == BadInput.exit_code, done.output
+
+
+def test_long_metadata_is_cut_on_a_terminal_alone(tmp_path: Path) -> None:
+    file = write_linear_classifier(tmp_path / "linear.onnx", quantized=True)
+    model = onnx.load(file)
+    value = "some words " * 30_000
+    onnx.helper.set_model_props(model, {"about": value})
+    onnx.save(model, file)
+    said = CliRunner().invoke(main, ["inspect", str(file)]).stdout
+    assert "some words" in said
+    assert len(said) < 20_000
+    told = json.loads(CliRunner().invoke(main, ["inspect", str(file), "--json"]).stdout)
+    assert told["graph"]["metadata"]["about"] == value

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
+from mimiq.errors import CELL, shortened
 from mimiq.runtime.report.comparison.candidates import Candidate
 from mimiq.runtime.report.comparison.choice import Choice
 from mimiq.runtime.report.comparison.page import cells, headings, latency_rows, layer_rows
@@ -12,6 +13,7 @@ from mimiq.runtime.report.comparison.page import cells, headings, latency_rows, 
 if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
+    from rich.text import Text
 
 
 def render(name: str, found: Sequence[Candidate], choice: Choice) -> RenderableType:
@@ -19,7 +21,7 @@ def render(name: str, found: Sequence[Candidate], choice: Choice) -> RenderableT
     from rich.console import Group
     from rich.text import Text
 
-    parts: list[RenderableType] = [Text(name, style="bold"), _accuracy(found, choice)]
+    parts: list[RenderableType] = [_said(name, "bold"), _accuracy(found, choice)]
     columns = ["", *(candidate.name for candidate in found)]
     for title, rows in (
         (
@@ -30,9 +32,9 @@ def render(name: str, found: Sequence[Candidate], choice: Choice) -> RenderableT
     ):
         if rows:
             parts += [Text(), _table(columns, rows, title)]
-    parts += [Text(), *(Text(f"• {note}") for note in choice.notes)]
+    parts += [Text(), *(_said(f"• {note}") for note in choice.notes)]
     if choice.recommended is not None:
-        parts += [Text(f"→ {choice.sentence}", style="bold"), Text(f"  {choice.reason}")]
+        parts += [_said(f"→ {choice.sentence}", "bold"), _said(f"  {choice.reason}")]
     return Group(*parts)
 
 
@@ -50,12 +52,19 @@ def _accuracy(found: Sequence[Candidate], choice: Choice) -> Table:
 
 def _table(headings: Sequence[str], rows: Sequence[Sequence[str]], title: str = "") -> Table:
     from rich.table import Table
-    from rich.text import Text
 
     table = Table(title=title or None, title_justify="left", box=None, pad_edge=False)
     table.padding = (0, 2, 0, 0)
     for index, heading in enumerate(headings):
-        table.add_column(heading, justify="right" if index else "left", overflow="fold")
+        justify: Literal["left", "right"] = "right" if index else "left"
+        table.add_column(shortened(heading, CELL), justify=justify, overflow="fold")
     for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
+        table.add_row(*(_said(cell) for cell in row))
     return table
+
+
+def _said(words: str, style: str = "") -> Text:
+    """Taken literally, and cut where it is very long: reports may hold texts of any length."""
+    from rich.text import Text
+
+    return Text(shortened(words, CELL), style=style)

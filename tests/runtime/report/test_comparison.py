@@ -236,7 +236,12 @@ def test_what_a_measurement_left_beside_a_bundle_is_read_as_carefully(make: Make
     good, bad = make((4, 8), 394, 3.5, 1.4), make((8, 8), 394, 6.0, 1.5)
     entry = {
         "host": {"cpu": None, "instruction_sets": []},
-        **{"threads": 1, "created": "", "software": {}, "best": "ort", "rows": [], "notes": []},
+        "threads": 1,
+        "created": "",
+        "software": {},
+        "best": "ort",
+        "rows": [],
+        "notes": [],
     }
     digest = json.loads(Path(bad, "manifest.json").read_text())["manifest_sha256"]
     content = {"manifest_sha256": digest, "measured": [entry]}
@@ -244,6 +249,14 @@ def test_what_a_measurement_left_beside_a_bundle_is_read_as_carefully(make: Make
     done = compare(good, bad)
     assert done.exit_code == BadInput.exit_code, done.output
     assert "measured[0].rows is empty" in " ".join(done.stderr.split())
+
+
+def test_a_long_text_is_cut_on_a_terminal(make: Make) -> None:
+    good, bad = make((4, 8), 394, 3.5, 1.4), make((8, 8), 394, 6.0, 1.5)
+    rewrite(Path(bad), "latency.1.backend", "b" * 300_000)
+    done = compare(good, bad)
+    assert done.exit_code == 0, done.stderr
+    assert len(done.stdout) < 20_000
 
 
 def rewrite(folder: Path, key: str, value: object) -> None:
