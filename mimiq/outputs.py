@@ -6,7 +6,9 @@ import errno
 import os
 from pathlib import Path
 
+from mimiq.durable import beside
 from mimiq.errors import BadInput
+from mimiq.files import full, is_full
 from mimiq.runtime.files.replaceable import require_replaceable
 
 
@@ -38,11 +40,17 @@ def require_new(out: Path, overwrite: bool, suffix: str | None = None) -> None:
     parent = out.absolute().parent
     while not parent.exists():
         parent = parent.parent
-    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+    try:
+        probe = beside(parent / out.name)  # not os.access: root may do everything, even in /proc
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        if is_full(error):
+            raise full(out) from error
         raise BadInput(
             f"{out} cannot be written: {parent} is no folder that you may write to.",
             "Choose another place with `out`.",
-        )
+        ) from error
 
 
 def _require_name(out: Path) -> None:

@@ -236,6 +236,11 @@ class TestOutput:
         assert "will not be replaced" in fails("deit_t", "--force", "-o", there)
         assert there.exists()
 
+    @pytest.mark.skipif(not Path("/proc/self").exists(), reason="no /proc here")
+    def test_lies_where_nobody_may_write(self, fails: Fails) -> None:
+        said = fails("deit_t", "-o", "/proc/engines/deit.mimiq")
+        assert "/proc is no folder that you may write to" in said
+
     def test_lies_below_a_file(self, fails: Fails, tmp_path: Path) -> None:
         (tmp_path / "file").write_text("")
         said = fails("deit_t", "-o", tmp_path / "file" / "x.mimiq")
