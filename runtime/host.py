@@ -13,6 +13,7 @@ from importlib import import_module, metadata
 from pathlib import Path
 from typing import Any
 
+from mimiq.errors import BadInput
 from mimiq.runtime.gpus import describe_gpus
 from mimiq.version import __version__
 
@@ -29,6 +30,7 @@ _INSTRUCTION_SETS = (
     "i8mm",
     "bf16",
 )
+_MOST_THREADS = 4096
 # numpy's names for the same, where there is no /proc/cpuinfo.
 _NUMPY_NAMES = {"AVX2": "avx2", "AVX512F": "avx512f", "AVX512VNNI": "avx512_vnni"}
 _NUMPY_NAMES |= {"ASIMDDP": "asimddp"}
@@ -140,6 +142,17 @@ def cuda_driver_present() -> bool:
 
 
 @functools.cache
+def check_count(count: object, what: str) -> None:
+    """Refuse a number of threads or streams that no host has; None is one a core.
+
+    Raises:
+        BadInput: it is no whole number, or not in 1 … 4096. Settings of a server may be anything.
+    """
+    whole = isinstance(count, int) and not isinstance(count, bool)
+    if count is not None and not (whole and 1 <= count <= _MOST_THREADS):
+        raise BadInput(f"{count} {what} cannot work.", f"Ask for 1 to {_MOST_THREADS}.")
+
+
 def _cpuinfo(*keys: str) -> str:
     """The first value under one of these keys in /proc/cpuinfo, or ''."""
     try:

@@ -32,7 +32,8 @@ def open_bundle(
         BadInput: the bundle is damaged, the backend unknown, or it takes no such option.
         EnvironmentLacks: the backend was asked for by name and is not on this host.
     """
-    wanted = backend_named(backend) if isinstance(backend, str) and backend != AUTO else backend
+    named = backend != AUTO and not hasattr(backend, "suits")  # a server's settings may be anything
+    wanted = backend_named(str(backend)) if named else backend
     bundle = path if isinstance(path, Bundle) else Bundle(path)
     if not isinstance(wanted, str):
         return _open(wanted, bundle, options)

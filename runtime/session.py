@@ -131,7 +131,8 @@ def as_input(
             or infinity.
     """
     channels, height, width = input_shape
-    if isinstance(images, np.ndarray) and images.ndim == 4:
+    masked = isinstance(images, np.ma.MaskedArray)  # what it hides would reach the network
+    if isinstance(images, np.ndarray) and images.ndim == 4 and not masked:
         if images.dtype == np.float32 and images.shape[1:] == input_shape:
             check_finite(images, "The images")
             return np.ascontiguousarray(images)
@@ -142,7 +143,7 @@ def as_input(
     if preprocessing is not None:
         wanted += f" or uint8 (B, {height}, {width}, {channels})"
     given = (
-        f"{images.dtype} {images.shape}"
+        f"{'masked ' if masked else ''}{images.dtype} {images.shape}"
         if isinstance(images, np.ndarray)
         else f"a {type(images).__name__}"
     )

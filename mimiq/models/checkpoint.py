@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import string
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -18,8 +17,7 @@ from mimiq.archives import damaged_entry
 from mimiq.errors import BadInput
 from mimiq.files import exhausted
 from mimiq.models.pickles import Opaque, read_pickle
-
-Tensors = dict[str, torch.Tensor]
+from mimiq.models.shards import Tensors, read_shards
 
 CONTAINER = "/"  # ends the name of a mapping inside the file, as in ``model_ema/module.norm.bias``
 _DEPTH = 4  # of mappings in one another
@@ -86,7 +84,7 @@ def read_tensors(path: Path) -> Tensors:
     if head[8:9] == b"{" or path.suffix == ".safetensors":
         return _read_safetensors(path)
     if path.suffix == ".json" or head[:1] == b"{":
-        return _read_shards(path)
+        return read_shards(path, read_tensors)
     for start, magic, what, next_step in _FOREIGN:
         if head.startswith(magic, start):
             raise BadInput(f"{path} is {what}.", next_step)
@@ -183,8 +181,12 @@ def _check_values(key: str, tensor: torch.Tensor, path: Path) -> None:
             f"{path}: {key} holds {kind} values, as a network that is already quantised has.",
             "Give the checkpoint in floating point that it was made from.",
         )
-    if not bool(torch.isfinite(tensor).all()):
-        raise BadInput(f"{path}: {key} holds NaN or infinity.", "Use another checkpoint.")
+    # As it is computed with: what float64 holds, float32 may not.
+    if not bool(torch.isfinite(tensor.float()).all()):
+        raise BadInput(
+            f"{path}: {key} holds NaN or infinity, or more than float32 can.",
+            "Use another checkpoint.",
+        )
 
 
 def _folder(path: Path) -> BadInput:
@@ -218,27 +220,6 @@ def _read_safetensors(path: Path) -> Tensors:
     return tensors
 
 
-def _read_shards(path: Path) -> Tensors:
-    try:
-        files = sorted(set(json.loads(path.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (OSError, UnicodeDecodeError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise exhausted(error, f"{path} cannot be read") or BadInput(
-            f"{path} is no index of shards: it has no weight_map.",
-            "Give the index that lies beside the shards, *.index.json, or one weights file.",
-        ) from error
-    tensors: Tensors = {}
-    for name in files:
-        if Path(name).name != name:
-            raise BadInput(f"{path} names a shard outside its folder: {name}.", "Check the index.")
-        if not (path.parent / name).is_file():
-            raise BadInput(
-                f"{path} names {name}, which is not beside it.",
-                f"Copy all {len(files)} shards into {path.parent}.",
-            )
-        tensors |= read_tensors(path.parent / name)
-    return tensors
-
-
 def _names_in_zip(path: Path) -> list[str] | None:
     """The names in a zip archive that is whole; None where it has no directory."""
     try:
@@ -267,7 +248,7 @@ def _read_npz(path: Path) -> Tensors:
         raise exhausted(error, f"{path} cannot be read") or BadInput(
             f"{path} is not a readable .npz file: {error}", "Download or copy it again."
         ) from error
-    return {name: torch.from_numpy(array) for name, array in arrays.items() if _numeric(array)}
+    return {name: _tensor(array) for name, array in arrays.items() if _numeric(array)}
 
 
 def _flattened(raw: Any, prefix: str, depth: int) -> Iterator[tuple[str, torch.Tensor]]:
@@ -276,13 +257,19 @@ def _flattened(raw: Any, prefix: str, depth: int) -> Iterator[tuple[str, torch.T
         dense = tensor.is_nested or tensor.layout == torch.strided
         yield prefix.removesuffix(CONTAINER), tensor if dense else tensor.to_dense()
     elif isinstance(raw, np.ndarray) and _numeric(raw):
-        yield prefix.removesuffix(CONTAINER), torch.from_numpy(raw)
+        yield prefix.removesuffix(CONTAINER), _tensor(raw)
     elif isinstance(raw, Mapping) and depth:
         for key, value in raw.items():
             yield from _flattened(value, f"{prefix}{key}{CONTAINER}", depth - 1)
     elif isinstance(raw, list | tuple) and not isinstance(raw, Opaque) and depth:
         for index, value in enumerate(raw):
             yield from _flattened(value, f"{prefix}{index}{CONTAINER}", depth - 1)
+
+
+def _tensor(array: np.ndarray[Any, Any]) -> torch.Tensor:
+    """PyTorch has neither the other order of bytes nor NumPy's long double."""
+    kept = array.astype(np.float64) if array.dtype == np.longdouble else array
+    return torch.from_numpy(kept.astype(kept.dtype.newbyteorder("="), copy=False))
 
 
 def _numeric(array: Any) -> bool:

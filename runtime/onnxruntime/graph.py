@@ -15,7 +15,7 @@ from mimiq.errors import BadInput, DidNotStart, EnvironmentLacks, MimiqError
 from mimiq.files import exhausted, lack_of_memory, refuse_exhausted
 from mimiq.runtime.backend import Lack
 from mimiq.runtime.forking import end_children_at_once
-from mimiq.runtime.host import cuda_driver_present, instruction_sets, usable_cores
+from mimiq.runtime.host import check_count, cuda_driver_present, instruction_sets, usable_cores
 from mimiq.runtime.onnxruntime.wheels import GPU, swap_for
 
 # On Q/DQ graphs these two cost the integer kernels, or fail (ONNX Runtime 1.31, x86-64):
@@ -138,8 +138,7 @@ def open_graph(
     """
     if device not in ("cpu", "cuda", "auto"):
         raise BadInput(f"Device {device!r} is unknown.", "Choose cpu, cuda or auto.")
-    if threads is not None and threads < 1:
-        raise BadInput(f"{threads} threads cannot work.", "Ask for 1 or more.")
+    check_count(threads, "threads")
     onnxruntime = import_onnxruntime()
     quantized, integers, cpu_form = _contains(
         path, b"DequantizeLinear", b"QuantizeLinear", _CPU_FORM

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from mimiq.errors import BadInput
 from mimiq.files import FileEntry, exhausted
-from mimiq.runtime.host import cpu_name, instruction_sets, usable_cores
+from mimiq.runtime.host import check_count, cpu_name, instruction_sets, usable_cores
 from mimiq.runtime.openvino import kept
 from mimiq.runtime.openvino.kept import Kept
 from mimiq.runtime.openvino.library import import_openvino, what_it_says
@@ -57,10 +57,8 @@ class Settings:
     floats: Floats = "auto"
 
     def __post_init__(self) -> None:
-        for name, value in (("threads", self.threads), ("streams", self.streams)):
-            # Settings of a server may be anything.
-            if value is not None and not (isinstance(value, int) and value >= 1):
-                raise BadInput(f"{value} {name} cannot work.", "Ask for 1 or more.")
+        check_count(self.threads, "threads")
+        check_count(self.streams, "streams")
         for name, given, known in (
             ("hint", self.hint, ("latency", "throughput")),
             ("floats", self.floats, ("auto", *_FLOATS)),

@@ -16,6 +16,8 @@ from mimiq.runtime.preprocessing import FloatArray, Preprocessing
 from mimiq.runtime.session import Images, OfOneProcess, as_input, closed, require_batch
 
 OWN_BATCHES = 4
+_FIRST = threading.Lock()
+_has_run = False
 
 
 class OpenVINOSession(OfOneProcess):
@@ -66,7 +68,9 @@ class OpenVINOSession(OfOneProcess):
         self._networks: Networks | None = networks
         self._opened: dict[int | None, _Requests] = {}
         self._opening = threading.Lock()
-        self._requests(1)  # what is wrong with the file is said now, and the first run is quick
+        # What is wrong with the file is said now, and the first run is quick.
+        requests = self._requests(1)
+        _first_run(requests, np.zeros((signature.batch or 1, *self.input_shape), np.float32))
 
     def run(self, images: Images) -> FloatArray:
         """See :meth:`mimiq.runtime.session.Session.run`."""
@@ -109,6 +113,19 @@ class OpenVINOSession(OfOneProcess):
                     raise closed()
                 self._opened[key] = _Requests(self._networks.compiled(key))
             return self._opened[key]
+
+
+def _first_run(requests: _Requests, images: FloatArray) -> None:
+    """Run once in this process before two threads may.
+
+    What OpenVINO's binding looks up at its first run, two threads at a time wait for, each for the
+    other, with the interpreter's lock held.
+    """
+    global _has_run
+    with _FIRST:
+        if not _has_run:
+            requests.run(images)
+            _has_run = True
 
 
 class _Requests:

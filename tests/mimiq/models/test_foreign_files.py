@@ -20,6 +20,7 @@ from torch import nn
 
 from mimiq.errors import BadInput
 from mimiq.models import load_model
+from mimiq.models.checkpoint import read_tensors
 
 
 class Unknown:
@@ -70,6 +71,24 @@ def test_pickles_that_pytorch_did_not_write_are_named(state: State, tmp_path: Pa
     with pytest.raises(BadInput, match="Python's pickle") as caught:
         load_model(NAME, weights=path)
     assert "torch.save" in caught.value.next_step
+
+
+def test_arrays_of_another_machine_are_read(state: State, tmp_path: Path) -> None:
+    first, *rest = state
+    arrays = {name: tensor.numpy() for name, tensor in state.items()}
+    swapped = {name: array.astype(array.dtype.newbyteorder(">")) for name, array in arrays.items()}
+    np.savez(tmp_path / "w.npz", **{**swapped, first: arrays[first].astype(np.longdouble)})
+    found = read_tensors(tmp_path / "w.npz")
+    assert found.keys() == {first, *rest}
+    for name, tensor in state.items():
+        assert torch.equal(found[name].float(), tensor.float())
+
+
+def test_what_float32_cannot_hold_is_refused(state: State, tmp_path: Path) -> None:
+    name = next(name for name in state if name.endswith("qkv.weight"))
+    huge = {**state, name: torch.full_like(state[name], 1).double() * 1e39}
+    with pytest.raises(BadInput, match="more than float32 can"):
+        load_model(NAME, weights=saved(huge, tmp_path))
 
 
 @pytest.mark.parametrize("checksums", [True, False])

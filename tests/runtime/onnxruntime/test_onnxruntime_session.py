@@ -169,7 +169,9 @@ def test_a_foreign_graph_is_refused(tmp_path: Path) -> None:
         OnnxRuntimeSession(tmp_path / "text.onnx")
 
 
-@pytest.mark.parametrize("options", [{"device": "tpu"}, {"threads": 0}])
+@pytest.mark.parametrize(
+    "options", [{"device": "tpu"}, *({"threads": n} for n in (0, "2", 2.5, True, 10**12))]
+)
 def test_bad_options(make_model: MakeModel, options: dict[str, Any]) -> None:
     with pytest.raises(BadInput):
         OnnxRuntimeSession(make_model(), **options)

@@ -248,3 +248,30 @@ def test_nothing_is_told_to_openvinos_makers(make_bundle: MakeBundle, tmp_path: 
     assert said.split() == ["False", "[]"]
     assert not list(home.rglob("*ga*"))
     assert not (home / "intel").exists()
+
+
+def test_the_first_runs_of_a_process_may_be_two_at_once(make_bundle: MakeBundle) -> None:
+    # What the binding looks up at its first run takes long here, so that two threads meet there.
+    program = """
+import sys, threading, time
+import numpy as np
+import numpy.lib
+from mimiq.runtime import open_bundle
+
+whole = numpy.lib.NumpyVersion.__init__
+def slow(self, *given):
+    time.sleep(0.5)
+    whole(self, *given)
+numpy.lib.NumpyVersion.__init__ = slow
+session = open_bundle(sys.argv[1], "openvino", threads=1)
+images = np.zeros((1, *session.input_shape), np.float32)
+threads = [threading.Thread(target=session.run, args=(images,)) for _ in range(2)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+print("both")
+"""
+    command = (sys.executable, "-c", program, str(make_bundle().path))
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.split() == ["both"]

@@ -32,6 +32,13 @@ from mimiq.runtime.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessi
 
 PROCESSORS = ("preprocessor_config.json", "processor_config.json")
 
+# What reading a description raises where its values are of other types, or sizes are 0.
+_BROKEN = (
+    *(ArithmeticError, AssertionError, AttributeError, LookupError, RecursionError),
+    *(TypeError, ValueError),
+)
+_LARGEST = 1_000_000
+
 _OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
 _OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
 
@@ -63,18 +70,19 @@ def load(request: Request, folder: Path, config: Mapping[str, Any], weights: Pat
             f"{folder / 'config.json'} says how its network is built, and `model_kwargs` too.",
             "Leave `model_kwargs` out, or change the file.",
         )
-    vision = with_defaults(kind, config.get("vision_config") or config)
     found = layouts.read_network(weights, None, request.ema, str(folder))
     state = dict(found.state)
     _check_classifier(config, state, weights)
-    processed, processor_note = _preprocessing(folder, kind, vision)
-    size = request.image_size or _network_size(kind, vision, processed)
     try:
+        vision = with_defaults(kind, config.get("vision_config") or config)
+        processed, processor_note = _preprocessing(folder, kind, vision)
+        size = request.image_size or _network_size(kind, vision, processed)
         kwargs, build = described(kind, vision, state)
-    except (TypeError, ValueError, KeyError) as error:
+        _check_sizes(kwargs)
+        notes = [*found.notes, *([processor_note] if processor_note else [])]
+        notes += _resize(state, vision, size, kind, kwargs)
+    except _BROKEN as error:
         raise _unreadable(folder, error) from error
-    notes = [*found.notes, *([processor_note] if processor_note else [])]
-    notes += _resize(state, vision, size, kind, kwargs)
     if (processed.height, processed.width) != size and request.image_size is None:
         notes.append(
             f"The image processor gives {processed.height}×{processed.width} pixels, and the "
@@ -82,8 +90,8 @@ def load(request: Request, folder: Path, config: Mapping[str, Any], weights: Pat
         )
     try:
         module = _built(build, kwargs | {"img_size": size})
-    except (AssertionError, TypeError, ValueError) as error:
-        raise _unreadable(folder, error) from error
+    except (*_BROKEN, RuntimeError) as error:
+        raise exhausted(error, f"{folder} cannot be built") or _unreadable(folder, error) from error
     if kind in SWIN_TYPES:
         windows.check_padding(module, str(folder))
     misfit = explain.misfit(state, module.state_dict(), weights, str(folder))
@@ -157,6 +165,16 @@ def _built(build: Build, kwargs: Mapping[str, Any]) -> nn.Module:
         return build(**given).eval()
 
 
+def _check_sizes(kwargs: Mapping[str, Any]) -> None:
+    """
+    Raises:
+        ValueError: a size that no network has, and for which building one would take for ever.
+    """
+    for key, value in kwargs.items():
+        if isinstance(value, int) and not 0 <= value <= _LARGEST:
+            raise ValueError(f"{key} is {value}")
+
+
 def _unreadable(folder: Path, error: Exception) -> BadInput:
     return BadInput(
         f"{folder / 'config.json'} describes no network that can be built: "
@@ -166,7 +184,7 @@ def _unreadable(folder: Path, error: Exception) -> BadInput:
 
 
 def _check_classifier(config: Mapping[str, Any], state: Tensors, path: Path) -> None:
-    names = [str(name) for name in config.get("architectures") or ()]
+    names = _architectures(config)
     wanted = any("ForImageClassification" in name for name in names)
     if wanted and not _has_head(state):
         raise BadInput(
@@ -182,8 +200,13 @@ def _is_embedding(config: Mapping[str, Any], state: Tensors) -> bool:
         return True
     if config.get("model_type") in CLIP_TYPES:
         return not bool(state["head.bias"].any()) and "norm.weight" in state
-    names = [str(name) for name in config.get("architectures") or ()]
+    names = _architectures(config)
     return bool(names) and not any("Classification" in name for name in names)
+
+
+def _architectures(config: Mapping[str, Any]) -> list[str]:
+    names = config.get("architectures")
+    return [str(name) for name in names] if isinstance(names, list) else []
 
 
 def _has_head(state: Tensors) -> bool:
@@ -242,7 +265,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, ValueError) as error:
+    except (OSError, UnicodeDecodeError, ValueError, RecursionError) as error:
         raise exhausted(error, f"{path} cannot be read") or BadInput(
             f"{path} cannot be read: {error}", "Copy the folder again."
         ) from error

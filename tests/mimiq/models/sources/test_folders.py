@@ -49,6 +49,12 @@ def test_weights_of_another_framework_alone(tmp_path: Path) -> None:
         ({"model_type": "vit", "hidden_size": "many"}, "describes no network"),
         ({"model_type": "vit", "num_attention_heads": 5}, "describes no network"),
         ({"model_type": "vit", "patch_size": [8, 16]}, "no squares"),
+        ({"model_type": "vit", "patch_size": 0}, "describes no network"),
+        ({"model_type": "vit", "image_size": [32]}, "describes no network"),
+        ({"model_type": "vit", "num_attention_heads": 0}, "describes no network"),
+        ({"model_type": "vit", "hidden_size": -32}, "describes no network"),
+        ({"model_type": "vit", "num_hidden_layers": 10**9}, "describes no network"),
+        ({"model_type": "vit", "architectures": 3, "hidden_size": None}, "describes no network"),
     ],
 )
 def test_descriptions_that_are_none(config: dict[str, Any], what: str, tmp_path: Path) -> None:
