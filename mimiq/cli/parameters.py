@@ -3,12 +3,47 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
+
+LARGEST = 2**31 - 1
+"""What a whole number may be at most where nothing smaller suggests itself: fits every library."""
+_LONGEST_SIDE = 2**16
+
+
+class Number(click.FloatRange):
+    """A finite number: no limit holds, and none is missed, where it is compared with NaN."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        number = float(super().convert(value, param, ctx))
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a finite number.", param, ctx)
+        return number
+
+
+class Whole(click.IntRange):
+    """A whole number that libraries can take: ``LARGEST`` at most, where no ``max`` is given."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        number = int(super().convert(value, param, ctx))
+        if self.max is None and number > LARGEST:
+            self.fail(_too_large(number, LARGEST), param, ctx)
+        return number
+
+
+class _TooLarge(ValueError):
+    """Its text says what, and how much is allowed."""
+
+
+def _too_large(number: int, most: int) -> str:
+    return f"{number} is too large; at most {most} can be given."
 
 
 class Option(click.Option):
@@ -34,6 +69,8 @@ class _Listed(click.ParamType[tuple[Any, ...]]):
             return tuple(value)
         try:
             return tuple(self._parse([part.strip() for part in value.split(",")]))
+        except _TooLarge as error:
+            self.fail(str(error), param, ctx)
         except ValueError:
             self.fail(f"{value!r} is not {self._wanted}.", param, ctx)
 
@@ -48,10 +85,12 @@ class _Size(click.ParamType[tuple[int, int]]):
     ) -> tuple[int, int]:
         if not isinstance(value, str):
             return (value, value) if isinstance(value, int) else tuple(value)
-        found = re.fullmatch(r"(\d+)(?:[x×](\d+))?", value.strip().lower())
+        found = re.fullmatch(r"(\d{1,99})(?:[x×](\d{1,99}))?", value.strip().lower())
         size = (int(found[1]), int(found[2] or found[1])) if found else (0, 0)
         if min(size) < 1:
             self.fail(f"{value!r} is not a size such as 224 or 112x448.", param, ctx)
+        if max(size) > _LONGEST_SIDE:
+            self.fail(_too_large(max(size), _LONGEST_SIDE), param, ctx)
         return size
 
 
@@ -86,14 +125,17 @@ def _value(text: str) -> Any:
 
 
 def _batches(parts: list[str]) -> list[int]:
-    values = [int(part) for part in parts if parts != [""]]
+    values = _whole(parts) if parts != [""] else []
     if any(value < 1 for value in values):
         raise ValueError
     return list(dict.fromkeys(values))
 
 
 def _channels(parts: list[str]) -> list[float]:
-    return [float(part) for part in parts]
+    values = [float(part) for part in parts]
+    if not all(map(math.isfinite, values)):
+        raise ValueError
+    return values
 
 
 def _profile(parts: list[str]) -> list[int]:
@@ -102,7 +144,10 @@ def _profile(parts: list[str]) -> list[int]:
 
 
 def _whole(parts: list[str]) -> list[int]:
-    return [int(part) for part in parts]
+    values = [int(part) for part in parts]
+    if max(values) > LARGEST:
+        raise _TooLarge(_too_large(max(values), LARGEST))
+    return values
 
 
 BATCHES = _Listed("N,…", _batches, "a list of batch sizes such as 1,8,32")

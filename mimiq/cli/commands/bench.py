@@ -12,7 +12,7 @@ from mimiq.cli import choices, options
 from mimiq.cli.commanding import Command
 from mimiq.cli.flags import with_flags
 from mimiq.cli.output import print_json, show, show_report, table, working
-from mimiq.cli.parameters import PATH
+from mimiq.cli.parameters import PATH, Number, Whole
 from mimiq.errors import BadInput
 
 if TYPE_CHECKING:
@@ -40,14 +40,14 @@ if TYPE_CHECKING:
 @options.option(
     "Measurement",
     "--threads",
-    type=click.IntRange(1, 1024),
+    type=Whole(1, 1024),
     help="On the CPU; by default all that this process may use. Refused where a "
     "TensorRT engine would run.",
 )
 @options.option(
     "Measurement",
     "--seconds",
-    type=click.FloatRange(0, 86_400, min_open=True),
+    type=Number(0, 86_400, min_open=True),
     default=20.0,
     show_default=True,
     help="To spend on each batch size.",

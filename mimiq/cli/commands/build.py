@@ -11,7 +11,7 @@ from mimiq.cli import choices, options
 from mimiq.cli.commanding import Command
 from mimiq.cli.engines import engine_json, show_engine
 from mimiq.cli.output import print_json, working
-from mimiq.cli.parameters import NAMES, PATH, PROFILE
+from mimiq.cli.parameters import NAMES, PATH, PROFILE, Whole
 from mimiq.errors import BadInput
 
 
@@ -51,7 +51,7 @@ from mimiq.errors import BadInput
 @options.option(
     "Target",
     "--workspace-mib",
-    type=click.IntRange(1),
+    type=Whole(1),
     help="Limit of the builder's scratch memory.",
 )
 @options.option(

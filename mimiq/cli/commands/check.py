@@ -10,7 +10,7 @@ import click
 from mimiq.cli import choices, options, values
 from mimiq.cli.commanding import Command
 from mimiq.cli.output import print_json, show, table, working
-from mimiq.cli.parameters import BATCHES, PATH
+from mimiq.cli.parameters import BATCHES, PATH, Number, Whole
 from mimiq.errors import BadInput
 from mimiq.models.names import EMBEDDED
 from mimiq.outputs import require_folder
@@ -65,7 +65,7 @@ _IDENTITY = {
     "Server",
     "--timeout",
     "timeout_s",
-    type=click.FloatRange(0, min_open=True),
+    type=Number(0, 86_400, min_open=True),
     default=60.0,
     show_default=True,
     help="Of every request, in seconds.",
@@ -74,7 +74,7 @@ _IDENTITY = {
     "Server",
     "--wait",
     "wait_s",
-    type=click.FloatRange(0),
+    type=Number(0, 86_400),
     default=0.0,
     show_default=True,
     metavar="SECONDS",
@@ -96,7 +96,7 @@ _IDENTITY = {
 @options.option(
     "Measurement",
     "--batch-size",
-    type=click.IntRange(1),
+    type=Whole(1),
     default=8,
     show_default=True,
     help="Images a request when comparing.",
@@ -104,7 +104,7 @@ _IDENTITY = {
 @options.option(
     "Measurement",
     "--min-agreement",
-    type=click.FloatRange(0, 1),
+    type=Number(0, 1),
     default=0.995,
     show_default=True,
     help="Fail when a smaller share of the images gets the same top-1 as locally.",
@@ -112,7 +112,7 @@ _IDENTITY = {
 @options.option(
     "Measurement",
     "--min-cosine",
-    type=click.FloatRange(-1, 1),
+    type=Number(-1, 1),
     default=0.98,
     show_default=True,
     help="Of embeddings: fail when the 5th percentile of the cosine with the local ones is less.",
@@ -128,7 +128,7 @@ _IDENTITY = {
 @options.option(
     "Measurement",
     "--seconds",
-    type=click.FloatRange(0, 86_400, min_open=True),
+    type=Number(0, 86_400, min_open=True),
     default=5.0,
     show_default=True,
     help="To spend on each level of --load.",
@@ -136,7 +136,7 @@ _IDENTITY = {
 @options.option(
     "Measurement",
     "--p99-ms",
-    type=click.FloatRange(0, min_open=True),
+    type=Number(0, min_open=True),
     metavar="X",
     help="Fail when the 99th percentile of the latency exceeds X milliseconds at any level.",
 )

@@ -12,7 +12,7 @@ from mimiq.cli import options
 from mimiq.cli.commanding import Command
 from mimiq.cli.flags import with_flags
 from mimiq.cli.output import print_json, show, shown, working
-from mimiq.cli.parameters import PATH
+from mimiq.cli.parameters import PATH, Number, Whole
 from mimiq.files import write_whole
 from mimiq.libraries import missing_libraries
 from mimiq.outputs import require_new
@@ -38,7 +38,7 @@ Networks = Mapping[tuple[str, str | None], tuple[Sequence["Candidate"], "Choice"
 @options.option(
     "Comparison",
     "--within",
-    type=click.FloatRange(0),
+    type=Number(0),
     default=1.0,
     show_default=True,
     metavar="POINTS",
@@ -47,7 +47,7 @@ Networks = Mapping[tuple[str, str | None], tuple[Sequence["Candidate"], "Choice"
 @options.option(
     "Comparison",
     "--batch",
-    type=click.IntRange(1),
+    type=Whole(1),
     metavar="N",
     help="The batch size whose latency counts.  [default: the smallest that all have]",
 )

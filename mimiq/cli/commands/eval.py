@@ -11,7 +11,7 @@ import click
 from mimiq.cli import choices, options, values
 from mimiq.cli.commanding import Command
 from mimiq.cli.output import print_json, show, table, working
-from mimiq.cli.parameters import PATH
+from mimiq.cli.parameters import PATH, Number, Whole
 from mimiq.errors import BadInput, CheckFailed, MimiqError
 from mimiq.models.names import EMBEDDED
 from mimiq.outputs import require_folder
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 @options.option(
     "Measurement",
     "--min-agreement",
-    type=click.FloatRange(0, 1),
+    type=Number(0, 1),
     default=0.995,
     show_default=True,
     help="With --against: fail when a smaller share of the images gets the same top-1, and say "
@@ -59,7 +59,7 @@ if TYPE_CHECKING:
 @options.option(
     "Measurement",
     "--batch-size",
-    type=click.IntRange(1),
+    type=Whole(1),
     default=32,
     show_default=True,
     help="Images a run.",

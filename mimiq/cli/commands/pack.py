@@ -11,7 +11,7 @@ import click
 from mimiq.cli import choices, options
 from mimiq.cli.commanding import Command
 from mimiq.cli.output import print_json, show, shown, table, working
-from mimiq.cli.parameters import PATH
+from mimiq.cli.parameters import PATH, Whole
 
 
 @click.command(
@@ -50,7 +50,7 @@ from mimiq.cli.parameters import PATH
 @options.option(
     "Serving",
     "--instances",
-    type=click.IntRange(1),
+    type=Whole(1),
     default=1,
     show_default=True,
     help="Copies of the model on each device.",
@@ -61,7 +61,7 @@ from mimiq.cli.parameters import PATH
 @options.option(
     "Serving",
     "--max-batch",
-    type=click.IntRange(1),
+    type=Whole(1),
     metavar="N",
     help="Images a batch at most; by default the engine's largest, or 64.",
 )
@@ -74,7 +74,7 @@ from mimiq.cli.parameters import PATH
 @options.option(
     "Serving",
     "--top-k",
-    type=click.IntRange(1),
+    type=Whole(1),
     metavar="K",
     help="Also give the K likeliest classes, their probabilities and labels.",
 )

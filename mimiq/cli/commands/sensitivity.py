@@ -11,6 +11,7 @@ import click
 from mimiq.cli import choices, options, preflight, values
 from mimiq.cli.commanding import Command
 from mimiq.cli.output import next_commands, print_json, show, size, table, working
+from mimiq.cli.parameters import Whole
 from mimiq.config.synthesis import CALIBRATIONS
 from mimiq.errors import BadInput
 from mimiq.inputs import calibration_of
@@ -44,7 +45,7 @@ MANIFEST = "manifest.json"  # by which a bundle is known
 @options.option(
     "Output",
     "--limit",
-    type=click.IntRange(1),
+    type=Whole(1),
     metavar="N",
     default=20,
     show_default=True,

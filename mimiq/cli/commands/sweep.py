@@ -12,7 +12,7 @@ from mimiq.cli import choices, options
 from mimiq.cli.commanding import Command
 from mimiq.cli.commands.compare import Networks, compared, networks_json
 from mimiq.cli.output import print_json, show, shown, table, working
-from mimiq.cli.parameters import BATCHES, NAMES, PATH
+from mimiq.cli.parameters import BATCHES, NAMES, PATH, Whole
 from mimiq.cli.printable import printable
 from mimiq.errors import BadInput, MimiqError
 from mimiq.files import write_whole
@@ -39,8 +39,8 @@ _AT_ONCE = {"local": 1, "slurm": 32}
 @options.option("Cells", "--models", type=NAMES, help="Networks, without a PLAN.")
 @options.option("Cells", "--precisions", type=NAMES, help="int8, int4, int4-weight-only, wXaY.")
 @options.option("Cells", "--recipes", type=NAMES, help="By default the one that suits each.")
-@options.option("Cells", "--images", type=click.IntRange(2), metavar="N", help="Of each set.")
-@options.option("Cells", "--steps", type=click.IntRange(0), metavar="N", help="Of distillation.")
+@options.option("Cells", "--images", type=Whole(2), metavar="N", help="Of each set.")
+@options.option("Cells", "--steps", type=Whole(0), metavar="N", help="Of distillation.")
 @options.option("Cells", "--eval", "evaluation", type=PATH, metavar="DIR", help="Labelled images.")
 @options.option("Cells", "--batches", type=BATCHES, help="Batch sizes whose latency is measured.")
 @options.option(
@@ -54,7 +54,7 @@ _AT_ONCE = {"local": 1, "slurm": 32}
 @options.option(
     "Jobs",
     "--jobs",
-    type=click.IntRange(1),
+    type=Whole(1),
     metavar="N",
     help="So many at a time.  [default: 1 on this host, 32 on SLURM]",
 )

@@ -11,7 +11,7 @@ import click
 from mimiq.cli import choices, options, preflight, values
 from mimiq.cli.commanding import Command
 from mimiq.cli.output import next_commands, print_json, show, working
-from mimiq.cli.parameters import PATH
+from mimiq.cli.parameters import PATH, Whole
 from mimiq.config.shard import Shard, parse_shard
 from mimiq.config.synthesis import CALIBRATIONS, FORMATS
 from mimiq.errors import BadInput
@@ -62,7 +62,7 @@ if TYPE_CHECKING:
 @options.option(
     "Output",
     "--scenes",
-    type=click.IntRange(0),
+    type=Whole(0),
     metavar="N",
     help="With --format: so many random scenes, instead of the recipe's.",
 )

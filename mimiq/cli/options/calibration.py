@@ -10,6 +10,7 @@ from mimiq.cli.choices import (
     TuningChoice,
 )
 from mimiq.cli.options.grouping import group, option
+from mimiq.cli.parameters import Whole
 
 images_options = group(
     "images",
@@ -23,14 +24,14 @@ images_options = group(
     option(
         "Calibration",
         "--images",
-        type=click.IntRange(2),
+        type=Whole(2),
         metavar="N",
         help="Calibration images, instead of the recipe's.",
     ),
     option(
         "Calibration",
         "--seed",
-        type=click.IntRange(0, 2**32 - 1),
+        type=Whole(0, 2**32 - 1),
         metavar="N",
         help="Of all draws; 0 where none is given.",
     ),
@@ -58,7 +59,7 @@ tuning_options = group(
     option(
         "Calibration",
         "--steps",
-        type=click.IntRange(0),
+        type=Whole(0),
         metavar="N",
         help="Distillation steps; 0 leaves it out, as recipe cpu does below 8 bits.",
     ),

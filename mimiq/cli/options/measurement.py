@@ -11,7 +11,7 @@ from mimiq.cli.choices import (
     MeasureChoice,
 )
 from mimiq.cli.options.grouping import group, option
-from mimiq.cli.parameters import BATCHES, PATH
+from mimiq.cli.parameters import BATCHES, PATH, Whole
 
 batches_option = option(
     "Measurement",
@@ -24,7 +24,7 @@ batches_option = option(
 limit_option = option(
     "Measurement",
     "--eval-limit",
-    type=click.IntRange(1),
+    type=Whole(1),
     metavar="N",
     help="Evaluate on so many of them, evenly spread.",
 )

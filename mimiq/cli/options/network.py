@@ -14,7 +14,7 @@ from mimiq.cli.choices import (
 )
 from mimiq.cli.options.completing import complete_model
 from mimiq.cli.options.grouping import group, option
-from mimiq.cli.parameters import ARGUMENTS, CHANNELS, PATH, SIZE
+from mimiq.cli.parameters import ARGUMENTS, CHANNELS, PATH, SIZE, Number, Whole
 
 model_options = group(
     "choice",
@@ -30,7 +30,7 @@ model_options = group(
     option(
         "Network",
         "--num-classes",
-        type=click.IntRange(1),
+        type=Whole(1),
         metavar="N",
         help="Follows the checkpoint by default.",
     ),
@@ -67,7 +67,7 @@ model_options = group(
     option(
         "Network",
         "--crop-pct",
-        type=click.FloatRange(0, 1, min_open=True),
+        type=Number(0, 1, min_open=True),
         metavar="SHARE",
         help="Centre crop's share.",
     ),
@@ -102,7 +102,7 @@ precision_options = group(
     option(
         "Precision",
         "--block-size",
-        type=click.IntRange(1),
+        type=Whole(1),
         metavar="N",
         help="Inputs that share a scale; by default the largest that fits every Linear.",
     ),
@@ -120,7 +120,7 @@ budget_options = group(
     option(
         "Precision",
         "--max-drop",
-        type=float,
+        type=Number(0, 100),
         metavar="POINTS",
         help="Raise the most sensitive layers to 8 bits until at most so many points of top-1 are "
         "lost, as estimated on held-out calibration images; of embeddings, until their mean cosine "

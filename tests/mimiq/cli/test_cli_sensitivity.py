@@ -197,7 +197,8 @@ class TestBudgets:
 @pytest.mark.parametrize(
     ("flags", "problem"),
     [
-        (["--max-drop", "-1"], "--max-drop -1 is no number of points"),
+        (["--max-drop", "-1"], "'--max-drop': -1.0 is not in the range 0<=x<=100"),
+        (["--max-drop", "nan"], "'--max-drop': nan is not a finite number"),
         (["--size-budget", "big"], "--size-budget big is no size"),
         (["--size-budget", "-4MB"], "is no size"),
     ],
