@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -225,6 +226,22 @@ def read_manifest(folder: Path) -> Manifest:
             "Restore it, or compile the model again.",
         )
     return Manifest(manifest)
+
+
+def bundle_around(path: Path) -> Path | None:
+    """The innermost bundle that is ``path`` or that it lies in; None where there is none."""
+    real = Path(os.path.realpath(path))
+    return next((folder for folder in (real, *real.parents) if _is_bundle(folder)), None)
+
+
+def _is_bundle(folder: Path) -> bool:
+    """Whether there is a manifest of ours, of any version; others' have this name too."""
+    try:
+        text = (folder / MANIFEST).read_text(encoding="utf-8")
+        data = json.loads(text)
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(data, dict) and str(data.get("format")).startswith("mimiq-bundle/")
 
 
 def complete_manifest(manifest: Mapping[str, Any]) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from mimiq.export.triton.plan import PackOptions, Plan, config_of, plan_for
 from mimiq.files import FileEntry
 from mimiq.runtime.bundle import LABELS, Bundle
 from mimiq.runtime.files.json_objects import pretty_json
-from mimiq.runtime.manifest import file_entry
+from mimiq.runtime.manifest import bundle_around, file_entry
 from mimiq.runtime.serving.packed import CPU_FILE, RECORD, PackedRecord, versions_of
 from mimiq.version import __version__
 
@@ -73,7 +73,8 @@ def pack(
         options: see :class:`~mimiq.export.triton.plan.PackOptions`.
 
     Raises:
-        BadInput: an option the bundle cannot fulfil; or the name is taken by another model, by a
+        BadInput: an option the bundle cannot fulfil; the repository is a bundle, or lies in one; or
+            the name is taken by another model, by a
             folder that is not ours, or its configuration was edited by hand.
         UnsupportedTarget: there is no engine that Triton's ``tensorrt`` backend runs.
         EnvironmentLacks: the graph must be edited and the extra ``compile`` is not installed, or
@@ -85,6 +86,12 @@ def pack(
             "Use letters, digits, '.', '_' and '-', and begin with a letter, a digit or '_'.",
         )
     folder = Path(os.path.abspath(repository)) / name
+    around = bundle_around(folder.parent)
+    if around is not None:  # which holds what its manifest lists, and is replaced as a whole
+        raise BadInput(
+            f"{repository} is no place for a repository: {around} is a bundle.",
+            "Choose a folder outside of it.",
+        )
     plan = plan_for(bundle, options or PackOptions())
     labels = _labels_text(bundle)
     with files.writing(folder):

@@ -35,6 +35,20 @@ def test_what_is_not_ours_is_left_alone(bundle: Bundle, tmp_path: Path) -> None:
     assert (tmp_path / "net/labels.txt").is_file()
 
 
+@pytest.mark.parametrize("inner", [".", "models", "a/b"])
+def test_a_bundle_is_no_place_for_a_repository(bundle: Bundle, inner: str) -> None:
+    before = content(bundle.path)
+    with pytest.raises(BadInput, match="is a bundle") as raised:
+        pack(bundle, bundle.path / inner, "net")
+    assert "outside" in raised.value.next_step
+    assert content(bundle.path) == before
+
+
+def test_a_folder_with_another_s_manifest_is_a_place(bundle: Bundle, tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_text('{"name": "an application"}')
+    assert pack(bundle, tmp_path, "net").version == 1
+
+
 def _no_space(*_: object) -> None:
     raise OSError(28, "No space left on device")
 
