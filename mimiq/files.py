@@ -23,6 +23,7 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 TOO_MANY = (errno.EMFILE, errno.ENFILE)
 # From safetensors (Rust), and PyTorch's zip writer, which only sees that something is missing.
 _FULL_IN_WORDS = ("No space left", "os error 28", "PytorchStreamWriter failed", "unexpected pos")
+_TOO_LARGE_IN_WORDS = ("File too large", "os error 27")  # of the C library, and of Rust
 # Of PyTorch's allocator, the dynamic loader, the C library, C++ and ONNX Runtime.
 _NO_MEMORY = (
     "can't allocate memory",
@@ -158,7 +159,8 @@ def writing(place: Path) -> Iterator[None]:
     """Turn the operating system's refusals into one clear error.
 
     Raises:
-        EnvironmentLacks: the disk, or the user's share of it, is full; or too many files are open.
+        EnvironmentLacks: the disk, or the user's share of it, is full; a file may not grow so
+            large; or too many files are open.
         BadInput: a file or folder cannot be read or written.
     """
     try:
@@ -167,8 +169,9 @@ def writing(place: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno in TOO_MANY:
             raise too_many_files() from error
-        ours = error.filename == str(place) or _is_temporary(error.filename)
-        refused = f"{place} cannot be written" if ours else f"{error.filename} cannot be used"
+        name = error.filename2 or error.filename  # of a copy, what is written
+        ours = name == str(place) or _is_temporary(name)
+        refused = f"{place} cannot be written" if ours else f"{name} cannot be used"
         raise BadInput(
             f"{refused}: {error.strerror or error}.",
             "Check the path and its permissions, or choose another place.",
@@ -176,8 +179,8 @@ def writing(place: Path) -> Iterator[None]:
 
 
 @contextmanager
-def naming_full_disk(place: Path) -> Iterator[None]:
-    """Name ``place`` when the disk fills up inside, which libraries' errors do not.
+def naming_full_disk(place: object) -> Iterator[None]:
+    """Name ``place`` when the disk fills up inside, or a file does, which libraries' errors do not.
 
     Raises:
         EnvironmentLacks: when it does.
@@ -189,15 +192,28 @@ def naming_full_disk(place: Path) -> Iterator[None]:
     except Exception as error:
         if is_full(error):
             raise full(place) from error
+        if is_too_large(error):
+            raise too_large(place) from error
         raise
 
 
 def is_full(error: BaseException | None) -> bool:
     """Whether a full disk, or a user's full share of it, is behind the error."""
+    return _is_behind(error, _FULL, _FULL_IN_WORDS)
+
+
+def is_too_large(error: BaseException | None) -> bool:
+    """Whether a file that may not grow any further is behind the error."""
+    return _is_behind(error, (errno.EFBIG,), _TOO_LARGE_IN_WORDS)
+
+
+def _is_behind(
+    error: BaseException | None, numbers: tuple[int, ...], texts: tuple[str, ...]
+) -> bool:
     while error is not None:
-        if isinstance(error, OSError) and error.errno in _FULL:
+        if isinstance(error, OSError) and error.errno in numbers:
             return True
-        if any(words in str(error) for words in _FULL_IN_WORDS):
+        if any(words in str(error) for words in texts):
             return True
         error = error.__cause__ or error.__context__
     return False
@@ -209,6 +225,15 @@ def full(place: object) -> EnvironmentLacks:
         "The disk is full" + (f": {place} could not be written." if place else "."),
         "Free some space, or choose another place; what is finished is kept, so run the same "
         "command again.",
+    )
+
+
+def too_large(place: object) -> EnvironmentLacks:
+    """The error for a file that reached the largest size; ``place`` as for :func:`full`."""
+    return EnvironmentLacks(
+        "A file may not grow so large, by the limit of this process or of the file system"
+        + (f": {place} could not be written." if place else "."),
+        "Raise it: ulimit -f unlimited.",
     )
 
 

@@ -105,6 +105,8 @@ def explained(error: Exception) -> MimiqError | None:
         return error
     if files.is_full(error):
         return files.full(_filename(error))
+    if files.is_too_large(error):
+        return files.too_large(_filename(error))
     if isinstance(error, OSError) and error.errno in _ACCESS and error.filename is not None:
         return BadInput(
             f"{error.filename} cannot be read or written: {error.strerror}.",

@@ -53,6 +53,24 @@ def test_what_names_its_place_already_passes() -> None:
     assert raised.value is known
 
 
+def test_a_file_that_may_not_grow_is_no_full_disk() -> None:
+    """As shutil says it of a copy: it names what is read first."""
+    error = OSError(errno.EFBIG, "File too large", "/source", None, "/there")
+    with pytest.raises(EnvironmentLacks) as raised, writing(Path("/there")):
+        raise error
+    assert "not grow so large" in raised.value.problem
+    assert "/there could not be written" in raised.value.problem
+    assert "ulimit -f" in raised.value.next_step
+
+
+def test_of_a_copy_the_file_that_is_written_is_named(tmp_path: Path) -> None:
+    error = PermissionError(
+        errno.EPERM, "Not permitted", "/source", None, str(beside(tmp_path / "target"))
+    )
+    with pytest.raises(BadInput, match="target cannot be written"), writing(tmp_path / "target"):
+        raise error
+
+
 def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
