@@ -244,6 +244,21 @@ def too_many_files() -> EnvironmentLacks:
     )
 
 
+def require_utf8(path: Path, library: str) -> None:
+    """Refuse a path that a library takes as text, and that no text can stand for.
+
+    Raises:
+        BadInput: it holds bytes that are not UTF-8.
+    """
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        raise BadInput(
+            f"{library} cannot open {os.fsencode(path)!r}: this path is not UTF-8.",
+            "Rename the file, or the folder in it that is not.",
+        ) from error
+
+
 def exhausted(error: BaseException, doing: str) -> EnvironmentLacks | None:
     """The error for a host that ran out of memory, or a process that may open no more files.
 

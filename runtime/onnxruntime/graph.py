@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 
 from mimiq.errors import BadInput, DidNotStart, EnvironmentLacks, MimiqError
-from mimiq.files import exhausted, lack_of_memory, refuse_exhausted
+from mimiq.files import exhausted, lack_of_memory, refuse_exhausted, require_utf8
 from mimiq.runtime.backend import Lack
 from mimiq.runtime.forking import end_children_at_once
 from mimiq.runtime.host import check_count, cuda_driver_present, instruction_sets, usable_cores
@@ -132,7 +132,7 @@ def open_graph(
         next_step: what to tell the user of a file that cannot be opened.
 
     Raises:
-        BadInput: unknown options, or the file is missing or corrupt.
+        BadInput: unknown options, or the file is missing or corrupt, or its path is not UTF-8.
         EnvironmentLacks: ``cuda`` was asked for and cannot be used; no onnxruntime; or memory or
             open files are exhausted.
     """
@@ -140,6 +140,7 @@ def open_graph(
         raise BadInput(f"Device {device!r} is unknown.", "Choose cpu, cuda or auto.")
     check_count(threads, "threads")
     onnxruntime = import_onnxruntime()
+    require_utf8(path, "ONNX Runtime")
     quantized, integers, cpu_form = _contains(
         path, b"DequantizeLinear", b"QuantizeLinear", _CPU_FORM
     )

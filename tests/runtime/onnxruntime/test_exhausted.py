@@ -1,9 +1,13 @@
-"""Opening a graph where memory or descriptors run out: neither is the file's fault."""
+"""Opening a graph where memory or descriptors run out, or with a name that ONNX Runtime cannot
+take: nothing of it is the file's fault.
+"""
 
 from __future__ import annotations
 
 import importlib.abc
+import os
 import sys
+from pathlib import Path
 
 import pytest
 from open_files import files_left
@@ -82,3 +86,12 @@ def test_onnxruntime_that_finds_no_memory_needs_no_other_install(
     with pytest.raises(EnvironmentLacks, match="memory is exhausted") as caught:
         import_onnxruntime()
     assert "pip install" not in caught.value.next_step
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of Linux")
+def test_a_path_that_is_not_utf8(make_model: MakeModel, tmp_path: Path) -> None:
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.onnx"))
+    make_model().rename(path)
+    with pytest.raises(BadInput, match=r"xff\.onnx': this path is not UTF-8") as raised:
+        open_graph(path, device="cpu")
+    assert "Rename" in raised.value.next_step
