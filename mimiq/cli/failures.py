@@ -54,6 +54,7 @@ def reported() -> Iterator[None]:
     _open_streams()
     try:
         with interruptible(), _quiet_libraries(), _own_warnings():
+            _require_folder()
             yield
     except click.UsageError as error:
         if isinstance(error, click.exceptions.NoArgsIsHelpError):
@@ -79,6 +80,14 @@ def reported() -> Iterator[None]:
         if speaks:
             print_error(known)
         raise click.exceptions.Exit(known.exit_code) from error
+
+
+def _require_folder() -> None:
+    """Where it is gone, no path can be made absolute, and each library has other words for it."""
+    try:
+        os.getcwd()
+    except FileNotFoundError as error:
+        raise BadInput("The folder you are in was removed.", "Change to another folder.") from error
 
 
 def _misused(error: click.UsageError) -> BadInput:

@@ -210,6 +210,21 @@ def test_a_result_into_a_full_stream(bundle: Bundle) -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="a folder that is used cannot be removed")
+@pytest.mark.parametrize("words", [["inspect"], ["bench", "--quiet"], ["eval", "--quiet"]])
+def test_a_folder_that_was_removed(
+    words: list[str], bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    done = CliRunner().invoke(main, [*words, str(bundle.path)])
+    assert done.exit_code == 2
+    expected = "error: The folder you are in was removed.\n  Change to another folder.\n"
+    assert done.stderr == expected
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="names of Linux")
 @pytest.mark.parametrize(
     ("name", "why"), [(b"out-\xff.mimiq", "is not UTF-8"), (b"x" * 300, "is too long")]
