@@ -10,6 +10,7 @@ import click
 
 from mimiq.cli.choices import RECIPE_LINES
 from mimiq.cli.failures import EXIT_CODES, reported
+from mimiq.cli.streams import naming_standard_output
 from mimiq.version import __version__
 
 ENVIRONMENT = {
@@ -38,7 +39,7 @@ class Command(click.Command):
         version_option(self)
 
     def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
-        with reported():  # help is printed while arguments are read
+        with reported(), naming_standard_output():  # help is printed while arguments are read
             return super().make_context(*args, **kwargs)
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -77,7 +78,7 @@ class Group(click.Group):
     command_class = Command
 
     def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
-        with reported():
+        with reported(), naming_standard_output():
             return super().make_context(*args, **kwargs)
 
     def list_commands(self, ctx: click.Context) -> list[str]:

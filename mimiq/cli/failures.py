@@ -18,6 +18,7 @@ from mimiq import files
 from mimiq.cli.flags import with_flags
 from mimiq.cli.printable import printable
 from mimiq.cli.signals import KEPT, Terminated, interruptible
+from mimiq.cli.streams import standard_error
 from mimiq.errors import BadInput, EnvironmentLacks, MimiqError
 from mimiq.files import lack_of_memory, lacks_descriptors
 from mimiq.ranks import may_speak
@@ -71,7 +72,7 @@ def reported() -> Iterator[None]:
         raise click.exceptions.Exit(TERMINATED if ended else INTERRUPTED) from error
     except Exception as error:
         if debugging():
-            print(printable(traceback.format_exc()), file=sys.stderr)
+            print(printable(traceback.format_exc()), file=standard_error())
         known, speaks = explained(error), may_speak()
         if known is None:
             if speaks:
@@ -151,7 +152,7 @@ def print_message(text: str, style: str, prefix: str = "", next_step: str = "") 
         message = Text(prefix, style=f"bold {style}")
         message.append(text, style="none" if prefix else style)
         message.append(more, style="not bold")
-        PlainConsole(stderr=True, highlight=False).print(message, soft_wrap=True)
+        PlainConsole(file=standard_error(), highlight=False).print(message, soft_wrap=True)
     except (MemoryError, ImportError, OSError):  # what failed may be what printing needs as well
         with contextlib.suppress(OSError):
             os.write(2, f"{prefix}{text}{more}\n".encode(errors="replace"))

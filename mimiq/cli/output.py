@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mimiq.cli.flags import with_flags
+from mimiq.cli.streams import naming_standard_output, standard_error
 from mimiq.errors import CELL, shortened
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ _PIPED_WIDTH = 140  # a pipe has no width; tables must not be cut to 80 columns 
 @contextlib.contextmanager
 def working() -> Iterator[None]:
     """Whatever a library prints during the work goes to standard error."""
-    with contextlib.redirect_stdout(sys.stderr):
+    with contextlib.redirect_stdout(standard_error()):
         yield
 
 
@@ -35,7 +36,8 @@ def print_json(data: Any) -> None:
     unicode = (sys.stdout.encoding or "utf-8").lower().replace("-", "") == "utf8"
     from mimiq.cli.printable import printable_json
 
-    click.echo(printable_json(json.dumps(data, indent=2, ensure_ascii=not unicode)))
+    with naming_standard_output():
+        click.echo(printable_json(json.dumps(data, indent=2, ensure_ascii=not unicode)))
 
 
 def show(*parts: RenderableType) -> None:
@@ -44,8 +46,9 @@ def show(*parts: RenderableType) -> None:
 
     width = None if sys.stdout.isatty() else _PIPED_WIDTH
     console = PlainConsole(width=width, highlight=False, markup=False, soft_wrap=False)
-    for part in parts:
-        console.print(part)
+    with naming_standard_output():
+        for part in parts:
+            console.print(part)
 
 
 def show_report(report: Report) -> None:

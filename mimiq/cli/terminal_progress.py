@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-import click
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -25,6 +24,7 @@ from rich.text import Text
 from mimiq.cli.consoles import PlainConsole
 from mimiq.cli.flags import with_flags
 from mimiq.cli.printable import printable
+from mimiq.cli.streams import standard_error, tell
 from mimiq.progress import SILENT, Progress, Stage
 
 _SECONDS_BETWEEN_LINES = 30.0
@@ -34,7 +34,7 @@ def shown_progress(quiet: bool = False) -> Progress:
     """Progress as standard error can show it; none with ``quiet``."""
     if quiet:
         return SILENT
-    console = PlainConsole(stderr=True)
+    console = PlainConsole(file=standard_error())
     return BarProgress(console) if console.is_terminal else LogProgress()
 
 
@@ -111,7 +111,7 @@ class LogProgress(Progress):
     def __init__(
         self,
         every_s: float = _SECONDS_BETWEEN_LINES,
-        say: Callable[[str], None] = lambda line: click.echo(line, err=True),
+        say: Callable[[str], None] = tell,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._every_s = every_s

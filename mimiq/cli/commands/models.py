@@ -9,6 +9,7 @@ import click
 from mimiq.cli import options
 from mimiq.cli.commanding import Command
 from mimiq.cli.output import print_json, show, table
+from mimiq.cli.streams import naming_standard_output
 from mimiq.libraries import require_compile_extra
 from mimiq.models.names import EMBEDDED, SHORT_NAMES, TORCHVISION, described_names
 
@@ -39,6 +40,7 @@ def models(pattern: str | None, json: bool) -> None:
         show("", "The ViT, BEiT, EVA and Swin of timm serve as well: mimiq models 'vit_*'")
         show(f"So do torchvision's {', '.join(TORCHVISION)}, and folders of transformers.")
     elif names:
-        click.echo("\n".join(names))
+        with naming_standard_output():
+            click.echo("\n".join(names))
     else:
         show(f"No network of timm that can be compiled matches {pattern!r}.")

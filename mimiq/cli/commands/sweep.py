@@ -14,6 +14,7 @@ from mimiq.cli.commands.compare import Networks, compared, networks_json
 from mimiq.cli.output import print_json, show, shown, table, working
 from mimiq.cli.parameters import BATCHES, NAMES, PATH, Whole
 from mimiq.cli.printable import printable
+from mimiq.cli.streams import standard_error, tell
 from mimiq.errors import BadInput, MimiqError
 from mimiq.files import write_whole
 
@@ -182,7 +183,7 @@ class _shown:
 
         from mimiq.cli.consoles import PlainConsole
 
-        console = PlainConsole(stderr=True)
+        console = PlainConsole(file=standard_error())
         if console.is_terminal and not self._quiet:
             self._live = Live(_table(self._made), console=console, transient=True)
             self._live.__enter__()
@@ -201,4 +202,4 @@ class _shown:
                 self._said[row.name] = row.state
                 more = ", ".join(filter(None, _figures(row)))
                 line = f"{row.name}: {row.state}{f'; {more}' if more else ''}"
-                click.echo(printable(line), err=True)
+                tell(printable(line))

@@ -36,7 +36,8 @@ def test_help_and_lists_into_a_full_stream(words: list[str]) -> None:
     with FULL.open("w") as stream:
         done = subprocess.run(command, stdout=stream, stderr=subprocess.PIPE, text=True)
     assert done.returncode == EnvironmentLacks.exit_code
-    assert done.stderr.startswith("error: The disk is full.\n  Free some space")
+    said = "error: The disk is full: standard output could not be written.\n  Free some space"
+    assert done.stderr.startswith(said)
     assert "Traceback" not in done.stderr
 
 
@@ -206,8 +207,23 @@ def test_a_result_into_a_full_stream(bundle: Bundle) -> None:
     with FULL.open("w") as stream:
         done = subprocess.run(command, stdout=stream, stderr=subprocess.PIPE, text=True)
     assert done.returncode == 6
-    assert done.stderr.startswith("error: The disk is full")
+    assert done.stderr.startswith("error: The disk is full: standard output could")
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="streams of POSIX")
+@pytest.mark.parametrize("stream", ["2>/dev/full", "2>&1 >told | true"])
+def test_the_work_goes_on_where_its_progress_cannot_be_told(
+    stream: str, bundle: Bundle, tmp_path: Path
+) -> None:
+    if "full" in stream and not FULL.exists():
+        pytest.skip("no device that is full")
+    words = f'bench "{bundle.path}" --backend ort --batches 1 --seconds 0.1 --json'
+    command = f'"{sys.executable}" -m mimiq.cli {words} {stream}'
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0
+    told = done.stdout or (tmp_path / "told").read_text()
+    assert json.loads(told)["bundle"] == str(bundle.path)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="a folder that is used cannot be removed")

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import io
+import sys
 import threading
+import time
 
 import pytest
 from click.testing import CliRunner
 from rich.console import Console
 
 from mimiq.cli import main
+from mimiq.cli.failures import print_message
 from mimiq.cli.terminal_progress import (
     BarProgress,
     LoggedStage,
@@ -133,6 +137,30 @@ class TestLog:
     )
     def test_durations(self, seconds: float, words: str) -> None:
         assert duration(seconds) == words
+
+
+class TestNowhereToTell:
+    """A terminal that was closed, a log on a full disk: the work is not ended by it."""
+
+    class Closed(io.StringIO):
+        def write(self, _: str) -> int:
+            raise OSError(errno.EIO, "Input/output error")
+
+        flush = close = lambda _: None  # type: ignore[assignment]
+
+    @pytest.mark.parametrize("terminal", [False, True])
+    def test_the_work_goes_on(self, terminal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+        stream = self.Closed()
+        monkeypatch.setattr(stream, "isatty", lambda: terminal)
+        monkeypatch.setattr(sys, "stderr", stream)
+        monkeypatch.setenv("TERM", "xterm")
+        progress = shown_progress()
+        assert isinstance(progress, BarProgress if terminal else LogProgress)
+        progress.note("a note")
+        with progress.stage("load", 2) as stage:
+            stage.update(1, "one")
+            time.sleep(0.15)  # drawn once more meanwhile
+        print_message("a warning", "yellow")
 
 
 class TestWhichOne:
