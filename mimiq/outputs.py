@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Collection
 from pathlib import Path
 
 from mimiq.durable import beside
@@ -12,13 +13,16 @@ from mimiq.files import full, is_full
 from mimiq.runtime.files.replaceable import require_replaceable
 
 
-def require_new(out: Path, overwrite: bool, suffix: str | None = None) -> None:
+def require_new(
+    out: Path, overwrite: bool, suffix: str | None = None, names: Collection[str] = ()
+) -> None:
     """Refuse an output that is in the way, or cannot be written, before the work and not after it.
 
     Args:
         out: the folder or file to be.
         overwrite: whether one of our own may be replaced.
-        suffix: of a file to be, by which one of our own is known (``.onnx``); None for a bundle.
+        suffix: of a file to be, by which one of our own is known (``.onnx``); None for a folder.
+        names: of all files of the folder to be; none for a bundle.
 
     Raises:
         BadInput: naming what stands in the way.
@@ -31,7 +35,7 @@ def require_new(out: Path, overwrite: bool, suffix: str | None = None) -> None:
                 "Choose another name with `out`, or replace it with `overwrite=True`.",
             )
         if suffix is None:
-            require_replaceable(out)
+            require_replaceable(out, names)
         elif not out.is_file() or out.suffix != suffix:
             raise BadInput(
                 f"{out} is no {suffix} file, so it will not be replaced.",

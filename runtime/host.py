@@ -148,8 +148,9 @@ def check_count(count: object, what: str) -> None:
     Raises:
         BadInput: it is no whole number, or not in 1 … 4096. Settings of a server may be anything.
     """
-    whole = isinstance(count, int) and not isinstance(count, bool)
-    if count is not None and not (whole and 1 <= count <= _MOST_THREADS):
+    if count is None:
+        return
+    if not isinstance(count, int) or isinstance(count, bool) or not 1 <= count <= _MOST_THREADS:
         raise BadInput(f"{count} {what} cannot work.", f"Ask for 1 to {_MOST_THREADS}.")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
     from mimiq.spec import Job
     from mimiq.stages.tune import Tuned
 
-TUNED = "quantizers.json"  # by which a folder of mimiq distill is known
 ORIGIN = "origin.json"
 
 
@@ -27,17 +27,24 @@ def prepared(
     output: choices.OutChoice,
     suffix: str,
     progress: Progress,
+    names: Collection[str] = (),
 ) -> Job:
-    """The job, its inputs and output, a file of this suffix, checked."""
+    """The job, its inputs and output checked.
+
+    Args:
+        suffix: of the name of the output: a file's, or a folder's that holds ``names``.
+        names: of all files of that folder.
+    """
     from mimiq.spec import default_out
 
+    kind = None if names else suffix
     if output.out is not None:
-        require_new(output.out, output.force, suffix)
+        require_new(output.out, output.force, kind, names)
     calibration_of(tuning.calibration)
     model = values.load(choice, progress)
     wanted = values.precision_of(precision, model, images.recipe)
     out = output.out or default_out(choice.model, wanted.label, suffix)
-    require_new(out, output.force, suffix)
+    require_new(out, output.force, kind, names)
     return values.job_of(model, wanted, images, tuning, out)
 
 

@@ -17,7 +17,8 @@ from mimiq.archives import damaged_entry
 from mimiq.errors import BadInput
 from mimiq.files import exhausted
 from mimiq.models.pickles import Opaque, read_pickle
-from mimiq.models.shards import Tensors, read_shards
+from mimiq.models.shards import Tensors as Tensors
+from mimiq.models.shards import read_shards
 
 CONTAINER = "/"  # ends the name of a mapping inside the file, as in ``model_ema/module.norm.bias``
 _DEPTH = 4  # of mappings in one another

@@ -93,8 +93,9 @@ def bench(
     opened = Bundle(bundle)
     engines = {}
     if against is not None:
-        if not against.exists():
-            raise BadInput(f"--against {against} does not exist.", "Check the path.")
+        if not against.is_file() and not against.is_dir():
+            problem = "is neither a file nor a folder" if against.exists() else "does not exist"
+            raise BadInput(f"--against {against} {problem}.", "Check the path.")
         engines[_name(against, bundle)] = Engine(against, backend, threads)
     engines[_name(bundle, against)] = Engine(bundle, backend, threads)
     with working(), shown_progress(say.quiet).stage("latency") as stage:

@@ -10,7 +10,7 @@ import click
 from mimiq.cli import choices, options, preflight, values
 from mimiq.cli.commanding import Command
 from mimiq.cli.output import next_commands, print_json, show, table, working
-from mimiq.cli.preparing import ORIGIN, TUNED, prepared, tuned
+from mimiq.cli.preparing import ORIGIN, prepared, tuned
 from mimiq.files import make_folder_whole
 
 
@@ -45,12 +45,12 @@ def distill(
     preflight.require_model(choice.model)
     values.check_precision(precision)
     from mimiq.cli.terminal_progress import shown_progress
-    from mimiq.quantize.store import save_quantized
+    from mimiq.quantize.store import QUANTIZERS, VALUES, save_quantized
     from mimiq.stages.graphs import graph_metadata
 
-    progress = shown_progress(say.quiet)
+    progress, names = shown_progress(say.quiet), (VALUES, QUANTIZERS, ORIGIN)
     with working():
-        job = prepared(choice, precision, images, tuning, output, ".tuned", TUNED, progress)
+        job = prepared(choice, precision, images, tuning, output, ".tuned", progress, names)
         made, calibration = tuned(job, cache_dir, progress)
         quantized, report = made.network, made.report
         origin = {

@@ -65,6 +65,11 @@ class TestMaking:
         assert tuned["tuning"]["result"]["steps"] == 2
         assert tuned["metadata"]["mimiq.calibration_sha256"] == made["sha256"]
 
+        (tmp_path / "tuned" / "notes.md").write_text("what we found")
+        again = ("distill", "digits", "--force", "-o", tmp_path / "tuned")
+        said = call(*again, exit_code=BadInput.exit_code).stderr
+        assert "notes.md, which mimiq did not write" in said
+
         graphs = {}
         for target in ("ort", "rtx"):
             out = tmp_path / f"{target}.onnx"
