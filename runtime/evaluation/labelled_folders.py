@@ -10,7 +10,13 @@ from pathlib import Path
 from mimiq.errors import BadInput
 from mimiq.files import exhausted
 from mimiq.runtime.evaluation.datasets import ImageFiles, spread
-from mimiq.runtime.evaluation.walking import images_below, is_foreign, left_out_note
+from mimiq.runtime.evaluation.walking import (
+    ClassFolders,
+    images_below,
+    is_foreign,
+    left_out_note,
+    unlisted,
+)
 from mimiq.runtime.image_files import suffixes_for, wanted_files
 
 LISTING = "val.txt"
@@ -115,10 +121,11 @@ def _beside(folder: Path, name: str, place: str) -> Path:
 
 
 def _walk(root: Path, num_classes: int, known: Sequence[str] | None, channels: int) -> ImageFiles:
-    folders = sorted(
-        (entry for entry in root.iterdir() if entry.is_dir() and not is_foreign(entry.name)),
-        key=lambda entry: entry.name,
-    )
+    try:
+        entries = sorted(root.iterdir(), key=lambda entry: entry.name)
+        folders = [entry for entry in entries if entry.is_dir() and not is_foreign(entry.name)]
+    except OSError as error:
+        raise unlisted(error.filename or root, error) from error
     if not folders:
         raise BadInput(
             f"{root} has neither class folders nor a {LISTING}.",
@@ -128,8 +135,9 @@ def _walk(root: Path, num_classes: int, known: Sequence[str] | None, channels: i
     labels: list[int] = []
     left_out: Counter[str] = Counter()
     indices, doubt = _class_indices(root, [folder.name for folder in folders], num_classes, known)
+    classes = ClassFolders.of(root, folders)
     for folder, label in sorted(zip(folders, indices, strict=True), key=lambda pair: pair[1]):
-        files, others = images_below(folder, suffixes_for(channels))
+        files, others = images_below(folder, suffixes_for(channels), classes)
         paths += files
         labels += [label] * len(files)
         left_out += others

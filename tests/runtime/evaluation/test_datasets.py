@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from image_trees import save, tree
 from runtime_models import SIZE
 
 from mimiq.calibrate.sources import from_folder
@@ -18,18 +18,6 @@ from mimiq.runtime.evaluation.datasets import ImageFiles, InMemoryImages
 from mimiq.runtime.evaluation.labelled_folders import open_dataset
 from mimiq.runtime.image_files import IMAGE_SUFFIXES
 from mimiq.runtime.preprocessing import Preprocessing
-
-
-def save(path: Path, shade: int) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", (SIZE, SIZE), (shade, shade, shade)).save(path)
-
-
-def tree(root: Path, folders: list[str], each: int = 2) -> Path:
-    for number, folder in enumerate(folders):
-        for index in range(each):
-            save(root / folder / f"{index}.png", 10 * number + index)
-    return root
 
 
 def listing(root: Path, lines: str, files: int = 3, inside: str = ".") -> Path:
