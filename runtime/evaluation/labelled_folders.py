@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from mimiq.errors import BadInput
-from mimiq.files import exhausted
 from mimiq.runtime.evaluation.datasets import ImageFiles, spread
+from mimiq.runtime.evaluation.listing import LISTING, has_listing, read_listing
 from mimiq.runtime.evaluation.walking import (
     ClassFolders,
     images_below,
@@ -19,11 +19,8 @@ from mimiq.runtime.evaluation.walking import (
 )
 from mimiq.runtime.image_files import suffixes_for, wanted_files
 
-LISTING = "val.txt"
-_INDEX = re.compile(r"[+-]?[0-9]+")
 _NUMBER = re.compile(r"[0-9]{1,9}")
 _WORDNET = re.compile(r"n[0-9]{8}")  # ImageNet's folders, whose order is that of its classes
-_SHOWN = 100  # characters of a line
 
 
 def open_dataset(
@@ -50,74 +47,19 @@ def open_dataset(
         channels: of the model; images of other than 1 or 3 are ``.npy`` files.
 
     Raises:
-        BadInput: no folder, no images, a malformed line, an index out of range, a missing file or
-            a folder that is no class; the message names the place.
+        BadInput: no folder, no images, a malformed line, an index out of range, a missing file,
+            one of two classes, or a folder that is no class; the message names the place.
     """
     root = Path(path)
     if not root.is_dir():
         raise BadInput(f"There is no folder of images at {root}.", "Check the path.")
     if limit is not None and limit < 1:
         raise BadInput(f"A limit of {limit} images leaves none.", "Ask for 1 or more.")
-    listing = root / LISTING
-    if listing.exists():
-        found = _read_listing(listing, num_classes)
+    if has_listing(root):
+        found = read_listing(root / LISTING, num_classes)
     else:
         found = _walk(root, num_classes, labels, channels)
     return spread(found, limit)
-
-
-def _read_listing(listing: Path, num_classes: int) -> ImageFiles:
-    try:
-        # Windows' editors put a byte-order mark before UTF-8.
-        lines = listing.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise exhausted(error, f"{listing} cannot be read") or BadInput(
-            f"{listing} cannot be read: {error}.", "Write it as UTF-8 text."
-        ) from error
-    paths: list[Path] = []
-    labels: list[int] = []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        place = f"{listing}, line {number}"
-        name, index = _entry(line, place)
-        if index is None or not 0 <= index < num_classes:
-            raise BadInput(
-                f"{place}: class {_short(line.split()[-1])} is out of range for a model with "
-                f"{num_classes} classes.",
-                f"Classes count from 0 to {num_classes - 1}; check that the listing is this "
-                "model's.",
-            )
-        paths.append(_beside(listing.parent, name, place))
-        labels.append(index)
-    if not paths:
-        raise BadInput(f"{listing} lists no images.", "Write one 'file index' a line.")
-    return ImageFiles(tuple(paths), tuple(labels), num_classes)
-
-
-def _entry(line: str, place: str) -> tuple[str, int | None]:
-    """The file's name, which may hold blanks, and its class; None for one beyond all classes."""
-    parts = line.strip().rsplit(None, 1)
-    if len(parts) < 2 or not _INDEX.fullmatch(parts[1]):
-        raise BadInput(
-            f"{place}: {_short(line.strip())!r} is not of the form 'file index'.",
-            "Write for example: ILSVRC2012_val_00000001.JPEG 65",
-        )
-    digits = parts[1].lstrip("+").lstrip("0") or "0"
-    return parts[0], int(digits) if len(digits) < 10 else None
-
-
-def _beside(folder: Path, name: str, place: str) -> Path:
-    for candidate in (folder / name, folder / "images" / name):
-        try:
-            if candidate.is_file():
-                return candidate
-        except (OSError, ValueError):  # a name that is too long, or holds a zero byte
-            continue
-    raise BadInput(
-        f"{place}: {_short(name)} is neither beside it nor in images/.",
-        "Copy the image there, or remove the line.",
-    )
 
 
 def _walk(root: Path, num_classes: int, known: Sequence[str] | None, channels: int) -> ImageFiles:
@@ -231,7 +173,3 @@ def _natural(name: str) -> list[tuple[int, str]]:
 
 def _folded(name: str) -> str:
     return " ".join(name.replace("_", " ").casefold().split())
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}… ({len(text)} characters)"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import numpy as np
@@ -18,13 +17,6 @@ from mimiq.runtime.evaluation.datasets import ImageFiles, InMemoryImages
 from mimiq.runtime.evaluation.labelled_folders import open_dataset
 from mimiq.runtime.image_files import IMAGE_SUFFIXES
 from mimiq.runtime.preprocessing import Preprocessing
-
-
-def listing(root: Path, lines: str, files: int = 3, inside: str = ".") -> Path:
-    for index in range(files):
-        save(root / inside / f"{index}.png", index)
-    (root / "val.txt").write_text(lines)
-    return root
 
 
 def test_class_folders_in_sorted_order(tmp_path: Path) -> None:
@@ -63,24 +55,6 @@ def test_every_kind_of_image_that_calibration_reads(tmp_path: Path) -> None:
     assert batch.shape == (len(IMAGE_SUFFIXES), 3, SIZE, SIZE)
     imported = from_folder(tmp_path / "images", preprocessing, tmp_path / "set")
     assert len(imported) == len(found)
-
-
-@pytest.mark.parametrize("inside", [".", "images"])
-def test_listing(tmp_path: Path, inside: str) -> None:
-    root = listing(tmp_path, "2.png 7\n\n  0.png\t0\n1.png 999\n", inside=inside)
-    found = open_dataset(root, 1000)
-    assert [(path.name, label) for path, label in found] == [
-        ("2.png", 7),
-        ("0.png", 0),
-        ("1.png", 999),
-    ]
-    assert found[2] == (found.paths[2], 999)
-
-
-def test_listing_wins_over_folders_and_takes_names_with_blanks(tmp_path: Path) -> None:
-    tree(tmp_path, ["a cat", "b"], each=1)
-    (tmp_path / "val.txt").write_text("a cat/0.png 5\n")
-    assert list(open_dataset(tmp_path, 10)) == [(tmp_path / "a cat" / "0.png", 5)]
 
 
 def test_limit_spreads_evenly(tmp_path: Path) -> None:
@@ -214,48 +188,6 @@ def test_images_that_are_not_read_are_named(tmp_path: Path) -> None:
     assert "2 .avif, 1 .heic" in note
 
 
-def test_listing_of_a_windows_editor(tmp_path: Path) -> None:
-    root = listing(tmp_path, "")
-    (root / "val.txt").write_bytes(b"\xef\xbb\xbf0.png 4\r\n1.png 5\r\n")
-    assert open_dataset(root, 10).labels == (4, 5)
-
-
-def test_a_long_line_is_quick_and_its_message_short(tmp_path: Path) -> None:
-    for line in (" " * 50_000 + "x", "x" + " " * 50_000 + "y", "0.png " + "9" * 5000, "y" * 5000):
-        root = listing(tmp_path, line)
-        started = time.process_time()
-        with pytest.raises(BadInput) as caught:
-            open_dataset(root, 10)
-        assert time.process_time() - started < 1  # it took ten while the time grew as the square
-        assert len(caught.value.problem) < 500
-    with pytest.raises(BadInput, match="neither beside it"):
-        open_dataset(listing(tmp_path, "y" * 5000 + " 1"), 10)
-
-
-@pytest.mark.parametrize(
-    ("lines", "message"),
-    [
-        ("0.png 1\n1.png\n", r"line 2: '1\.png' is not of the form"),
-        ("0.png 1\n1.png cat\n", "line 2: .* is not of the form"),
-        ("0.png 1.5\n", "line 1: .* is not of the form"),
-        ("7\n", "line 1: '7' is not of the form"),
-        ("0.png 1\n\n1.png 10\n", "line 3: class 10 is out of range .* 10 classes"),
-        ("0.png -1\n", "line 1: class -1 is out of range"),
-        ("0.png 1\nabsent.png 1\n", r"line 2: absent\.png is neither"),
-        ("\n \n", "lists no images"),
-    ],
-)
-def test_bad_listing(tmp_path: Path, lines: str, message: str) -> None:
-    with pytest.raises(BadInput, match=message):
-        open_dataset(listing(tmp_path, lines), 10)
-
-
-def test_listing_that_is_no_text(tmp_path: Path) -> None:
-    (tmp_path / "val.txt").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(BadInput, match=r"val\.txt cannot be read"):
-        open_dataset(tmp_path, 10)
-
-
 def test_bad_folders(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="no folder of images"):
         open_dataset(tmp_path / "absent", 10)
@@ -293,9 +225,9 @@ def test_batches_hold_every_image_once_and_in_order(
 
 
 def test_an_unreadable_image_is_named(tmp_path: Path) -> None:
-    root = listing(tmp_path, "0.png 0\n1.png 1\n2.png 2\n")
-    (root / "1.png").write_text("no image")
-    found = open_dataset(root, 10)
+    tree(tmp_path, ["0"], each=3)
+    (tmp_path / "0" / "1.png").write_text("no image")
+    found = open_dataset(tmp_path, 10)
     with pytest.raises(BadInput, match=r"1\.png is not an image"):
         list(found.batches(Preprocessing(SIZE, 1.0), 2))
 
