@@ -54,6 +54,7 @@ def check_early(precision: str | Precision, asked: Early) -> None:
     if out is not None:
         require_new(Path(out), asked["overwrite"])
     if isinstance(evaluation, str | Path):
+        _refuse_empty("evaluation", evaluation)
         require_folder(Path(evaluation), f"`evaluation={evaluation}`", "a folder of images")
     elif asked["eval_limit"] is not None:
         raise BadInput(
@@ -81,10 +82,11 @@ def calibration_of(source: str | Path) -> str | Path:
     """The named source, or the folder of images or of a finished set.
 
     Raises:
-        BadInput: it is neither, or a folder that may not be read.
+        BadInput: it is neither, empty text, or a folder that may not be read.
     """
     if source in CALIBRATIONS:
         return source
+    _refuse_empty("calibration", source)
     folder = Path(source)
     if not folder.is_dir():
         problem = "is a file" if folder.exists() else "does not exist"
@@ -151,7 +153,8 @@ def labels_of(labels: str | Path | Sequence[str]) -> tuple[str, ...]:
     if not isinstance(labels, str | Path):
         return tuple(labels)
     try:
-        text = Path(labels).read_text(encoding="utf-8")
+        # Windows' editors put a byte-order mark before UTF-8.
+        text = Path(labels).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise exhausted(error, f"{labels} cannot be read") or BadInput(
             f"Labels file {labels} cannot be read: {getattr(error, 'strerror', None) or error}.",
@@ -162,6 +165,15 @@ def labels_of(labels: str | Path | Sequence[str]) -> tuple[str, ...]:
         if not name:
             raise BadInput(f"{labels}, line {number} is empty.", "Give one class name a line.")
     return names
+
+
+def _refuse_empty(parameter: str, folder: str | Path) -> None:
+    """Refuse what a shell makes of a variable that is not set; as a path it is this folder."""
+    if folder == "":
+        raise BadInput(
+            f"`{parameter}` is empty text, and names no folder.",
+            "Give the folder; the current one is `.`.",
+        )
 
 
 def _check_target(target: str) -> None:

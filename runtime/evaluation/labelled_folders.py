@@ -51,8 +51,9 @@ def open_dataset(
             one of two classes, or a folder that is no class; the message names the place.
     """
     root = Path(path)
-    if not root.is_dir():
-        raise BadInput(f"There is no folder of images at {root}.", "Check the path.")
+    if path == "" or not root.is_dir():
+        place = path or "an empty path"  # which would mean the current folder
+        raise BadInput(f"There is no folder of images at {place}.", "Check the path.")
     if limit is not None and limit < 1:
         raise BadInput(f"A limit of {limit} images leaves none.", "Ask for 1 or more.")
     if has_listing(root):

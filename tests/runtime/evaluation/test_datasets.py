@@ -191,6 +191,8 @@ def test_images_that_are_not_read_are_named(tmp_path: Path) -> None:
 def test_bad_folders(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="no folder of images"):
         open_dataset(tmp_path / "absent", 10)
+    with pytest.raises(BadInput, match="no folder of images at an empty path"):
+        open_dataset("", 10)
     with pytest.raises(BadInput, match="neither class folders nor"):
         open_dataset(tmp_path, 10)
     (tmp_path / "0").mkdir()
