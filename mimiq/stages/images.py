@@ -18,6 +18,7 @@ from mimiq.calibrate import CalibrationSet, gaussian_noise, open_or_import
 from mimiq.calibrate.manifest import MANIFEST
 from mimiq.calibrate.sources import drawn, images_and_note
 from mimiq.config.synthesis import SynthesisRecipe
+from mimiq.errors import BadInput
 from mimiq.models import LoadedModel
 from mimiq.progress import Progress
 from mimiq.runtime.image_files import DEEP, check_file
@@ -217,6 +218,20 @@ def procedural_count(job: Job, calibration: CalibrationSet) -> int:
 
 
 def _listing(folder: Path, files: list[Path]) -> tuple[tuple[str, int, int], ...]:
-    """Names, sizes and times of a folder's images."""
-    found = ((path.relative_to(folder).as_posix(), path.stat()) for path in files)
-    return tuple((name, stat.st_size, stat.st_mtime_ns) for name, stat in found)
+    """Names, sizes and times of a folder's images.
+
+    Raises:
+        BadInput: one cannot be read, as a link that leads nowhere.
+    """
+    listed = []
+    for path in files:
+        try:
+            found = path.stat()
+        except OSError as error:
+            raise BadInput(
+                f"{path} cannot be read: {error.strerror or error}.",
+                "Remove it, or mend the link if it is one.",
+            ) from error
+        name = path.relative_to(folder).as_posix()
+        listed.append((name, found.st_size, found.st_mtime_ns))
+    return tuple(listed)

@@ -89,6 +89,13 @@ def test_an_image_that_is_none_is_named_before_the_others_are_read(
     assert not list((tmp_path / "cache").glob("**/*.npz"))
 
 
+def test_a_link_to_an_image_that_is_gone_is_named(small_vit: LoadedModel, tmp_path: Path) -> None:
+    paint(tmp_path / "images", 10)
+    (tmp_path / "images" / "z.png").symlink_to(tmp_path / "gone.png")
+    with pytest.raises(BadInput, match=r"z\.png cannot be read: No such file"):
+        shades(small_vit, tmp_path / "images", tmp_path / "cache")
+
+
 def test_a_folder_that_is_not_there(small_vit: LoadedModel, tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="no image folder"):
         shades(small_vit, tmp_path / "absent", tmp_path / "cache")
