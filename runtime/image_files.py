@@ -32,6 +32,12 @@ _FORMATS = ("BMP", "DIB", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 
 _UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 
+_SIXTEEN = ("PNG", "PPM")  # formats whose grey of more than 8 bits is of 16, however dark
+
+# Maxima up to which a deep greyscale image is doubted: of floats, which resizing makes exceed 1;
+# of integers, which as 16 bits would have four shades at most.
+_OVERSHOT, _FEW_OF_16_BITS = 2.0, 1023
+
 _MODES = {1: "L", 3: "RGB"}  # Pillow's, by the number of channels
 
 
@@ -119,7 +125,7 @@ def converted(image: Image.Image, channels: int) -> Image.Image:
     it) would cut it off at 255: 16 bits by their upper 8, floating point from [0, 1] or [0, 255].
 
     Raises:
-        BadInput: no image has so many, or the values fit no such range.
+        BadInput: no image has so many, or the values fit no such range, or more than one.
     """
     if channels not in _MODES:
         raise _too_few("An image file", channels)
@@ -152,16 +158,27 @@ def _in_8_bits(image: Image.Image) -> Image.Image:
     values = np.asarray(image)
     # An empty image has no range; Pillow opens none.
     low, high = float(values.min()), float(values.max())
+    doubt = None
     if image.mode == "F":
         scale = 255.0 if high <= 1 else 1.0
+        if 1 < high <= _OVERSHOT:
+            doubt = "floating point is read from [0, 1] or [0, 255]"
     else:
         # The file's form tells: 32-bit integers hold 16 bits in PNG and PGM, 8 in some TIFFs.
         scale = 1.0 if image.mode == "I" and high <= 255 else 1 / 256
+        if image.mode == "I" and image.format not in _SIXTEEN and 255 < high <= _FEW_OF_16_BITS:
+            doubt = "integers of 32 bits are read as 8 bits up to 255, and above as 16 bits"
     if not (low >= 0 and high * scale < 256):
         raise BadInput(
             f"A greyscale image (mode {image.mode}) has values from {low:g} to {high:g}, and no "
             "range of pixels is like that.",
             "Convert the images to 8 bits as those were that the network was trained on.",
+        )
+    if doubt is not None:
+        raise BadInput(
+            f"A greyscale image (mode {image.mode}) has values from {low:g} to {high:g}, and which "
+            f"range they are of cannot be told: {doubt}, where it would be nearly black.",
+            "Cut it off at the range that is meant, or convert it to 8 bits.",
         )
     scaled = values.astype(np.float64) * scale
     return Image.fromarray((np.rint(scaled) if image.mode == "F" else scaled).astype(np.uint8))

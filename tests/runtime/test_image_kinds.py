@@ -6,6 +6,7 @@ import struct
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -108,3 +109,24 @@ def test_an_empty_file_is_no_image(
     (tmp_path / name).touch()
     with pytest.raises(BadInput, match=f"{name} is not an image"):
         read(tmp_path / name)
+
+
+@pytest.mark.filterwarnings("ignore:Greyscale")
+@pytest.mark.parametrize(
+    ("high", "kind"), [(1.0001, np.float32), (2, np.float32), (256, np.int32), (1023, np.int32)]
+)
+def test_greyscale_of_either_range_is_refused(high: float, kind: Any, tmp_path: Path) -> None:
+    """A value just above the smaller range made all the others black."""
+    values = np.linspace(0, high, 64).astype(kind).reshape(8, 8)
+    Image.fromarray(values).save(tmp_path / "deep.tif")
+    with pytest.raises(BadInput, match=r"deep\.tif: .* which range they are of cannot be told"):
+        Preprocessing(8).read(tmp_path / "deep.tif")
+
+
+@pytest.mark.filterwarnings("ignore:Greyscale")
+def test_dark_greyscale_whose_file_tells_its_bits_is_read(tmp_path: Path) -> None:
+    values = np.full((8, 8), 515, ">u2")
+    (tmp_path / "deep.pgm").write_bytes(b"P5 8 8 65535\n" + values.tobytes())
+    Image.fromarray(values.astype(np.uint16)).save(tmp_path / "deep.png")
+    for name in ("deep.pgm", "deep.png"):
+        assert (Preprocessing(8, 1.0).read(tmp_path / name) == 2).all()
