@@ -10,10 +10,13 @@ from pathlib import Path
 from mimiq.errors import BadInput
 from mimiq.files import exhausted
 from mimiq.runtime.evaluation.datasets import ImageFiles
+from mimiq.runtime.evaluation.walking import composed
 
 LISTING = "val.txt"
 _INDEX = re.compile(r"[+-]?[0-9]+")
 _SHOWN = 100  # characters of a line
+
+_Spellings = dict[Path, dict[str, str]]  # of folders: how the disk has each composed name
 
 
 def has_listing(root: Path) -> bool:
@@ -29,6 +32,7 @@ def read_listing(listing: Path, num_classes: int) -> ImageFiles:
             range, lists a file that is missing, or one that an earlier line gives another class.
     """
     found: dict[str, tuple[Path, int, int]] = {}  # by its path: the file, its class, its line
+    spellings: _Spellings = {}
     again = 0
     for number, line in enumerate(_lines(listing), start=1):
         if not line.strip():
@@ -42,7 +46,7 @@ def read_listing(listing: Path, num_classes: int) -> ImageFiles:
                 f"Classes count from 0 to {num_classes - 1}; check that the listing is this "
                 "model's.",
             )
-        path = _beside(listing.parent, name, place)
+        path = _beside(listing.parent, name, place, spellings)
         _, known, earlier = found.setdefault(os.path.normpath(path), (path, index, number))
         if known != index:
             raise BadInput(
@@ -86,17 +90,31 @@ def _entry(line: str, place: str) -> tuple[str, int | None]:
     return parts[0], int(digits) if len(digits) < 10 else None
 
 
-def _beside(folder: Path, name: str, place: str) -> Path:
-    for candidate in (folder / name, folder / "images" / name):
+def _beside(folder: Path, name: str, place: str, spellings: _Spellings) -> Path:
+    for parent in (folder, folder / "images"):
         try:
-            if candidate.is_file():
-                return candidate
+            for candidate in (parent / name, _spelled(parent, name, spellings)):
+                if candidate.is_file():
+                    return candidate
         except (OSError, ValueError):  # a name that is too long, or holds a zero byte
             continue
     raise BadInput(
         f"{place}: {_short(name)} is neither beside it nor in images/.",
         "Copy the image there, or remove the line.",
     )
+
+
+def _spelled(parent: Path, name: str, spellings: _Spellings) -> Path:
+    """The path as the disk has it, whose accented letters may be of other characters."""
+    if name.isascii():
+        return parent / name
+    for part in Path(name).parts:
+        if not (parent / part).exists():
+            if parent not in spellings:
+                spellings[parent] = {composed(entry): entry for entry in os.listdir(parent)}
+            part = spellings[parent].get(composed(part), part)
+        parent /= part
+    return parent
 
 
 def _short(text: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mimetypes
 import os
+import unicodedata
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,11 @@ _FOREIGN = frozenset(
 def is_foreign(name: str) -> bool:
     """Whether a folder of this name is a system's, or hidden, and holds nobody's images."""
     return name.startswith(".") or name.lower() in _FOREIGN
+
+
+def composed(name: str) -> str:
+    """A name with each accented letter as one character; macOS takes them apart."""
+    return unicodedata.normalize("NFC", name)
 
 
 @dataclass(frozen=True)

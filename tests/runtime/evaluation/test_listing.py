@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import time
+import unicodedata
 from pathlib import Path
 from threading import Thread
+from typing import Literal
 
 import pytest
 from image_trees import save, tree
@@ -109,3 +111,17 @@ def test_a_listing_that_is_a_broken_link_is_not_passed_over(tmp_path: Path) -> N
         pytest.skip("this file system has no symbolic links")
     with pytest.raises(BadInput, match=r"val\.txt cannot be read: .*No such file"):
         open_dataset(tmp_path, 2)
+
+
+@pytest.mark.parametrize(("written", "listed"), [("NFD", "NFC"), ("NFC", "NFD")])
+@pytest.mark.parametrize("inside", [".", "images"])
+def test_accented_letters_are_found_however_they_are_written(
+    written: Literal["NFC", "NFD"], listed: Literal["NFC", "NFD"], inside: str, tmp_path: Path
+) -> None:
+    """macOS takes them apart in names of files, and other systems do not."""
+    name = "crème/brûlée.png"
+    save(tmp_path / inside / unicodedata.normalize(written, name), 0)
+    (tmp_path / "val.txt").write_text(unicodedata.normalize(listed, f"{name} 3\n"), "utf-8")
+    found = open_dataset(tmp_path, 10)
+    assert found.labels == (3,)
+    assert found.paths[0].is_file()
