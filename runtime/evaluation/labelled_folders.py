@@ -12,6 +12,7 @@ from mimiq.runtime.evaluation.datasets import ImageFiles, spread
 from mimiq.runtime.evaluation.listing import LISTING, has_listing, read_listing
 from mimiq.runtime.evaluation.walking import (
     ClassFolders,
+    composed,
     images_below,
     is_foreign,
     left_out_note,
@@ -77,26 +78,64 @@ def _walk(root: Path, num_classes: int, known: Sequence[str] | None, channels: i
     paths: list[Path] = []
     labels: list[int] = []
     left_out: Counter[str] = Counter()
+    empty: list[Path] = []
+    suffixes = suffixes_for(channels)
     indices, doubt = _class_indices(root, [folder.name for folder in folders], num_classes, known)
+    _require_distinct(folders, indices)
     classes = ClassFolders.of(root, folders)
     for folder, label in sorted(zip(folders, indices, strict=True), key=lambda pair: pair[1]):
-        files, others = images_below(folder, suffixes_for(channels), classes)
+        files, others = images_below(folder, suffixes, classes)
         paths += files
         labels += [label] * len(files)
         left_out += others
+        empty += [] if files else [folder]
     if not paths:
         raise BadInput(f"The class folders in {root} hold no images.", wanted_files(channels))
-    notes = tuple(note for note in (doubt, left_out_note(left_out)) if note is not None)
+    loose = [
+        entry
+        for entry in set(entries).difference(folders)
+        if entry.suffix.lower() in suffixes and not entry.name.startswith(".")
+    ]
+    said = (doubt, _empty_note(empty), _loose_note(root, len(loose)), left_out_note(left_out))
+    notes = tuple(note for note in said if note is not None)
     return ImageFiles(tuple(paths), tuple(labels), num_classes, notes)
+
+
+def _require_distinct(folders: list[Path], indices: list[int]) -> None:
+    first: dict[int, Path] = {}
+    for folder, index in zip(folders, indices, strict=True):
+        if first.setdefault(index, folder) != folder:
+            raise BadInput(
+                f"{first[index]} and {folder} are both class {index}.",
+                "Rename one of them, or move the images of both into one.",
+            )
+
+
+def _empty_note(empty: list[Path]) -> str | None:
+    if not empty:
+        return None
+    if len(empty) == 1:
+        return f"{empty[0]} holds no image that is read; its class is not measured."
+    return (
+        f"{empty[0]} and {len(empty) - 1} more hold no image that is read; their classes are not "
+        "measured."
+    )
+
+
+def _loose_note(root: Path, count: int) -> str | None:
+    if not count:
+        return None
+    images = f"{count} images lie" if count > 1 else "1 image lies"
+    return f"{images} in {root} beside the class folders, without a class: not measured."
 
 
 def _class_indices(
     root: Path, names: list[str], num_classes: int, known: Sequence[str] | None
 ) -> tuple[list[int], str | None]:
     """The class of each folder, and what is in doubt about it, in a sentence."""
-    exact, folded = _by_label(known or (), str), _by_label(known or (), _folded)
-    if all(name in exact for name in names):
-        return [exact[name] for name in names], _absent(root, names, num_classes)
+    exact, folded = _by_label(known or (), composed), _by_label(known or (), _folded)
+    if all(composed(name) in exact for name in names):
+        return [exact[composed(name)] for name in names], _absent(root, names, num_classes)
     if all(map(_NUMBER.fullmatch, names)):
         return _numbered(root, names, num_classes), _absent(root, names, num_classes)
     if _all_or_none(root, names, lambda name: _folded(name) in folded, "one of its labels"):
@@ -173,4 +212,5 @@ def _natural(name: str) -> list[tuple[int, str]]:
 
 
 def _folded(name: str) -> str:
-    return " ".join(name.replace("_", " ").casefold().split())
+    # Composed again: folding takes some letters apart.
+    return composed(" ".join(composed(name).replace("_", " ").casefold().split()))

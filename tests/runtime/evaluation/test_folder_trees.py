@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from image_trees import save, tree
@@ -89,3 +90,53 @@ def test_class_folders_may_be_links_and_hold_links(tmp_path: Path) -> None:
     }
     link(store / "dogs" / "up", store)  # above the classes' real folders, where others are too
     assert len(found_in(root, 3)) == 4
+
+
+def test_a_class_folder_without_images_is_said(tmp_path: Path) -> None:
+    tree(tmp_path, ["0", "1"], each=1)
+    (tmp_path / "2").mkdir()
+    (note,) = open_dataset(tmp_path, 3).notes
+    assert f"{tmp_path / '2'} holds no image" in note
+    (tmp_path / "3").mkdir()
+    (tmp_path / "3" / "a.heic").write_bytes(b"")
+    said = " ".join(open_dataset(tmp_path, 4).notes)
+    assert f"{tmp_path / '2'} and 1 more hold no image" in said
+    assert "1 .heic" in said
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "labels"), [("01", "1", None), ("sea lion", "sea_lion", ("seal", "Sea Lion"))]
+)
+def test_two_folders_of_one_class_are_refused(
+    one: str, other: str, labels: tuple[str, ...] | None, tmp_path: Path
+) -> None:
+    tree(tmp_path, [one, other], each=1)
+    with pytest.raises(BadInput, match="are both class 1") as caught:
+        open_dataset(tmp_path, 2, labels=labels)
+    assert f"{tmp_path / one} and {tmp_path / other} are" in caught.value.problem
+
+
+def test_images_beside_the_class_folders_are_counted(tmp_path: Path) -> None:
+    tree(tmp_path, ["0", "1"], each=1)
+    save(tmp_path / "a.png", 0)
+    (note,) = open_dataset(tmp_path, 2).notes
+    assert "1 image lies" in note
+    save(tmp_path / "b.jpg", 0)
+    save(tmp_path / ".c.jpg", 0)
+    (note,) = open_dataset(tmp_path, 2).notes
+    assert "2 images lie" in note
+
+
+@pytest.mark.parametrize(("written", "known"), [("NFD", "NFC"), ("NFC", "NFD")])
+def test_accented_labels_are_found_however_they_are_written(
+    written: Literal["NFC", "NFD"], known: Literal["NFC", "NFD"], tmp_path: Path
+) -> None:
+    """macOS takes accented letters apart in names of files, and other systems do not."""
+    names = ("flambé", "crème_brûlée")
+    tree(tmp_path, [unicodedata.normalize(written, name) for name in names], each=1)
+    labels = [unicodedata.normalize(known, name) for name in names]
+    for called in (labels, [label.replace("_", " ").title() for label in labels]):
+        found = open_dataset(tmp_path, 2, labels=called)
+        classes = {path.parent.name: label for path, label in found}
+        assert classes == {unicodedata.normalize(written, name): i for i, name in enumerate(names)}
+        assert found.notes == ()
