@@ -157,5 +157,15 @@ SIZE = _Size()
 ARGUMENTS = _Arguments()
 NAMES = _Listed("NAME,…", lambda parts: [part for part in parts if part], "a list of names")
 
+
 # Existence is checked where the value is used: with our own errors, and their next steps.
-PATH = click.Path(path_type=Path)
+class _Path(click.Path):
+    """A path; empty text, as of a variable that is not set, is none and not the current folder."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value == "":
+            self.fail("An empty text names no file or folder.", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+PATH = _Path(path_type=Path)

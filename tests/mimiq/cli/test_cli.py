@@ -65,7 +65,7 @@ def test_only_an_onnx_file_is_replaced_by_one(tmp_path: Path) -> None:
     for name in ("notes", "old.onnx"):
         (tmp_path / name).write_text("precious")
     require_new(tmp_path / "old.onnx", True, ".onnx")
-    with pytest.raises(BadInput, match="not a result of this kind"):
+    with pytest.raises(BadInput, match=r"is no \.onnx file"):
         require_new(tmp_path / "notes", True, ".onnx")
 
 

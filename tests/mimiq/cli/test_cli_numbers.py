@@ -1,4 +1,4 @@
-"""Numbers on the command line: what no limit can be, and what no library takes, is refused."""
+"""Values on the command line that mean nothing: limits, numbers and paths that cannot be."""
 
 from __future__ import annotations
 
@@ -75,3 +75,11 @@ def test_the_option_is_named_before_any_work(words: str, said: str, tmp_path: Pa
     answer = CliRunner().invoke(main, words.split())
     assert answer.exit_code == 2
     assert said in answer.stderr
+
+
+def test_empty_text_is_no_path() -> None:
+    """As of a variable that is not set: it would be the current folder."""
+    for arguments in (["inspect", ""], ["compile", "digits", "--int8", "--calibration", ""]):
+        done = CliRunner().invoke(main, arguments)
+        assert done.exit_code == 2
+        assert "empty text" in done.output.lower()
