@@ -46,6 +46,23 @@ def interruptible() -> Iterator[None]:
             signal.signal(number, before[number])
 
 
+@contextmanager
+def ending_at_once() -> Iterator[None]:
+    """Inside :func:`interruptible`, work that writes nothing: a signal ends the process there.
+
+    A library's own loop may write a traceback of an exception, and threads may go on after one.
+    """
+    before = {number: signal.getsignal(number) for number in USUAL}
+    ours = [number for number in before if before[number] is _handle]  # none beside the main thread
+    for number in ours:
+        signal.signal(number, end_at_once)
+    try:
+        yield
+    finally:
+        for number in ours:
+            signal.signal(number, _handle)
+
+
 def end_at_once(number: int, _frame: FrameType | None) -> None:
     """A signal's handler where nothing is being written: one line, and the end."""
     word = "interrupted" if number == signal.SIGINT else "terminated"

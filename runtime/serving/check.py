@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from mimiq.errors import CheckFailed
+from mimiq.errors import BadInput, CheckFailed
 from mimiq.progress import SILENT_STAGE, Stage
 from mimiq.runtime.bundle import Bundle
 from mimiq.runtime.evaluation.accuracy import compare
@@ -17,12 +17,13 @@ from mimiq.runtime.evaluation.similarity import Similarity, compare_embeddings
 from mimiq.runtime.latency.load import LoadRow, put_under_load
 from mimiq.runtime.opening import open_bundle
 from mimiq.runtime.preprocessing import FloatArray
+from mimiq.runtime.serving.descriptions import ServedModel
 from mimiq.runtime.serving.endpoint import Endpoint, asker, comparison_batch
 from mimiq.runtime.serving.packed import PIXELS, TOP_CLASSES, TOP_LABELS, TOP_PROBABILITIES, Tensor
 from mimiq.runtime.serving.probes import probe_images
 from mimiq.runtime.serving.readiness import wait_until_ready
 from mimiq.runtime.serving.settings import manifest_tensors
-from mimiq.runtime.serving.v2_client import ServedModel, V2Client
+from mimiq.runtime.serving.v2_client import QUESTION_S, V2Client
 from mimiq.runtime.serving.wanted import Wanted
 from mimiq.runtime.session import Session
 
@@ -111,9 +112,16 @@ def check_server(
         What was found; ``require()`` turns failures into an error.
 
     Raises:
+        BadInput: the address is none, or the model's name or version.
         EnvironmentLacks: the server cannot be reached, or stopped answering.
         CheckFailed: it has no such model, or refuses requests.
     """
+    for what, name in (("model", wanted.model), ("version", wanted.version)):
+        if not name.isprintable():  # nor are bytes of the command line that are no text
+            raise BadInput(
+                f"{name!r} is no name of a {what}: it holds what cannot be printed.",
+                "Give it as the server's repository has it.",
+            )
     with V2Client(wanted.url, wanted.protocol, wanted.timeout_s) as client:
         wait_until_ready(
             client,
@@ -124,7 +132,7 @@ def check_server(
         )
         if not client.live():
             raise CheckFailed(f"The server at {wanted.url} is not live.", "See the server's log.")
-        served = client.metadata(wanted.model, wanted.version)
+        served = client.metadata(wanted.model, wanted.version, QUESTION_S)
         result = CheckResult(served, dataset_name if dataset else "generated images")
         if not client.model_ready(wanted.model, wanted.version):
             result.failures.append("The model is known and not ready.")

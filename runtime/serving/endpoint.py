@@ -11,13 +11,13 @@ from mimiq.runtime.evaluation.binary import as_classes
 from mimiq.runtime.evaluation.datasets import InMemoryImages
 from mimiq.runtime.latency.load import Ask
 from mimiq.runtime.preprocessing import FloatArray
+from mimiq.runtime.serving.descriptions import ServedModel
 from mimiq.runtime.serving.packed import PIXELS
 from mimiq.runtime.serving.settings import manifest_tensors
 from mimiq.runtime.serving.v2_client import (
     GRPC_MESSAGE_BYTES,
     Answer,
     RequestRefused,
-    ServedModel,
     V2Client,
 )
 from mimiq.runtime.serving.wanted import Wanted

@@ -6,9 +6,10 @@ import time
 from collections.abc import Callable
 
 from mimiq.errors import EnvironmentLacks
-from mimiq.runtime.serving.v2_client import RequestRefused, V2Client
+from mimiq.runtime.serving.v2_client import QUESTION_S, RequestRefused, V2Client
 
 _PAUSE_S = 0.5
+_LEAST_S = 0.1  # of a question
 
 
 def wait_until_ready(
@@ -34,14 +35,19 @@ def wait_until_ready(
     """
     end = now() + wait_s
     while now() < end:
-        if _ready(client, model, version):
+        if _ready(client, model, version, end, now):
             return
         say(f"waiting for {model} at {client.url}")
         sleep(min(_PAUSE_S, max(end - now(), 0.0)))
 
 
-def _ready(client: V2Client, model: str, version: str) -> bool:
+def _ready(
+    client: V2Client, model: str, version: str, end: float, now: Callable[[], float]
+) -> bool:
+    def left() -> float:  # a port that says nothing takes no longer than the wait
+        return min(QUESTION_S, max(end - now(), _LEAST_S))
+
     try:
-        return client.live() and client.model_ready(model, version)
+        return client.live(left()) and client.model_ready(model, version, left())
     except (EnvironmentLacks, RequestRefused):
         return False

@@ -11,6 +11,7 @@ from mimiq.cli import choices, options, values
 from mimiq.cli.commanding import Command
 from mimiq.cli.output import print_json, show, table, working
 from mimiq.cli.parameters import BATCHES, PATH, Number, Whole
+from mimiq.cli.signals import ending_at_once
 from mimiq.errors import BadInput
 from mimiq.models.names import EMBEDDED
 from mimiq.outputs import require_folder
@@ -189,7 +190,8 @@ def check(
         timeout_s=timeout_s,
         wait_s=wait_s,
     )
-    with working(), shown_progress(say.quiet).stage("check") as stage:
+    # gevent, which asks over HTTP, would write a traceback of every signal.
+    with working(), shown_progress(say.quiet).stage("check") as stage, ending_at_once():
         result = check_server(opened, wanted, dataset, name, backend=backend, stage=stage)
     if say.json:
         print_json({"url": url, "bundle": str(bundle), **result.to_json()})

@@ -21,10 +21,11 @@ from mimiq.runtime.latency.load import put_under_load
 from mimiq.runtime.opening import open_bundle
 from mimiq.runtime.preprocessing import Preprocessing
 from mimiq.runtime.serving.check import CheckResult, check_server, metadata_differences
+from mimiq.runtime.serving.descriptions import ServedModel
 from mimiq.runtime.serving.endpoint import comparison_batch
 from mimiq.runtime.serving.packed import Tensor
 from mimiq.runtime.serving.probes import probe_images
-from mimiq.runtime.serving.v2_client import ServedModel, V2Client
+from mimiq.runtime.serving.v2_client import V2Client
 from mimiq.runtime.serving.wanted import Wanted
 
 needs_client = pytest.mark.skipif(

@@ -21,14 +21,15 @@ class Starting:
         self._answers: Iterator[object] = iter(answers)
         self.asked = 0
 
-    def live(self) -> bool:
+    def live(self, within_s: float) -> bool:
+        assert 0 < within_s <= 5
         self.asked += 1
         answer = next(self._answers)
         if isinstance(answer, Exception):
             raise answer
         return answer != "dead"
 
-    def model_ready(self, name: str, version: str) -> bool:
+    def model_ready(self, name: str, version: str, within_s: float) -> bool:
         return (name, version) == ("vit", "1") and self.asked > 0 and self._ready
 
     _ready = True
