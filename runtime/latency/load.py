@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -66,11 +67,15 @@ def put_under_load(
             the last.
 
     Raises:
-        BadInput: a level is out of range.
+        BadInput: a level or the seconds are out of range.
         EnvironmentLacks: not all clients of a level were answered in that time.
         MimiqError: whatever ``connect`` or asking raises first; the other clients then stop.
     """
-    if not clients or min(clients) < 1 or max(clients) > MAX_CLIENTS or seconds <= 0:
+    if not math.isfinite(seconds) or seconds <= 0:
+        raise BadInput(
+            f"A level of load cannot last {seconds:g} s.", "Give seconds above 0, e.g. `seconds=5`."
+        )
+    if not clients or min(clients) < 1 or max(clients) > MAX_CLIENTS:
         raise BadInput(
             f"Load {', '.join(str(n) for n in clients) or 'of nobody'} is out of range.",
             f"Give 1 to {MAX_CLIENTS} clients, for example `load=1,8,32`.",

@@ -179,6 +179,12 @@ def test_load_out_of_range(clients: tuple[int, ...]) -> None:
         put_under_load(lambda: (lambda _: True, lambda: None), clients, 1)
 
 
+@pytest.mark.parametrize("seconds", [0, -1, float("nan"), float("inf")])
+def test_seconds_of_load_are_finite_and_above_0(seconds: float) -> None:
+    with pytest.raises(BadInput, match="cannot last"):
+        put_under_load(lambda: (lambda _: True, lambda: None), (1,), seconds)
+
+
 @needs_client
 @pytest.mark.parametrize("url", ["localhost", "http://localhost:1/", "localhost:0", ":8000"])
 def test_no_address(url: str) -> None:
