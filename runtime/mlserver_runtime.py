@@ -35,17 +35,21 @@ from mlserver.types import (
 )
 from mlserver.utils import to_absolute_path
 
-from mimiq.errors import BadInput, MimiqError
+from mimiq.errors import BadInput, MimiqError, shortened
 from mimiq.runtime.bundle import Bundle
 from mimiq.runtime.manifest import MANIFEST
 from mimiq.runtime.serving.batching import Batcher
 from mimiq.runtime.serving.killed_workers import outlive_killed_workers
 from mimiq.runtime.serving.packed import PackedModel, PackedRecord, check_feeds, versions_of
+from mimiq.runtime.serving.raw_contents import named, refuse_raw_contents_that_do_not_fit
 from mimiq.runtime.serving.settings import BundleModel
 
 outlive_killed_workers()  # the server imports this module, and its workers do
+refuse_raw_contents_that_do_not_fit()
 
 _UNPROCESSABLE = 422
+_LONGEST_ID = 1000  # characters; longer headers than some 8000 bytes break clients
+_LONGEST_ERROR = 600  # characters, each of up to 12 bytes where gRPC writes it into a header
 _MAX_BATCH_SIZE = "mimiq_max_batch_size"
 
 
@@ -127,6 +131,13 @@ class MimiqRuntime(MLModel):  # type: ignore[misc]  # MLServer ships no types
 
     async def predict(self, payload: InferenceRequest) -> InferenceResponse:
         """Run one request; its batch is the arrays' first dimension."""
+        try:
+            return await self._answer(payload)
+        except InferenceError as error:  # what it repeats of the request may have any length
+            raise InferenceError(shortened(str(error), _LONGEST_ERROR)) from error
+
+    async def _answer(self, payload: InferenceRequest) -> InferenceResponse:
+        _require_header(payload.id)
         served, batcher = self._served, self._batcher
         assert served is not None  # MLServer asks nothing of a model that failed to load
         assert batcher is not None
@@ -134,14 +145,14 @@ class MimiqRuntime(MLModel):  # type: ignore[misc]  # MLServer ships no types
         feeds: dict[str, npt.NDArray[Any]] = {}
         for tensor in payload.inputs:
             if tensor.name in feeds:
-                raise InferenceError(f"The input {tensor.name!r} came twice: send it once.")
+                raise InferenceError(f"The input {named(tensor.name)} came twice: send it once.")
             feeds[tensor.name] = _decoded(tensor)
         wanted = [output.name for output in payload.outputs or ()]
         known = [output.name for output in record.outputs]
         for name in wanted:
             if name not in known:
                 raise InferenceError(
-                    f"There is no output {name!r}; this model gives {', '.join(known)}."
+                    f"There is no output {named(name)}; this model gives {', '.join(known)}."
                 )
         try:
             check_feeds(record, feeds)
@@ -181,10 +192,23 @@ def _metadata(tensor: Any) -> MetadataTensor:
     return MetadataTensor(name=tensor.name, datatype=tensor.datatype, shape=[-1, *tensor.shape])
 
 
+def _require_header(text: str | None) -> None:
+    """Refuse an id that MLServer cannot copy into a header of the answer, as it does."""
+    if text and (
+        len(text) > _LONGEST_ID
+        or not (text.isascii() and text.isprintable())
+        or text != text.strip()
+    ):
+        raise InferenceError(
+            f"The request's id cannot stand in a header: send at most {_LONGEST_ID} printable "
+            "ASCII characters, without blanks around them, or none."
+        )
+
+
 def _decoded(tensor: Any) -> npt.NDArray[Any]:
     shape = tuple(tensor.shape)
     if not shape or min(shape) < 0:
-        raise InferenceError(f"The input {tensor.name!r} has no shape: {list(shape)}.")
+        raise InferenceError(f"The input {named(tensor.name)} has no shape: {list(shape)}.")
     datatype = getattr(tensor.datatype, "value", tensor.datatype)
     data = getattr(tensor.data, "root", tensor.data)
     try:
@@ -199,22 +223,22 @@ def _decoded(tensor: Any) -> npt.NDArray[Any]:
         raise
     except Exception as error:  # numpy's, struct's and the codec's own, by the kind of damage
         raise InferenceError(
-            f"The data of the input {tensor.name!r} are not {datatype} of shape "
+            f"The data of the input {named(tensor.name)} are not {datatype} of shape "
             f"{list(shape)}: {error}"
         ) from error
 
 
 def _require_numbers(name: str, datatype: str, given: npt.NDArray[Any]) -> None:
-    """Refuse what JSON brought and the codec would make numbers of in silence."""
+    """Refuse what JSON or gRPC brought and the codec would make numbers of in silence."""
     kind = given.dtype.kind
-    if kind in "Ub" and datatype != "BOOL":
-        found = "texts" if kind == "U" else "true and false"
+    if kind in "USb" and datatype != "BOOL":  # S: bytes, of gRPC
+        found = "true and false" if kind == "b" else "texts"
         raise InferenceError(
-            f"The data of the input {name!r} are {found}, and it takes numbers ({datatype})."
+            f"The data of the input {named(name)} are {found}, and it takes numbers ({datatype})."
         )
     if kind == "f" and given.size and "INT" in datatype:  # [0, 1] would be cut off to black
         raise InferenceError(
-            f"The data of the input {name!r} are floats, and it takes {datatype}: pixels in "
+            f"The data of the input {named(name)} are floats, and it takes {datatype}: pixels in "
             "[0, 255], not normalised."
         )
 
