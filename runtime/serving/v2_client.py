@@ -118,7 +118,8 @@ class V2Client:
                 found = reply.json()
                 if reply.status != 200:
                     raise self._refused(
-                        f"asking for the model {name}", str(found.get("error") or found)
+                        f"asking for the model {name}",
+                        str(found.get("error") or found.get("detail") or found),
                     )
             else:
                 found = dict(

@@ -12,6 +12,7 @@ _MISSING = object()
 _NO_JSON, _NO_OBJECT = "JSON decode error", "Input should be a valid dictionary or object"
 _LIST, _TEXT, _REQUIRED = "should be a valid list", "should be a valid string", "Field required"
 _SHAPE, _NUMBERS = "are not FP32 of shape [1, 3, 32, 32]", "it takes numbers (FP32)"
+_HEADER = "id cannot stand in a header"
 _NAN, _TAKES = "NaN or infinity", "This model takes images FP32 (B, 3, 32, 32)."
 
 
@@ -75,6 +76,10 @@ MALFORMED = {
     "a text": Malformed("images", 422, _NO_OBJECT),
     "null": Malformed(None, 422, _REQUIRED),
     "an id that is a list": Malformed(good() | {"id": [1]}, 422, _TEXT),
+    "an id of another script": Malformed(good() | {"id": "€"}, 400, _HEADER),
+    "a blank id": Malformed(good() | {"id": " "}, 400, _HEADER),
+    "an id with a header": Malformed(good() | {"id": "a\rSet-Cookie: x"}, 400, _HEADER),
+    "a long id": Malformed(good() | {"id": "a" * 100_000}, 400, _HEADER),
     "no inputs": Malformed({}, 422, _REQUIRED),
     "inputs null": Malformed({"inputs": None}, 422, _LIST),
     "inputs empty": Malformed({"inputs": []}, 400, _TAKES),
