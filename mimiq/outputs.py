@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
-from mimiq.durable import beside
+from mimiq.durable import beside, is_temporary
 from mimiq.errors import BadInput
-from mimiq.files import full, is_full
-from mimiq.runtime.files.replaceable import require_replaceable
+from mimiq.files import full, is_full, read_text
+
+_MANIFEST = "manifest.json"
+_FAMILY = "mimiq-bundle/"  # of formats
+# What desktops leave in every folder that they show.
+_LITTER = frozenset({".DS_Store", "Thumbs.db", "desktop.ini"})
 
 
 def require_new(
@@ -57,6 +62,39 @@ def require_new(
         ) from error
 
 
+def require_replaceable(out: Path, names: Collection[str] = ()) -> None:
+    """Refuse to replace anything but an empty folder or one of ours.
+
+    Args:
+        out: what is there.
+        names: of all files of a folder of ours; none for a bundle, of whatever version, which
+            lists its own.
+
+    Raises:
+        BadInput: ``out`` is something else, or holds a file that is not of these.
+    """
+    if out.is_dir() and not any(out.iterdir()):
+        return
+    listed = _listed(out)
+    if names:
+        listed = set(names) if all((out / name).is_file() for name in names) else None
+    if listed is None:
+        what = f"a folder of {', '.join(sorted(names))}" if names else "a bundle"
+        raise BadInput(
+            f"{out} is not {what}, so it will not be replaced.",
+            "Choose another name with `out`, or remove it yourself.",
+        )
+    for folder, _, names in os.walk(out):
+        for name in names:
+            inside = Path(folder, name).relative_to(out)
+            ours = inside.as_posix() in listed or any(map(is_temporary, inside.parts))
+            if not ours and name not in _LITTER:
+                raise BadInput(
+                    f"{out} holds {inside}, which mimiq did not write and would be lost.",
+                    "Move it elsewhere, or choose another name with `out`.",
+                )
+
+
 def _require_name(out: Path) -> None:
     """Refuse a name that no file can have, or that no report can show."""
     try:
@@ -90,3 +128,17 @@ def require_folder(path: Path, named: str, what: str) -> None:
         raise BadInput(f"{named} {problem}; {what} is needed.", "Check the path.")
     if not os.access(path, os.R_OK | os.X_OK):
         raise BadInput(f"{named} may not be read.", "Check its permissions.")
+
+
+def _listed(folder: Path) -> set[str] | None:
+    """The files of a bundle, its manifest included; None for what is no bundle."""
+    path = folder / _MANIFEST
+    if not path.is_file():
+        return None
+    try:
+        manifest = json.loads(read_text(path))
+    except (OSError, ValueError, RecursionError):
+        return None
+    known = isinstance(manifest, Mapping) and str(manifest.get("format")).startswith(_FAMILY)
+    files = manifest.get("files") if known else None
+    return {_MANIFEST, *files} if isinstance(files, Mapping) else None

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 from mimiq.durable import beside, remove_leftovers, sync, sync_tree
 from mimiq.errors import BadInput
 from mimiq.files import make_folder_whole, writing
+from mimiq.outputs import require_replaceable
 from mimiq.runtime.bundle import LABELS, REPORT, Bundle
 from mimiq.runtime.files.additions import READY, move_in
 from mimiq.runtime.files.json_objects import pretty_json
-from mimiq.runtime.files.replaceable import require_replaceable
 from mimiq.runtime.manifest import (
     MANIFEST,
     check_name,

@@ -141,7 +141,6 @@ def cuda_driver_present() -> bool:
         return False
 
 
-@functools.cache
 def check_count(count: object, what: str) -> None:
     """Refuse a number of threads or streams that no host has; None is one a core.
 
@@ -154,6 +153,7 @@ def check_count(count: object, what: str) -> None:
         raise BadInput(f"{count} {what} cannot work.", f"Ask for 1 to {_MOST_THREADS}.")
 
 
+@functools.cache
 def _cpuinfo(*keys: str) -> str:
     """The first value under one of these keys in /proc/cpuinfo, or ''."""
     try:

@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 
-from mimiq.cli.printable import printable
+from mimiq.cli.streams import printable
 
 
 class PlainConsole(Console):

@@ -16,9 +16,8 @@ import click
 
 from mimiq import files
 from mimiq.cli.flags import with_flags
-from mimiq.cli.printable import printable
 from mimiq.cli.signals import KEPT, Terminated, interruptible
-from mimiq.cli.streams import standard_error
+from mimiq.cli.streams import printable, standard_error
 from mimiq.errors import BadInput, EnvironmentLacks, MimiqError
 from mimiq.files import lack_of_memory, lacks_descriptors
 from mimiq.ranks import may_speak

@@ -34,7 +34,7 @@ def working() -> Iterator[None]:
 
 def print_json(data: Any) -> None:
     unicode = (sys.stdout.encoding or "utf-8").lower().replace("-", "") == "utf8"
-    from mimiq.cli.printable import printable_json
+    from mimiq.cli.streams import printable_json
 
     with naming_standard_output():
         click.echo(printable_json(json.dumps(data, indent=2, ensure_ascii=not unicode)))

@@ -1,7 +1,10 @@
-"""What is told beside the work, on standard error: where it cannot be written, the work goes on."""
+"""What is sent to a terminal: no text is taken for its commands, and where standard error cannot be
+written the work goes on.
+"""
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -10,6 +13,18 @@ from typing import Any, TextIO
 import click
 
 from mimiq import files
+
+_CONTROLS = re.compile("[\x7f-\x9f]")  # JSON leaves them as they are, and 9B begins a command
+
+
+def printable(text: str) -> str:
+    """What is no letter or sign is shown by its number, and not sent."""
+    return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
+
+
+def printable_json(text: str) -> str:
+    """JSON with every control character as ``\\uXXXX``."""
+    return _CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 class Unfailing:

@@ -23,8 +23,7 @@ from rich.text import Text
 
 from mimiq.cli.consoles import PlainConsole
 from mimiq.cli.flags import with_flags
-from mimiq.cli.printable import printable
-from mimiq.cli.streams import standard_error, tell
+from mimiq.cli.streams import printable, standard_error, tell
 from mimiq.progress import SILENT, Progress, Stage
 
 _SECONDS_BETWEEN_LINES = 30.0

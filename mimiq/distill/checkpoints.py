@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from mimiq import files
-from mimiq.archives import damaged_entry
 from mimiq.files import refuse_exhausted
+from mimiq.models.archives import damaged_entry
 
 
 def write(path: Path, state: Mapping[str, Any]) -> None:

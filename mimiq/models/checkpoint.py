@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from mimiq.archives import damaged_entry
 from mimiq.errors import BadInput
 from mimiq.files import exhausted
+from mimiq.models.archives import damaged_entry
 from mimiq.models.pickles import Opaque, read_pickle
 from mimiq.models.shards import Tensors as Tensors
 from mimiq.models.shards import read_shards

@@ -13,8 +13,7 @@ from mimiq.cli.commanding import Command
 from mimiq.cli.commands.compare import Networks, compared, networks_json
 from mimiq.cli.output import print_json, show, shown, table, working
 from mimiq.cli.parameters import BATCHES, NAMES, PATH, Whole
-from mimiq.cli.printable import printable
-from mimiq.cli.streams import standard_error, tell
+from mimiq.cli.streams import printable, standard_error, tell
 from mimiq.errors import BadInput, MimiqError
 from mimiq.files import write_whole
 
