@@ -13,6 +13,7 @@ import os
 import random
 import shutil
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -328,6 +329,7 @@ def _answer(case: Case, said: Path) -> None:
         os.dup2(null, 2)
         sys.dont_write_bytecode = True
         os.chdir(said.parent / "here")
+        tempfile.tempdir = str(said.parent)  # what a command keeps for its own time is there, too
         changed: list[str] = []
         watch([said.parent, Path(os.environ["MIMIQ_CACHE"])], changed.append)
         answer = CliRunner().invoke(main, [str(word) for word in case.words])
