@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mimiq.errors import BadInput
-from mimiq.files import exhausted
+from mimiq.files import exhausted, regular_size
 from mimiq.runtime.image_files import InputShape
 
 ByteArray = npt.NDArray[np.uint8]
@@ -85,8 +85,7 @@ def read_shard(path: Path, shape: InputShape) -> tuple[ByteArray, LabelArray]:
 
 
 def _opened(path: Path) -> zipfile.ZipFile:
-    if path.exists() and not path.is_file():  # a pipe is waited for, and a device never ends
-        raise ValueError("it is not a regular file")
+    regular_size(path)
     return zipfile.ZipFile(path)
 
 

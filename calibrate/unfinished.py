@@ -10,6 +10,7 @@ from typing import Any
 from mimiq.calibrate import storage
 from mimiq.config.command import flag_for
 from mimiq.errors import BadInput
+from mimiq.runtime.files.json_objects import as_object
 
 _NAMED = 4  # batches
 
@@ -34,16 +35,12 @@ def unfinished(path: Path, manifest: Mapping[str, Any]) -> BadInput:
 
 def _batches(manifest: Mapping[str, Any]) -> int:
     """How many batches the finished set has; 0 where the manifest does not tell."""
-    size = _object(manifest.get("recipe")).get("batch_size")
+    size = as_object(manifest.get("recipe")).get("batch_size")
     return -(-manifest["count"] // size) if isinstance(size, int) and size > 0 else 0
 
 
-def _object(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}
-
-
 def _next_step(path: Path, manifest: Mapping[str, Any]) -> str:
-    model, recipe = _object(manifest.get("model")), _object(manifest.get("recipe"))
+    model, recipe = as_object(manifest.get("model")), as_object(manifest.get("recipe"))
     if manifest.get("kind") != "synthetic" or not model.get("name") or not recipe.get("name"):
         return "Run the command that made it again: it makes only what is missing."
     given = {

@@ -13,7 +13,7 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 
 from mimiq import files
-from mimiq.errors import BadInput, MimiqError, UnsupportedModel
+from mimiq.errors import MISREAD, BadInput, MimiqError, UnsupportedModel
 from mimiq.files import exhausted
 
 DOMAIN = "mimiq"  # of the one custom operator, which no lowered graph holds any more
@@ -27,12 +27,6 @@ DEQUANTIZE = "DequantizeLinear"
 HALF, FLOAT = ir.DataType.FLOAT16, ir.DataType.FLOAT
 
 Array = npt.NDArray[Any]
-
-# What reading a graph raises where it is not what its operators need.
-_MALFORMED: tuple[type[Exception], ...] = (
-    *(ArithmeticError, AssertionError, AttributeError, LookupError, OSError),
-    *(RuntimeError, TypeError, ValueError),  # recursion without an end is a RuntimeError
-)
 
 
 def load(model: str | Path | ir.Model) -> ir.Model:
@@ -82,7 +76,7 @@ def reading(model: str | Path | ir.Model) -> Iterator[ir.Model]:
         yield loaded
     except MimiqError:
         raise
-    except _MALFORMED as error:
+    except (OSError, RuntimeError, *MISREAD) as error:
         raise exhausted(error, f"{model} cannot be read") or BadInput(
             f"{model} is not a readable ONNX model: its graph is malformed "
             f"({type(error).__name__}: {error}).",

@@ -23,12 +23,10 @@ from uuid import uuid4
 _EXCHANGE = 2  # RENAME_EXCHANGE of Linux's renameat2(2)
 _HERE = -100  # AT_FDCWD: paths are relative to the working folder
 _NAME = re.compile(r"\.(?P<of>.+)\.(?P<host>[0-9a-f]{6})-(?P<pid>\d+)-[0-9a-f]{8}\.(?:tmp|old)")
-
-
+# Bytes of a name: a file system allows 255, and a temporary one must be allowed beside it.
 _LONGEST = 200
-"""Bytes of a name: a file system allows 255, and a temporary one must be allowed beside it."""
 _STALE_SECONDS = 24 * 3600.0
-_made: set[str] = set()
+_made: set[str] = set()  # names that this process has given
 
 
 def beside(path: Path, suffix: str = "tmp") -> Path:

@@ -9,6 +9,11 @@ from mimiq.version import DISTRIBUTION
 _WORD = re.compile(r"\S{1000,}")
 _LONGEST = 20_000  # characters
 CELL = 2_000  # of a table on a terminal
+# What reading a description raises where its values are of other types, absent, or sizes are 0.
+MISREAD = (
+    *(ArithmeticError, AssertionError, AttributeError, LookupError, RecursionError),
+    *(TypeError, ValueError),
+)
 
 
 class MimiqError(Exception):

@@ -73,16 +73,27 @@ def read_text(path: Path) -> str:
     """The text of a file of ours, in UTF-8.
 
     Raises:
-        ValueError: it is longer than any of ours, no regular file, or not UTF-8. A pipe would be
-            waited for, and a device or a file that grew without bounds read for hours.
+        ValueError: it is no regular file, longer than any of ours, as one that grew without bounds,
+            or not UTF-8.
         OSError: it cannot be read.
+    """
+    size = regular_size(path)
+    if size > _MOST_BYTES:
+        raise ValueError(f"it has {size / 1e6:.0f} MB, as no such file has")
+    return path.read_text(encoding="utf-8")
+
+
+def regular_size(path: Path) -> int:
+    """Bytes of a file that can be read to an end.
+
+    Raises:
+        ValueError: it is no regular file: a pipe would be waited for, and a device never ends.
+        OSError: it is not there.
     """
     found = path.stat()
     if not stat.S_ISREG(found.st_mode):
         raise ValueError("it is no regular file")
-    if found.st_size > _MOST_BYTES:
-        raise ValueError(f"it has {found.st_size / 1e6:.0f} MB, as no such file has")
-    return path.read_text(encoding="utf-8")
+    return found.st_size
 
 
 def write_whole(path: Path, content: bytes | str) -> None:

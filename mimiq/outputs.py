@@ -7,13 +7,14 @@ import json
 import os
 from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import Any
 
 from mimiq.durable import beside, is_temporary
 from mimiq.errors import BadInput
 from mimiq.files import full, is_full, read_text
 
-_MANIFEST = "manifest.json"
-_FAMILY = "mimiq-bundle/"  # of formats
+BUNDLE_MANIFEST = "manifest.json"
+BUNDLE_FAMILY = "mimiq-bundle/"  # of formats
 # What desktops leave in every folder that they show.
 _LITTER = frozenset({".DS_Store", "Thumbs.db", "desktop.ini"})
 
@@ -75,20 +76,20 @@ def require_replaceable(out: Path, names: Collection[str] = ()) -> None:
     """
     if out.is_dir() and not any(out.iterdir()):
         return
-    listed = _listed(out)
+    ours: Collection[str] | None = _listed(out)
     if names:
-        listed = set(names) if all((out / name).is_file() for name in names) else None
-    if listed is None:
+        ours = names if all((out / name).is_file() for name in names) else None
+    if ours is None:
         what = f"a folder of {', '.join(sorted(names))}" if names else "a bundle"
         raise BadInput(
             f"{out} is not {what}, so it will not be replaced.",
             "Choose another name with `out`, or remove it yourself.",
         )
-    for folder, _, names in os.walk(out):
-        for name in names:
+    for folder, _, files in os.walk(out):
+        for name in files:
             inside = Path(folder, name).relative_to(out)
-            ours = inside.as_posix() in listed or any(map(is_temporary, inside.parts))
-            if not ours and name not in _LITTER:
+            known = inside.as_posix() in ours or any(map(is_temporary, inside.parts))
+            if not known and name not in _LITTER:
                 raise BadInput(
                     f"{out} holds {inside}, which mimiq did not write and would be lost.",
                     "Move it elsewhere, or choose another name with `out`.",
@@ -130,15 +131,20 @@ def require_folder(path: Path, named: str, what: str) -> None:
         raise BadInput(f"{named} may not be read.", "Check its permissions.")
 
 
-def _listed(folder: Path) -> set[str] | None:
-    """The files of a bundle, its manifest included; None for what is no bundle."""
-    path = folder / _MANIFEST
-    if not path.is_file():
-        return None
+def bundle_manifest(folder: Path) -> Mapping[str, Any] | None:
+    """What the manifest of a bundle of any version says; None where there is none.
+
+    Others' manifests have this name, too.
+    """
     try:
-        manifest = json.loads(read_text(path))
+        found = json.loads(read_text(folder / BUNDLE_MANIFEST))
     except (OSError, ValueError, RecursionError):
         return None
-    known = isinstance(manifest, Mapping) and str(manifest.get("format")).startswith(_FAMILY)
-    files = manifest.get("files") if known else None
-    return {_MANIFEST, *files} if isinstance(files, Mapping) else None
+    ours = isinstance(found, Mapping) and str(found.get("format")).startswith(BUNDLE_FAMILY)
+    return found if ours else None
+
+
+def _listed(folder: Path) -> set[str] | None:
+    """The files of a bundle, its manifest included; None for what is no bundle."""
+    files = (bundle_manifest(folder) or {}).get("files")
+    return {BUNDLE_MANIFEST, *files} if isinstance(files, Mapping) else None

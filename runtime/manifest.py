@@ -14,13 +14,14 @@ from typing import Any, Literal
 from mimiq.config.precision import Precision
 from mimiq.errors import BadInput
 from mimiq.files import FileEntry
-from mimiq.runtime.files.json_objects import COMPILE_AGAIN, pretty_json, read_json
+from mimiq.outputs import BUNDLE_FAMILY, BUNDLE_MANIFEST, bundle_manifest
+from mimiq.runtime.files.json_objects import COMPILE_AGAIN, as_object, pretty_json, read_json
 from mimiq.runtime.preprocessing import Preprocessing
 from mimiq.runtime.session import Output
 from mimiq.version import __version__
 
-FORMAT = "mimiq-bundle/1"
-MANIFEST = "manifest.json"
+FORMAT = BUNDLE_FAMILY + "1"
+MANIFEST = BUNDLE_MANIFEST
 
 _REQUIRED: dict[str, type] = {
     "mimiq": str,
@@ -73,7 +74,7 @@ class Manifest(Mapping[str, Any]):
     @property
     def model(self) -> Mapping[str, Any]:
         """What the network is, as :meth:`mimiq.models.LoadedModel.describe` gives it."""
-        return _object(self.entries["model"])
+        return as_object(self.entries["model"])
 
     @property
     def model_name(self) -> str:
@@ -154,7 +155,7 @@ class Manifest(Mapping[str, Any]):
     @property
     def calibration(self) -> Mapping[str, Any]:
         """The manifest of the set that it was calibrated on; empty where none is told of."""
-        return _object(self.entries.get("calibration"))
+        return as_object(self.entries.get("calibration"))
 
     @property
     def calibration_kind(self) -> str | None:
@@ -165,12 +166,12 @@ class Manifest(Mapping[str, Any]):
     @property
     def recipes(self) -> Mapping[str, Any]:
         """How images were made, ranges chosen and the network tuned; empty where not told."""
-        return _object(self.entries.get("recipes"))
+        return as_object(self.entries.get("recipes"))
 
     @property
     def raised(self) -> Mapping[str, Any]:
         """What a budget raised to more bits, and why; empty where there was no budget."""
-        return _object(self.entries.get("raised"))
+        return as_object(self.entries.get("raised"))
 
     @property
     def seed(self) -> int:
@@ -183,19 +184,15 @@ class Manifest(Mapping[str, Any]):
     @property
     def software(self) -> Mapping[str, str]:
         """Version by name of what made it."""
-        return _object(self.entries.get("software"))
+        return as_object(self.entries.get("software"))
 
     @property
     def hardware(self) -> Mapping[str, Any]:
         """Of the host that it was made on, see :func:`mimiq.runtime.host.describe_hardware`."""
-        return _object(self.entries.get("hardware"))
+        return as_object(self.entries.get("hardware"))
 
     def to_json(self) -> dict[str, Any]:
         return dict(self.entries)
-
-
-def _object(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -231,17 +228,8 @@ def read_manifest(folder: Path) -> Manifest:
 def bundle_around(path: Path) -> Path | None:
     """The innermost bundle that is ``path`` or that it lies in; None where there is none."""
     real = Path(os.path.realpath(path))
-    return next((folder for folder in (real, *real.parents) if _is_bundle(folder)), None)
-
-
-def _is_bundle(folder: Path) -> bool:
-    """Whether there is a manifest of ours, of any version; others' have this name too."""
-    try:
-        text = (folder / MANIFEST).read_text(encoding="utf-8")
-        data = json.loads(text)
-    except (OSError, ValueError, RecursionError):
-        return False
-    return isinstance(data, dict) and str(data.get("format")).startswith("mimiq-bundle/")
+    folders = (real, *real.parents)
+    return next((folder for folder in folders if bundle_manifest(folder) is not None), None)
 
 
 def complete_manifest(manifest: Mapping[str, Any]) -> dict[str, Any]:

@@ -74,8 +74,8 @@ def pack(
 
     Raises:
         BadInput: an option the bundle cannot fulfil; the repository is a bundle, or lies in one; or
-            the name is taken by another model, by a
-            folder that is not ours, or its configuration was edited by hand.
+            the name is taken by another model or by a folder that is not ours, or its configuration
+            was edited by hand.
         UnsupportedTarget: there is no engine that Triton's ``tensorrt`` backend runs.
         EnvironmentLacks: the graph must be edited and the extra ``compile`` is not installed, or
             the disk is full.

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mimiq.cli.flags import with_flags
-from mimiq.cli.streams import naming_standard_output, standard_error
+from mimiq.cli.streams import naming_standard_output, printable_json, standard_error
 from mimiq.errors import CELL, shortened
 
 if TYPE_CHECKING:
@@ -34,8 +34,6 @@ def working() -> Iterator[None]:
 
 def print_json(data: Any) -> None:
     unicode = (sys.stdout.encoding or "utf-8").lower().replace("-", "") == "utf8"
-    from mimiq.cli.streams import printable_json
-
     with naming_standard_output():
         click.echo(printable_json(json.dumps(data, indent=2, ensure_ascii=not unicode)))
 

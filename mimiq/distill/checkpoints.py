@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -31,12 +32,13 @@ def read(content: bytes, device: torch.device) -> dict[str, Any] | None:
         EnvironmentLacks: the memory does not suffice for it.
     """
     try:
-        if damaged_entry(io.BytesIO(content)) is not None:  # torch.load would take it as it is
-            return None
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            if damaged_entry(archive) is not None:  # torch.load would take it as it is
+                return None
         state: dict[str, Any] = torch.load(
             io.BytesIO(content), map_location=device, weights_only=True
         )
-    except Exception as error:  # of damage both raise anything
+    except Exception as error:  # of damage both libraries raise anything
         refuse_exhausted(error, "the last checkpoint cannot be read")
         return None
     return state

@@ -161,6 +161,7 @@ def load_into(module: nn.Module, state: Mapping[str, torch.Tensor], path: Path, 
             f"({len(missing)} missing, {len(unexpected)} unexpected of {len(expected)}).",
             "Name the architecture that this checkpoint was trained with.",
         )
+    values = {}
     for key, tensor in state.items():
         if tensor.shape != expected[key].shape:
             raise BadInput(
@@ -168,11 +169,11 @@ def load_into(module: nn.Module, state: Mapping[str, torch.Tensor], path: Path, 
                 f"{name} expects {tuple(expected[key].shape)}.",
                 "Name the right architecture, or pass `image_size` / `num_classes`.",
             )
-        _check_values(key, tensor, path)
-    module.load_state_dict({key: tensor.float() for key, tensor in state.items()})
+        values[key] = _in_float32(key, tensor, path)
+    module.load_state_dict(values)
 
 
-def _check_values(key: str, tensor: torch.Tensor, path: Path) -> None:
+def _in_float32(key: str, tensor: torch.Tensor, path: Path) -> torch.Tensor:
     # Float8 counts as floating point, and without its scales it is as wrong as an integer.
     if tensor.is_complex():
         raise BadInput(f"{path}: {key} holds complex numbers.", "Use another checkpoint.")
@@ -182,12 +183,13 @@ def _check_values(key: str, tensor: torch.Tensor, path: Path) -> None:
             f"{path}: {key} holds {kind} values, as a network that is already quantised has.",
             "Give the checkpoint in floating point that it was made from.",
         )
-    # As it is computed with: what float64 holds, float32 may not.
-    if not bool(torch.isfinite(tensor.float()).all()):
+    values = tensor.float()
+    if not bool(torch.isfinite(values).all()):
         raise BadInput(
             f"{path}: {key} holds NaN or infinity, or more than float32 can.",
             "Use another checkpoint.",
         )
+    return values
 
 
 def _folder(path: Path) -> BadInput:
@@ -226,9 +228,8 @@ def _names_in_zip(path: Path) -> list[str] | None:
     try:
         if not zipfile.is_zipfile(path):
             return None
-        damaged = damaged_entry(path)
         with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
+            names, damaged = archive.namelist(), damaged_entry(archive)
     except Exception as error:  # of damage zipfile raises more than it says
         raise exhausted(error, f"{path} cannot be read") or BadInput(
             f"{path} is a damaged zip archive: {error}.", "Download or copy it again."

@@ -9,15 +9,10 @@ from pathlib import Path
 
 import torch
 
-from mimiq.errors import BadInput
+from mimiq.errors import MISREAD, BadInput
 from mimiq.files import exhausted
 
 Tensors = dict[str, torch.Tensor]
-
-_NO_INDEX = (
-    *(OSError, ValueError, LookupError, TypeError, AttributeError),
-    RecursionError,
-)
 
 
 def read_shards(path: Path, read: Callable[[Path], Tensors]) -> Tensors:
@@ -33,7 +28,7 @@ def read_shards(path: Path, read: Callable[[Path], Tensors]) -> Tensors:
     try:
         places = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
         files = sorted(set(places.values()))
-    except _NO_INDEX as error:
+    except (OSError, *MISREAD) as error:
         raise exhausted(error, f"{path} cannot be read") or BadInput(
             f"{path} is no index of shards: it has no weight_map.",
             "Give the index that lies beside the shards, *.index.json, or one weights file.",

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 import re
-import stat
 from pathlib import Path
 
 from mimiq.errors import BadInput
-from mimiq.files import exhausted
+from mimiq.files import exhausted, regular_size
 from mimiq.runtime.evaluation.datasets import ImageFiles
 from mimiq.runtime.evaluation.walking import composed
 
@@ -65,16 +64,13 @@ def read_listing(listing: Path, num_classes: int) -> ImageFiles:
 
 
 def _lines(listing: Path) -> list[str]:
-    advice = "Write it as UTF-8 text."
     try:
-        # A pipe would be waited for, and a device read for ever.
-        if not stat.S_ISREG(listing.stat().st_mode):
-            raise BadInput(f"{listing} cannot be read: it is no regular file.", advice)
+        regular_size(listing)
         # Windows' editors put a byte-order mark before UTF-8.
         return listing.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise exhausted(error, f"{listing} cannot be read") or BadInput(
-            f"{listing} cannot be read: {error}.", advice
+            f"{listing} cannot be read: {error}.", "Write it as UTF-8 text."
         ) from error
 
 

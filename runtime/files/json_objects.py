@@ -36,6 +36,11 @@ def read_json(path: Path) -> dict[str, Any]:
     return data
 
 
+def as_object(value: Any) -> Mapping[str, Any]:
+    """A value of a file where it is an object; an empty one where it is anything else."""
+    return value if isinstance(value, Mapping) else {}
+
+
 def pretty_json(data: Mapping[str, Any]) -> str:
     """JSON for people to read.
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mimiq.errors import BadInput
-from mimiq.files import exhausted, write_whole
+from mimiq.files import exhausted, read_text, write_whole
 from mimiq.runtime.files.json_objects import pretty_json
 from mimiq.runtime.files.json_shapes import Misfit, count, list_of, record, text
 from mimiq.runtime.host import cpu_name, instruction_sets, usable_cores
@@ -108,7 +108,7 @@ def read(bundle: Bundle) -> tuple[Measured, ...]:
     """
     path = place_of(bundle)
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = json.loads(read_text(path))
         if data["manifest_sha256"] != bundle.digest:
             return ()
         _MEASURED(data["measured"], "measured")

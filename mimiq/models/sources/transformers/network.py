@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from mimiq.errors import BadInput
+from mimiq.errors import MISREAD, BadInput
 from mimiq.files import exhausted
 from mimiq.models import checkpoint
 from mimiq.models.checkpoint import Tensors
@@ -32,11 +32,6 @@ from mimiq.runtime.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessi
 
 PROCESSORS = ("preprocessor_config.json", "processor_config.json")
 
-# What reading a description raises where its values are of other types, or sizes are 0.
-_BROKEN = (
-    *(ArithmeticError, AssertionError, AttributeError, LookupError, RecursionError),
-    *(TypeError, ValueError),
-)
 _LARGEST = 1_000_000
 
 _OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -81,7 +76,7 @@ def load(request: Request, folder: Path, config: Mapping[str, Any], weights: Pat
         _check_sizes(kwargs)
         notes = [*found.notes, *([processor_note] if processor_note else [])]
         notes += _resize(state, vision, size, kind, kwargs)
-    except _BROKEN as error:
+    except MISREAD as error:
         raise _unreadable(folder, error) from error
     if (processed.height, processed.width) != size and request.image_size is None:
         notes.append(
@@ -90,7 +85,7 @@ def load(request: Request, folder: Path, config: Mapping[str, Any], weights: Pat
         )
     try:
         module = _built(build, kwargs | {"img_size": size})
-    except (*_BROKEN, RuntimeError) as error:
+    except (*MISREAD, RuntimeError) as error:
         raise exhausted(error, f"{folder} cannot be built") or _unreadable(folder, error) from error
     if kind in SWIN_TYPES:
         windows.check_padding(module, str(folder))
