@@ -83,15 +83,6 @@ def test_existing_output_is_kept(make_bundle: MakeBundle, make_model: MakeModel)
     Bundle(bundle.path)
 
 
-def test_overwrite_spares_what_is_no_bundle(tmp_path: Path, make_model: MakeModel) -> None:
-    home = tmp_path / "home"
-    home.mkdir()
-    (home / "thesis.tex").write_text("years of work")
-    with pytest.raises(BadInput, match="not a bundle"):
-        write_bundle(home, {"model.onnx": make_model()}, manifest_entries(), overwrite=True)
-    assert (home / "thesis.tex").read_text() == "years of work"
-
-
 @pytest.mark.parametrize("name", ["model.onnx", "manifest.json"])
 def test_a_file_grown_beyond_all_bounds_is_not_read(make_bundle: MakeBundle, name: str) -> None:
     bundle = make_bundle()
@@ -124,34 +115,6 @@ def test_a_bundle_half_renewed_by_a_process_of_which_nothing_is_known(
     found = Bundle(bundle.path)
     assert found.model_path.read_bytes() == new.read_bytes()
     assert not list(bundle.path.glob(".*"))
-
-
-@pytest.mark.parametrize(
-    "manifest",
-    ['{"name": "a web application"}', '{"format": "mimiq-calibration/1", "files": {}}', "[]", "{"],
-)
-def test_overwrite_spares_other_folders_with_a_manifest(
-    tmp_path: Path, make_model: MakeModel, manifest: str
-) -> None:
-    (tmp_path / "manifest.json").write_text(manifest)
-    (tmp_path / "index.html").write_text("years of work")
-    with pytest.raises(BadInput, match="not a bundle"):
-        write_bundle(tmp_path, {"model.onnx": make_model()}, manifest_entries(), overwrite=True)
-    assert (tmp_path / "index.html").read_text() == "years of work"
-
-
-def test_overwrite_spares_what_was_put_into_a_bundle(
-    make_bundle: MakeBundle, make_model: MakeModel
-) -> None:
-    bundle = make_bundle()
-    files = {"model.onnx": make_model(seed=1)}
-    (bundle.path / "notes").mkdir()
-    (bundle.path / "notes" / "runs.md").write_text("what we found")
-    with pytest.raises(BadInput, match=r"holds notes/runs\.md"):
-        write_bundle(bundle.path, files, manifest_entries(), overwrite=True)
-    assert (bundle.path / "notes" / "runs.md").read_text() == "what we found"
-    (bundle.path / "notes" / "runs.md").rename(bundle.path / ".DS_Store")
-    write_bundle(bundle.path, files, manifest_entries(), overwrite=True)
 
 
 @pytest.mark.parametrize(
