@@ -45,7 +45,7 @@ from mimiq.runtime.host import cuda_driver_present, describe_hardware, describe_
 from mimiq.runtime.latency.measure import LatencyRow, Runner, interleave
 from mimiq.runtime.latency.measure import summarize as summarize_rounds
 from mimiq.runtime.onnxruntime.session import OnnxRuntimeSession
-from mimiq.runtime.tensorrt.library import PRODUCTS, Product
+from mimiq.runtime.tensorrt.products import PRODUCTS, Product
 from mimiq.runtime.tensorrt.session import TensorRTSession
 from mimiq.runtime.tensorrt.timing import device_runner
 

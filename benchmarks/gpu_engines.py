@@ -9,7 +9,7 @@ from mimiq.errors import MimiqError
 from mimiq.export.tensorrt.build import BuildOptions, build_engine
 from mimiq.export.tensorrt.engines import summarize
 from mimiq.export.tensorrt.proof import Proof, judge
-from mimiq.runtime.tensorrt.library import Product
+from mimiq.runtime.tensorrt.products import Product
 from mimiq.runtime.tensorrt.session import TensorRTSession
 from mimiq.runtime.tensorrt.timing import device_runner
 

@@ -43,7 +43,7 @@ from mimiq.runtime.host import describe_software
 from mimiq.runtime.latency.measure import Engine, measure
 from mimiq.runtime.onnxruntime.graph import integer_kernels
 from mimiq.runtime.onnxruntime.session import OnnxRuntimeSession
-from mimiq.runtime.tensorrt.library import RTX
+from mimiq.runtime.tensorrt.products import RTX
 
 MAKERS = str(Path(__file__).with_name("others_makers.py"))
 FP32 = "full precision"

@@ -183,7 +183,7 @@ def _check_target(target: str) -> None:
         BadInput: the name is unknown.
         EnvironmentLacks: the product is not installed, too old, or lacks its GPU.
     """
-    from mimiq.runtime.tensorrt.library import find_product
+    from mimiq.runtime.tensorrt.products import find_product
 
     if target not in TARGETS:
         raise BadInput(f"`target={target}` is unknown.", f"Choose one of {', '.join(TARGETS)}.")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mimiq.runtime.tensorrt.library import PRODUCTS
+from mimiq.runtime.tensorrt.products import PRODUCTS
 
 GRAPH = "ort"
 """As a target: the graph as it is, and no engine."""

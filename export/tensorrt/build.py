@@ -14,7 +14,6 @@ from typing import Any, Literal
 from mimiq.errors import BadInput, EnvironmentLacks, MimiqError
 from mimiq.export.tensorrt.network import WantedProduct, wanted_products
 from mimiq.files import write_whole
-from mimiq.runtime.tensorrt.library import Product
 from mimiq.runtime.tensorrt.messages import (
     Message,
     builder_error,
@@ -23,6 +22,7 @@ from mimiq.runtime.tensorrt.messages import (
     parser_error,
     reinterpreted,
 )
+from mimiq.runtime.tensorrt.products import Product
 
 HardwareCompatibility = Literal["none", "ampere-plus", "same-compute-capability"]
 

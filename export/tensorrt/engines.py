@@ -27,7 +27,7 @@ from mimiq.runtime.bundle import MODEL, Bundle
 from mimiq.runtime.bundle_writing import add_files
 from mimiq.runtime.files.json_objects import read_json
 from mimiq.runtime.tensorrt.cuda import Gpu, gpu_or_reason
-from mimiq.runtime.tensorrt.library import RTX, TRT, Product, product_named
+from mimiq.runtime.tensorrt.products import RTX, TRT, Product, product_named
 from mimiq.runtime.tensorrt.record import (
     BUILD_AGAIN,
     ENGINES,

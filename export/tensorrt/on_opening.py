@@ -11,7 +11,7 @@ from mimiq.export.tensorrt.engines import build_for_bundle
 from mimiq.runtime.bundle import Bundle
 from mimiq.runtime.tensorrt.builder import EngineBuilder
 from mimiq.runtime.tensorrt.cuda import Gpu
-from mimiq.runtime.tensorrt.library import Product, product_named
+from mimiq.runtime.tensorrt.products import Product, product_named
 from mimiq.runtime.tensorrt.record import EngineRecord
 
 

@@ -10,7 +10,7 @@ from mimiq.export.tensorrt.build import BuildOptions, build_engine
 from mimiq.export.tensorrt.engines import summarize
 from mimiq.export.tensorrt.proof import Proof, judge
 from mimiq.runtime.bundle import Bundle
-from mimiq.runtime.tensorrt.library import Product
+from mimiq.runtime.tensorrt.products import Product
 
 
 def build_half_twin(

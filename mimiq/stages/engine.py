@@ -15,7 +15,7 @@ from mimiq.spec import EngineSpec
 if TYPE_CHECKING:
     from mimiq.export.tensorrt.build import BuildOptions
     from mimiq.export.tensorrt.engines import BundleEngine
-    from mimiq.runtime.tensorrt.library import Product
+    from mimiq.runtime.tensorrt.products import Product
 
 FP8_NOTE = (
     "{name} computes in FP8 (E4M3): its accuracy is not that of the INT8 graph; measure it with "

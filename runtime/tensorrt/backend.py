@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mimiq.runtime.backend import Backend, Lack
-from mimiq.runtime.tensorrt.library import RTX, TRT, Product
+from mimiq.runtime.tensorrt.products import RTX, TRT, Product
 
 if TYPE_CHECKING:
     from mimiq.runtime.bundle import Bundle

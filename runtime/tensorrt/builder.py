@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from mimiq.runtime.bundle import Bundle
     from mimiq.runtime.tensorrt.cuda import Gpu
-    from mimiq.runtime.tensorrt.library import Product
+    from mimiq.runtime.tensorrt.products import Product
     from mimiq.runtime.tensorrt.record import EngineRecord
 
 # Written as an entry point is; imported when an engine must be built, never to run one.

@@ -9,7 +9,7 @@ from typing import Any
 from mimiq.errors import BadInput
 from mimiq.runtime.files.json_objects import read_json
 from mimiq.runtime.tensorrt.cuda import Gpu
-from mimiq.runtime.tensorrt.library import product_named
+from mimiq.runtime.tensorrt.products import product_named
 
 ENGINES = "engines/"
 HALF_MODEL = "model.fp16.onnx"  # the bundle's graph with half-precision tensors between its layers

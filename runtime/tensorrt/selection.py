@@ -14,7 +14,7 @@ from mimiq.runtime.tensorrt.cuda import Gpu, gpu_or_reason
 from mimiq.runtime.tensorrt.record import BUILD_AGAIN, ENGINES, EngineRecord
 
 if TYPE_CHECKING:
-    from mimiq.runtime.tensorrt.library import Product
+    from mimiq.runtime.tensorrt.products import Product
     from mimiq.runtime.tensorrt.session import TensorRTSession
 
 

@@ -18,7 +18,7 @@ from mimiq.runtime.tensorrt.arrays import DeviceArray, DeviceView, is_device_arr
 from mimiq.runtime.tensorrt.cuda import Cuda, make_allocator
 from mimiq.runtime.tensorrt.engine import LoadedEngine
 from mimiq.runtime.tensorrt.lane import Lane
-from mimiq.runtime.tensorrt.library import Product
+from mimiq.runtime.tensorrt.products import Product
 
 
 class TensorRTSession(OfOneProcess):

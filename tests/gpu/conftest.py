@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mimiq.runtime.tensorrt.library import PRODUCTS, Product
+from mimiq.runtime.tensorrt.products import PRODUCTS, Product
 
 
 @pytest.fixture(params=PRODUCTS, ids=lambda product: product.name)

@@ -23,7 +23,7 @@ from mimiq.export.tensorrt.engines import build_for_bundle
 from mimiq.export.tensorrt.inspector import read_inspector
 from mimiq.export.tensorrt.plan import read_plan
 from mimiq.export.tensorrt.proof import judge
-from mimiq.runtime.tensorrt.library import Product
+from mimiq.runtime.tensorrt.products import Product
 from mimiq.runtime.tensorrt.selection import open_tensorrt
 from mimiq.runtime.tensorrt.session import TensorRTSession
 from mimiq.runtime.tensorrt.timing import device_runner

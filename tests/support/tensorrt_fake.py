@@ -23,7 +23,7 @@ import numpy.typing as npt
 from mimiq.errors import EnvironmentLacks
 from mimiq.runtime.preprocessing import Preprocessing
 from mimiq.runtime.tensorrt.cuda import PinnedArray
-from mimiq.runtime.tensorrt.library import RTX
+from mimiq.runtime.tensorrt.products import RTX
 from mimiq.runtime.tensorrt.session import TensorRTSession
 
 SIZE, CLASSES = 4, 6

@@ -23,7 +23,7 @@ from mimiq.runtime.backend import Backend, Lack
 from mimiq.runtime.backends import BACKENDS
 from mimiq.runtime.host import describe_hardware, installed_version
 from mimiq.runtime.onnxruntime.wheels import clash
-from mimiq.runtime.tensorrt.library import PRODUCTS, Product
+from mimiq.runtime.tensorrt.products import PRODUCTS, Product
 
 _SOFTWARE = (
     "mimiq",

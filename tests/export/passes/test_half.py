@@ -220,7 +220,7 @@ def test_packed_int4_is_unpacked_at_every_inference(exported: Export, tmp_path: 
     assert rules == {"int4-with-activations"}
     from mimiq.export.tensorrt.build import BuildOptions, build_engine
     from mimiq.export.tensorrt.plan import read_plan
-    from mimiq.runtime.tensorrt.library import RTX
+    from mimiq.runtime.tensorrt.products import RTX
 
     options = BuildOptions(compute_capabilities=("8.6",), batches=(1, 2, 2))
     assert read_plan(build_engine(path, RTX, options).plan).unpacks >= 8
@@ -230,7 +230,7 @@ def build(path: Path) -> PlanSummary:
     """What an engine for compute capability 8.6 does."""
     from mimiq.export.tensorrt.build import BuildOptions, build_engine
     from mimiq.export.tensorrt.plan import read_plan
-    from mimiq.runtime.tensorrt.library import RTX
+    from mimiq.runtime.tensorrt.products import RTX
 
     options = BuildOptions(compute_capabilities=("8.6",), batches=(1, 2, 2))
     return read_plan(build_engine(path, RTX, options).plan)

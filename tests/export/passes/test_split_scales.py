@@ -19,7 +19,7 @@ from mimiq.export.patterns.linears import find_linears
 from mimiq.export.tensorrt.build import BuildOptions, build_engine
 from mimiq.export.tensorrt.plan import read_plan
 from mimiq.export.tensorrt.proof import judge
-from mimiq.runtime.tensorrt.library import RTX
+from mimiq.runtime.tensorrt.products import RTX
 
 rtx = pytest.mark.skipif(
     importlib.util.find_spec("tensorrt_rtx") is None, reason="the extra 'rtx' is not installed"

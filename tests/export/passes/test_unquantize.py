@@ -16,7 +16,7 @@ from mimiq.export import summarize
 from mimiq.export.forms import to_float
 from mimiq.export.tensorrt.plan import read_plan
 from mimiq.export.tensorrt.twin import build_half_twin
-from mimiq.runtime.tensorrt.library import RTX
+from mimiq.runtime.tensorrt.products import RTX
 
 Export = Callable[[str], Exported]
 

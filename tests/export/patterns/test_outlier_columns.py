@@ -298,7 +298,7 @@ def test_an_engine_computes_them_in_kernels_it_has_anyway(
 ) -> None:
     from mimiq.export.tensorrt.build import BuildOptions, build_engine
     from mimiq.export.tensorrt.plan import read_plan
-    from mimiq.runtime.tensorrt.library import RTX
+    from mimiq.runtime.tensorrt.products import RTX
 
     options = BuildOptions(compute_capabilities=("8.6",), batches=(1, 2, 2))
     kernels = []

@@ -16,7 +16,7 @@ from mimiq.errors import BadInput, BuildFailed, EnvironmentLacks, MimiqError, Un
 from mimiq.export.tensorrt.build import BuildOptions, BuiltEngine, build_engine
 from mimiq.export.tensorrt.plan import read_plan
 from mimiq.export.tensorrt.proof import judge
-from mimiq.runtime.tensorrt.library import RTX, TRT
+from mimiq.runtime.tensorrt.products import RTX, TRT
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("tensorrt_rtx") is None, reason="the extra 'rtx' is not installed"

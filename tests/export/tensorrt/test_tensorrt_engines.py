@@ -30,7 +30,7 @@ from mimiq.runtime.host import cuda_driver_present
 from mimiq.runtime.opening import open_bundle
 from mimiq.runtime.tensorrt import selection
 from mimiq.runtime.tensorrt.cuda import Gpu
-from mimiq.runtime.tensorrt.library import RTX
+from mimiq.runtime.tensorrt.products import RTX
 from mimiq.runtime.tensorrt.record import EngineRecord
 
 pytestmark = pytest.mark.skipif(

@@ -23,7 +23,7 @@ from mimiq.export.tensorrt.build import BuildOptions, build_engine
 from mimiq.export.tensorrt.fp8 import E4M3, LARGEST, ToFp8
 from mimiq.export.tensorrt.plan import read_plan
 from mimiq.export.tensorrt.proof import judge
-from mimiq.runtime.tensorrt.library import RTX
+from mimiq.runtime.tensorrt.products import RTX
 
 
 def convert(spec: Spec) -> ir.Model:

@@ -31,7 +31,7 @@ from mimiq.export.tensorrt.summary import PlanSummary
 from mimiq.export.torch_onnx import export_onnx
 from mimiq.models import load_model
 from mimiq.quantize.insert import RangeRecipe, quantize
-from mimiq.runtime.tensorrt.library import RTX
+from mimiq.runtime.tensorrt.products import RTX
 
 pytestmark = pytest.mark.slow
 

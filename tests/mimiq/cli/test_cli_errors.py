@@ -247,7 +247,7 @@ class TestOutput:
         assert f"{tmp_path / 'file'} is no folder that you may write to" in said
 
     def test_target_that_cannot_be_built_here(self, fails: Fails) -> None:
-        from mimiq.runtime.tensorrt.library import TRT
+        from mimiq.runtime.tensorrt.products import TRT
 
         if TRT.can_build_here():
             pytest.skip("TensorRT builds on this host")

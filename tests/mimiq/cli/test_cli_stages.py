@@ -20,7 +20,7 @@ from mimiq.errors import BadInput, CheckFailed, UnsupportedTarget
 from mimiq.models.digits import digits_heldout
 from mimiq.runtime.latency.measure import Engine, Runner
 from mimiq.runtime.tensorrt.lane import Tensors
-from mimiq.runtime.tensorrt.library import RTX
+from mimiq.runtime.tensorrt.products import RTX
 from mimiq.runtime.tensorrt.session import TensorRTSession
 
 SMALL = ["--images", "8", "--recipe", "tiny", "--quiet"]

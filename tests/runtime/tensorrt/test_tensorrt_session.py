@@ -27,7 +27,7 @@ from tensorrt_sessions import OnDevice, Open, images
 from mimiq.errors import BadInput, EnvironmentLacks
 from mimiq.runtime.preprocessing import Preprocessing
 from mimiq.runtime.session import Session
-from mimiq.runtime.tensorrt.library import RTX
+from mimiq.runtime.tensorrt.products import RTX
 from mimiq.runtime.tensorrt.session import TensorRTSession
 
 
