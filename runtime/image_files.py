@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -29,8 +31,6 @@ DEEP = (
 # What those suffixes hold, and nothing else: Pillow would call Ghostscript for PostScript that is
 # named .png.
 _FORMATS = ("BMP", "DIB", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
-
-_UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 
 _SIXTEEN = ("PNG", "PPM")  # formats whose grey of more than 8 bits is of 16, however dark
 
@@ -74,12 +74,9 @@ def read_image(path: str | Path) -> Image.Image:
     Raises:
         BadInput: when the file is absent, unreadable or not an image.
     """
-    try:
-        with _opened(path) as image:
-            image.load()
-            return image
-    except _UNREADABLE as error:
-        raise _unreadable(path, error) from error
+    with _opened(path) as image:
+        image.load()
+        return image
 
 
 def read_array(path: str | Path, channels: int) -> ByteArray:
@@ -92,9 +89,15 @@ def read_array(path: str | Path, channels: int) -> ByteArray:
     return np.array(_mapped(path, channels))
 
 
-def _opened(path: str | Path) -> Image.Image:
+@contextmanager
+def _opened(path: str | Path) -> Iterator[Image.Image]:
+    """The image; whatever Pillow raises at a damaged one, then or later, as one error naming it."""
     _require_file(path)
-    return Image.open(path, formats=_FORMATS)
+    try:
+        with Image.open(path, formats=_FORMATS) as image:
+            yield image
+    except Exception as error:  # of any kind: its decoders compute with what the file says
+        raise _unreadable(path, error) from error
 
 
 def check_file(path: Path, channels: int) -> bool:
@@ -111,11 +114,8 @@ def check_file(path: Path, channels: int) -> bool:
         return False
     if channels not in _MODES:
         raise _too_few(str(path), channels)
-    try:
-        with _opened(path) as image:
-            return _is_deep(image)
-    except _UNREADABLE as error:
-        raise _unreadable(path, error) from error
+    with _opened(path) as image:
+        return _is_deep(image)
 
 
 def converted(image: Image.Image, channels: int) -> Image.Image:

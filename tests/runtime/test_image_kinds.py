@@ -111,6 +111,21 @@ def test_an_empty_file_is_no_image(
         read(tmp_path / name)
 
 
+@pytest.mark.parametrize("read", [read_image, PREPROCESSING.load])
+def test_a_damaged_file_is_named_whatever_pillow_raises(
+    read: Callable[[Path], object], tmp_path: Path
+) -> None:
+    path = tmp_path / "damaged.tif"
+    Image.fromarray(noise(20, 24)).save(path)
+    content = bytearray(path.read_bytes())
+    offsets = content.index(struct.pack("<HH", 273, 4))  # StripOffsets, LONG
+    struct.pack_into("<H", content, offsets + 2, 5)  # RATIONAL, and Pillow raises TypeError
+    path.write_bytes(content)
+    with pytest.raises(BadInput, match=r"damaged\.tif cannot be read") as caught:
+        read(path)
+    assert caught.value.next_step
+
+
 @pytest.mark.filterwarnings("ignore:Greyscale")
 @pytest.mark.parametrize(
     ("high", "kind"), [(1.0001, np.float32), (2, np.float32), (256, np.int32), (1023, np.int32)]
