@@ -61,7 +61,9 @@ def older_environment(level: str, folder: Path) -> dict[str, str]:
         if found is None or found.origin is None:
             continue
         copy = folder / "packages" / package
-        shutil.copytree(Path(found.origin).parent, copy, ignore=shutil.ignore_patterns("*cuda*"))
+        shutil.copytree(
+            Path(found.origin).parent, copy, ignore=shutil.ignore_patterns("*cuda*.so*")
+        )
         for library in copy.rglob("*.so*"):
             replace_cpuid(library)
     told = folder / "cpuinfo"
