@@ -14,7 +14,7 @@ from typing import Any, Literal
 from mimiq.errors import BadInput
 from mimiq.files import FileEntry, exhausted
 from mimiq.runtime.host import check_count, cpu_name, instruction_sets, usable_cores
-from mimiq.runtime.openvino import kept
+from mimiq.runtime.openvino import kept, weights
 from mimiq.runtime.openvino.kept import Kept
 from mimiq.runtime.openvino.library import import_openvino, what_it_says
 from mimiq.version import __version__
@@ -156,9 +156,19 @@ class Networks:
     @cached_property
     def _network(self) -> Any:
         try:
-            return self._core.read_model(self.path)
+            network = self._core.read_model(self.path)
         except RuntimeError as error:
             raise self._refused(error) from error
+        if self._in_float32 and weights.are_all_that_is_quantized(network):
+            weights.make_float32(network)
+        return network
+
+    @property
+    def _in_float32(self) -> bool:
+        """Whether what is not quantised is computed so."""
+        if self._settings.floats != "auto":
+            return self._settings.floats == "float32"
+        return "BF16" not in self._core.get_property(_DEVICE, "OPTIMIZATION_CAPABILITIES")
 
     def _refused(self, error: RuntimeError) -> Refused:
         version = str(self._library.__version__).partition("-")[0]

@@ -20,6 +20,8 @@ from mimiq.errors import BadInput, EnvironmentLacks
 from mimiq.models.digits import digits_heldout
 from mimiq.runtime import Bundle, Session, open_bundle
 from mimiq.runtime.evaluation.held_out import relative_error
+from mimiq.runtime.onnxruntime.session import OnnxRuntimeSession
+from mimiq.runtime.openvino import weights
 from mimiq.runtime.openvino.backend import OPENVINO
 from mimiq.runtime.openvino.session import OpenVINOSession
 from mimiq.runtime.preprocessing import FloatArray
@@ -76,6 +78,32 @@ def test_it_answers_as_onnx_runtime_does(compile_digits: Compile, flags: tuple[s
     for options in ({}, {"own_batches": 0}, {"floats": "float32"}):
         with open_bundle(bundle, "openvino", threads=1, **options) as session:
             assert relative_error(session.run(pixels), theirs) < 2 * lost
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("flags", [INT8, INT4, WEIGHT_ONLY])
+def test_weights_are_expanded_where_nothing_else_is_quantized(
+    compile_digits: Compile, flags: tuple[str, ...]
+) -> None:
+    path = compile_digits(*flags).path / "model.onnx"
+    network = openvino.Core().read_model(path)
+    assert weights.are_all_that_is_quantized(network) == (flags == WEIGHT_ONLY)
+    if flags != WEIGHT_ONLY:
+        return
+    assert {"i4", "i8"} & constants(network)
+    weights.make_float32(network)
+    assert not {"i4", "i8"} & constants(network)
+    pixels = Bundle(path.parent).preprocessing.normalize(digits_heldout()[0][:16])
+    with OpenVINOSession(path, threads=1, floats="float32") as session:
+        found = session.run(pixels)
+    with OnnxRuntimeSession(path, device="cpu", threads=1) as session:
+        np.testing.assert_allclose(found, session.run(pixels), rtol=1e-3, atol=1e-3)
+
+
+def constants(network: Any) -> set[str]:
+    """The types of what a network keeps."""
+    nodes = [node for node in network.get_ops() if node.get_type_name() == "Constant"]
+    return {node.get_output_element_type(0).get_type_name() for node in nodes}
 
 
 @pytest.mark.slow
