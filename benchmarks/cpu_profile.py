@@ -17,7 +17,6 @@ import json
 import os
 import sys
 import tempfile
-import time
 from collections import Counter
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -43,6 +42,7 @@ from record import write
 from mimiq.errors import MimiqError
 from mimiq.runtime.bundle import CPU_MODEL, MODEL, Bundle
 from mimiq.runtime.host import describe_hardware, describe_software
+from mimiq.runtime.latency.rest import wait_for_rest
 from mimiq.runtime.onnxruntime.graph import integer_kernels, open_graph
 
 RESULTS = Path(__file__).with_name("results")
@@ -56,7 +56,6 @@ KINDS = {
 }
 REST, BETWEEN = "residuals and the rest", "between nodes, and the profiler"
 GROUPS = (LINEARS, ATTENTION, *KINDS, REST, BETWEEN)
-PAUSE_S = 0.02  # one session's idle threads stop spinning before the next one starts
 WARM_UP = 3
 
 
@@ -92,7 +91,7 @@ class Profiled:
             self._binding.bind_ortvalue_output(name, value)
 
     def run(self) -> None:
-        time.sleep(PAUSE_S)
+        wait_for_rest()
         self._session.run_with_iobinding(self._binding)
 
     def finish(self) -> tuple[dict[str, float], float, dict[str, Any]]:

@@ -5,7 +5,7 @@ differences of interest. So the engines take turns, burst by burst, in alternati
 burst is compared with the reference's burst of the same round. On a CPU two engines in one process
 also disturb each other, for the idle threads of one keep spinning while the other works; so each
 engine that is given as a file runs in a process of its own, set up as it would be in production,
-and waits on a pipe while another has its turn.
+and waits on a pipe, its threads asleep, while another has its turn.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import numpy as np
 
 from mimiq.errors import BadInput
 from mimiq.progress import SILENT_STAGE, Stage
+from mimiq.runtime.latency.rest import wait_for_rest
 from mimiq.runtime.preprocessing import FloatArray
 from mimiq.runtime.session import Session
 
@@ -158,6 +159,7 @@ def session_runner(session: Session) -> Runner:
             start = time.perf_counter()
             session.run(images[batch])
             seconds.append(time.perf_counter() - start)
+        wait_for_rest()
         return seconds
 
     return run

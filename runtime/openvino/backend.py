@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from mimiq.runtime.openvino.session import OpenVINOSession
 
 _LOGGER = logging.getLogger(__name__)
-_OPTIONS = frozenset({"threads", "streams", "hint", "floats", "own_batches", "cache"})
+_OPTIONS = frozenset({"threads", "streams", "hint", "floats", "weights", "own_batches", "cache"})
 
 
 @dataclass(frozen=True)

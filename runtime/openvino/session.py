@@ -11,7 +11,7 @@ import numpy as np
 
 from mimiq.errors import BadInput
 from mimiq.runtime.openvino.library import what_it_says
-from mimiq.runtime.openvino.networks import Floats, Hint, Networks, Settings
+from mimiq.runtime.openvino.networks import Floats, Hint, Networks, Settings, Weights
 from mimiq.runtime.preprocessing import FloatArray, Preprocessing
 from mimiq.runtime.session import Images, OfOneProcess, as_input, closed, require_batch
 
@@ -34,6 +34,8 @@ class OpenVINOSession(OfOneProcess):
         hint: what OpenVINO's own choices aim at: ``latency`` of one run, or ``throughput`` of many.
         floats: what is computed where nothing is quantised: ``float32``, ``bfloat16``,
             ``float16``, or ``auto``: bfloat16 where the CPU multiplies it.
+        weights: of a weight-only bundle: ``compressed`` keeps them in INT4 in memory, ``expanded``
+            makes them floating point once; ``auto`` is the quicker one for this CPU.
         own_batches: how many batch sizes get a network of their own, compiled when they first
             come, in tenths of a second; it is quicker by a tenth. The sizes after these share one.
         cache: keep compiled networks in the user's cache folder.
@@ -52,12 +54,13 @@ class OpenVINOSession(OfOneProcess):
         streams: int | None = None,
         hint: Hint = "latency",
         floats: Floats = "auto",
+        weights: Weights = "auto",
         own_batches: int = OWN_BATCHES,
         cache: bool = True,
     ) -> None:
         self._model = Path(model)
         self._preprocessing = preprocessing
-        settings = Settings(threads, streams, hint, floats)
+        settings = Settings(threads, streams, hint, floats, weights)
         networks = Networks(self._model, settings, cache=cache)
         signature = networks.signature
         self.backend = "openvino-cpu"

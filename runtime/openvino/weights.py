@@ -1,8 +1,10 @@
-"""Weights that OpenVINO makes floating point again in every run, made so when it reads them."""
+"""Weights that are all a network quantises: kept compressed, or expanded when it is read."""
 
 from __future__ import annotations
 
 from typing import Any
+
+from mimiq.runtime.host import instruction_sets
 
 
 def are_all_that_is_quantized(network: Any) -> bool:
@@ -10,12 +12,24 @@ def are_all_that_is_quantized(network: Any) -> bool:
     return all(node.get_type_name() != "FakeQuantize" for node in network.get_ops())
 
 
-def make_float32(network: Any) -> None:
-    """Expand quantised weights in place; the file keeps them as they are.
+def quicker_expanded(core: Any, floats: str) -> bool:
+    """Whether expanding them once makes a run quicker than expanding them in every run.
 
-    In float32 nothing is gained by expanding them run by run: DeiT-T's INT4 weights take 1.02 to
-    1.07 times as long so on one thread of a CPU held to AVX2, and 1.1 to 1.45 times on two
-    (``benchmarks/results/openvino_forms.md``).
+    It does where products are in float32, and where AMX makes them quicker than the expansion:
+    ``benchmarks/results/openvino_forms.md``.
+
+    Args:
+        core: an ``openvino.Core``.
+        floats: see :class:`mimiq.runtime.openvino.networks.Settings`.
+    """
+    capabilities = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    if floats == "float32" or (floats == "auto" and "BF16" not in capabilities):
+        return True
+    return "amx_bf16" in instruction_sets()
+
+
+def expand(network: Any) -> None:
+    """Make quantised weights floating point, in place; the file keeps them as they are.
 
     Args:
         network: an ``openvino.Model``.
