@@ -101,7 +101,7 @@ def test_the_version_that_the_metadata_names_is_served(
 def test_a_table_for_people(server: Server, bundle: Path) -> None:
     answer = mimiq(
         *("check", "--url", server.grpc, "--protocol", "grpc", "--model", "digits"),
-        *("--bundle", bundle, "--eval-limit", 20),
+        *("--bundle", bundle, "--backend", "ort", "--eval-limit", 20),
     )
     assert answer.exit_code == 0, answer.stderr
     assert "packed from this bundle" in answer.stdout

@@ -139,7 +139,7 @@ class TestMeasuring:
         assert found["accuracy"]["top1"] >= 90
         assert found["backend"] == "onnxruntime-cpu"
         assert answer_of("eval", bundle, heldout, "--eval-limit", 10)["accuracy"]["count"] == 10
-        table = call("eval", bundle, heldout).stdout
+        table = call("eval", bundle, heldout, "--backend", "ort").stdout
         assert f"{found['accuracy']['top1']:.2f} %" in table
         assert "40" in table
 
