@@ -169,11 +169,12 @@ class Networks:
             weights.expand(network)
         return network
 
-    @property
+    @cached_property
     def _expands_weights(self) -> bool:
         if self._settings.weights != "auto":
             return self._settings.weights == "expanded"
-        return weights.quicker_expanded(self._core, self._settings.floats)
+        capabilities = self._core.get_property(_DEVICE, "OPTIMIZATION_CAPABILITIES")
+        return weights.quicker_expanded(capabilities, self._settings.floats)
 
     def _refused(self, error: RuntimeError) -> Refused:
         version = str(self._library.__version__).partition("-")[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 from mimiq.runtime.host import instruction_sets
@@ -12,20 +13,18 @@ def are_all_that_is_quantized(network: Any) -> bool:
     return all(node.get_type_name() != "FakeQuantize" for node in network.get_ops())
 
 
-def quicker_expanded(core: Any, floats: str) -> bool:
+def quicker_expanded(capabilities: Collection[str], floats: str) -> bool:
     """Whether expanding them once makes a run quicker than expanding them in every run.
 
     It does where products are in float32, and where AMX makes them quicker than the expansion:
     ``benchmarks/results/openvino_forms.md``.
 
     Args:
-        core: an ``openvino.Core``.
+        capabilities: of the CPU, as OpenVINO names them.
         floats: see :class:`mimiq.runtime.openvino.networks.Settings`.
     """
-    capabilities = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    if floats == "float32" or (floats == "auto" and "BF16" not in capabilities):
-        return True
-    return "amx_bf16" in instruction_sets()
+    in_float32 = floats == "float32" or (floats == "auto" and "BF16" not in capabilities)
+    return in_float32 or "amx_bf16" in instruction_sets()
 
 
 def expand(network: Any) -> None:

@@ -2,32 +2,36 @@
 
 from __future__ import annotations
 
-import threading
-import time
+import math
 
-from mimiq.runtime.latency.rest import wait_for_rest
+import pytest
 
-
-def spinning(seconds: float) -> threading.Thread:
-    def spin() -> None:
-        until = time.monotonic() + seconds
-        while time.monotonic() < until:
-            pass
-
-    thread = threading.Thread(target=spin, daemon=True)
-    thread.start()
-    return thread
+from mimiq.runtime.latency import rest
 
 
-def test_it_waits_for_a_thread_that_spins() -> None:
-    thread = spinning(0.08)
-    wait_for_rest()
-    thread.join(0.02)
-    assert not thread.is_alive()
+class Clock:
+    """Time of a process whose threads keep one core busy for so many seconds."""
+
+    def __init__(self, busy: float) -> None:
+        self.now, self._busy = 0.0, busy
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def process_time(self) -> float:
+        return min(self.now, self._busy)
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
 
 
-def test_it_does_not_wait_for_ever() -> None:
-    thread = spinning(3)
-    wait_for_rest()
-    assert thread.is_alive()
-    thread.join()
+@pytest.mark.parametrize(
+    ("busy", "at_least", "at_most"), [(0, 0, 0.02), (0.08, 0.08, 0.1), (math.inf, 0.25, 0.3)]
+)
+def test_it_waits_while_threads_spin(
+    monkeypatch: pytest.MonkeyPatch, busy: float, at_least: float, at_most: float
+) -> None:
+    clock = Clock(busy)
+    monkeypatch.setattr(rest, "time", clock)
+    rest.wait_for_rest()
+    assert at_least <= clock.now <= at_most
