@@ -39,6 +39,7 @@ from mimiq.errors import BadInput, MimiqError, shortened
 from mimiq.runtime.bundle import Bundle
 from mimiq.runtime.manifest import MANIFEST
 from mimiq.runtime.serving.batching import Batcher
+from mimiq.runtime.serving.counterpart import PLATFORM_PREFIX
 from mimiq.runtime.serving.killed_workers import outlive_killed_workers
 from mimiq.runtime.serving.packed import PackedModel, PackedRecord, check_feeds, versions_of
 from mimiq.runtime.serving.raw_contents import named, refuse_raw_contents_that_do_not_fit
@@ -123,7 +124,7 @@ class MimiqRuntime(MLModel):  # type: ignore[misc]  # MLServer ships no types
             max_images=min(together, record.max_batch),
         )
         # Described here, from the model itself, so that the settings cannot contradict it.
-        self._settings.platform = f"mimiq_{record.backend}"
+        self._settings.platform = f"{PLATFORM_PREFIX}{record.backend}"
         self._settings.versions = [str(self._served.version)]
         self._settings.inputs = [_metadata(tensor) for tensor in record.inputs]
         self._settings.outputs = [_metadata(tensor) for tensor in record.outputs]

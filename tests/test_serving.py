@@ -72,12 +72,13 @@ def test_the_served_model_passes_the_check(
 ) -> None:
     result = passed(
         *("check", "--url", server.url(protocol), "--protocol", protocol, "--model", model),
-        *("--bundle", bundle, "--backend", "ort", "--eval-limit", 100),
+        *("--bundle", bundle, "--eval-limit", 100),
         *("--load", "1,4", "--seconds", "0.5"),
     )
     assert result["passed"]
     assert result["identity"] == "same"
     assert result["version"] == "1"
+    assert result["compared_with"] == "onnxruntime-cpu"  # as it is served, whatever auto takes
     assert result["comparison"]["agreeing"] == result["comparison"]["accuracy"]["count"] == 100
     # The same runtime on the same host: not one bit may differ on the way.
     assert result["comparison"]["max_logit_difference"] < 1e-5
@@ -101,7 +102,7 @@ def test_the_version_that_the_metadata_names_is_served(
 def test_a_table_for_people(server: Server, bundle: Path) -> None:
     answer = mimiq(
         *("check", "--url", server.grpc, "--protocol", "grpc", "--model", "digits"),
-        *("--bundle", bundle, "--backend", "ort", "--eval-limit", 20),
+        *("--bundle", bundle, "--eval-limit", 20),
     )
     assert answer.exit_code == 0, answer.stderr
     assert "packed from this bundle" in answer.stdout
@@ -115,7 +116,7 @@ def test_another_bundle_is_not_the_deployed_one(
     other = _with_other_weights(bundle, tmp_path)
     answer = mimiq(
         *("check", "--url", server.grpc, "--protocol", "grpc", "--model", "digits"),
-        *("--bundle", other, "--backend", "ort", "--json"),
+        *("--bundle", other, "--json"),
     )
     assert answer.exit_code == 7, answer.stderr
     result = json.loads(answer.stdout)

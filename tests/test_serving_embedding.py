@@ -69,7 +69,7 @@ def test_the_served_embeddings_pass_the_check(
 ) -> None:
     result = passed(
         *("check", "--url", server.url(protocol), "--protocol", protocol),
-        *("--model", features, "--bundle", bundles[features], "--backend", "ort"),
+        *("--model", features, "--bundle", bundles[features]),
         *("--load", "1,2", "--seconds", "0.3"),
     )
     assert result["passed"]
@@ -100,7 +100,7 @@ def test_another_extractor_is_not_the_deployed_one(
     other = compiled(folder, 1, features)
     answer = mimiq(
         *("check", "--url", server.grpc, "--protocol", "grpc", "--model", features),
-        *("--bundle", other, "--backend", "ort", "--json"),
+        *("--bundle", other, "--json"),
     )
     assert answer.exit_code == 7, answer.stderr
     result = json.loads(answer.stdout)

@@ -15,8 +15,8 @@ from mimiq.runtime.evaluation.comparison import Comparison
 from mimiq.runtime.evaluation.datasets import LabelledImages
 from mimiq.runtime.evaluation.similarity import Similarity, compare_embeddings
 from mimiq.runtime.latency.load import LoadRow, put_under_load
-from mimiq.runtime.opening import open_bundle
 from mimiq.runtime.preprocessing import FloatArray
+from mimiq.runtime.serving.counterpart import open_counterpart
 from mimiq.runtime.serving.descriptions import ServedModel
 from mimiq.runtime.serving.endpoint import Endpoint, asker, comparison_batch
 from mimiq.runtime.serving.packed import PIXELS, TOP_CLASSES, TOP_LABELS, TOP_PROBABILITIES, Tensor
@@ -46,6 +46,7 @@ class CheckResult:
         similarity: the same of a network without a classifier, which has no comparison.
         logit_distance: mean |Δ| of the logits in units of the local logits' standard deviation.
         dataset: what was compared on.
+        compared_with: what ran the local bundle, as its session calls itself; None if nothing did.
         load: by level.
         failures: each a sentence; empty when the deployed model is the compiled one.
     """
@@ -53,6 +54,7 @@ class CheckResult:
     served: ServedModel
     dataset: str
     version: str | None = None
+    compared_with: str | None = None
     identity: str = "unknown"
     comparison: Comparison | None = None
     similarity: Similarity | None = None
@@ -70,6 +72,7 @@ class CheckResult:
             "outputs": [tensor.to_json() for tensor in self.served.outputs],
             "identity": self.identity,
             "dataset": self.dataset,
+            "compared_with": self.compared_with,
             "comparison": self.comparison.to_json() if self.comparison else None,
             "similarity": self.similarity.to_json() if self.similarity else None,
             "logit_distance": self.logit_distance,
@@ -105,7 +108,8 @@ def check_server(
         dataset: labelled images, or of a network without a classifier any; None compares on 64
             generated ones, of which the bundle is sure.
         dataset_name: for the report.
-        backend: what runs the local bundle.
+        backend: what runs the local bundle; ``auto`` takes the server's runtime, where this host
+            has it.
         stage: told the images that are compared, then each level of load as it begins.
 
     Returns:
@@ -139,7 +143,8 @@ def check_server(
         result.failures += metadata_differences(bundle, served)
         if result.failures:
             return result
-        with open_bundle(bundle, backend) as session:
+        with open_counterpart(bundle, served.platform, backend) as session:
+            result.compared_with = session.backend
             probes = probe_images(session, bundle.preprocessing, bundle.output)
             expected: FloatArray | None = None
             if wanted.load and bundle.output == "embedding":
@@ -244,7 +249,8 @@ def _judge(result: CheckResult, endpoint: Endpoint, bundle: Bundle, wanted: Want
     if comparison.agreement < wanted.min_agreement:
         result.failures.append(
             f"It agrees with the bundle on {comparison.agreement:.2%} of {comparison.count} "
-            f"images; {wanted.min_agreement:.2%} were asked for."
+            f"images; {wanted.min_agreement:.2%} were asked for. {result.compared_with} ran the "
+            "bundle here."
         )
     if distance > MAX_LOGIT_DISTANCE:
         result.failures.append(

@@ -165,7 +165,8 @@ def check(
     """Check that a server serves the model in a bundle, and how fast.
 
     Its description is held against the manifest, its answers against those of the bundle on this
-    host. The exit code is 7 when the deployed model is not the compiled one, or misses a limit.
+    host, in the server's own runtime unless --backend names another. The exit code is 7 when the
+    deployed model is not the compiled one, or misses a limit.
     """
     from mimiq.cli.terminal_progress import shown_progress
     from mimiq.runtime.bundle import Bundle
@@ -226,6 +227,7 @@ def _show(result: CheckResult) -> None:
         *(("takes", tensor.text) for tensor in served.inputs),
         *(("gives", tensor.text) for tensor in served.outputs),
         ("bundle", _IDENTITY[result.identity]),
+        ("runs the bundle here", result.compared_with or "–"),
     ]
     if result.comparison is not None:
         comparison = result.comparison
