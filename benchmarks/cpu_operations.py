@@ -21,23 +21,18 @@ import sys
 import tempfile
 from collections import defaultdict
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import onnxruntime
-from cpu_serving import nncf_graph
-from cpu_serving_peers import static_quantization
+from cpu_rivals import Rivals, add_arguments, make_rivals
+from cpu_tables import counted, form_or_plain, measured_on, numbers, profile_line
 from profiled_session import WARM_UP, Profiled
 from record import write
 
-from mimiq.calibrate import CalibrationSet
 from mimiq.errors import MimiqError
-from mimiq.export import export_onnx
-from mimiq.models import load_model
-from mimiq.runtime.bundle import CPU_MODEL, MODEL, OPENVINO_MODEL, Bundle
-from mimiq.runtime.host import describe_hardware, describe_software
+from mimiq.runtime.bundle import CPU_MODEL, OPENVINO_MODEL, Bundle
 from mimiq.runtime.latency.rest import wait_for_rest
 from mimiq.runtime.onnxruntime.graph import integer_kernels, open_graph
 from mimiq.runtime.openvino import weights
@@ -152,10 +147,10 @@ def engines(
     arguments: argparse.Namespace,
     batch: int,
     threads: int,
-    files: Mapping[str, Path],
+    rivals: Rivals,
     scratch: Path,
 ) -> dict[str, dict[str, Run]]:
-    """By runtime and name; the peers of ``files``, then the bundles."""
+    """By runtime and name; the rivals, then the bundles."""
 
     def ort(path: Path, ours: bool = False, exact: bool = False) -> Run:
         return OnnxRuntimeRun(path, batch, threads, scratch, ours=ours, exact=exact)
@@ -163,21 +158,21 @@ def engines(
     def openvino(path: Path, floats: Floats = "auto", expanded: bool = False) -> Run:
         return OpenVINORun(path, batch, threads, floats, expanded=expanded)
 
-    on_ort: dict[str, Run] = {"fp32": ort(files["fp32"])}
-    for name in ("s8s8", "u8s8"):
-        on_ort[f"static {name}"] = ort(files[name])
+    on_ort: dict[str, Run] = {"fp32": ort(rivals.fp32)}
+    for name, path in rivals.static.items():
+        on_ort[f"static {name}"] = ort(path)
     if integer_kernels().saturates:
-        on_ort["static u8s8, exact"] = ort(files["u8s8"], exact=True)
+        on_ort["static u8s8, exact"] = ort(rivals.static["u8s8"], exact=True)
     on_openvino: dict[str, Run] = {
-        "float32": openvino(files["fp32"], "float32"),
-        "its own choice": openvino(files["fp32"]),
+        "float32": openvino(rivals.fp32, "float32"),
+        "its own choice": openvino(rivals.fp32),
     }
-    if "nncf" in files:
-        on_openvino["NNCF int8"] = openvino(files["nncf"])
+    if rivals.nncf is not None:
+        on_openvino["NNCF int8"] = openvino(rivals.nncf)
     for bundle in map(Bundle, arguments.bundle):
         name = f"mimiq {bundle.precision_label}"
-        on_ort[name] = ort(bundle.file(CPU_MODEL if bundle.has(CPU_MODEL) else MODEL), ours=True)
-        form = bundle.file(OPENVINO_MODEL if bundle.has(OPENVINO_MODEL) else MODEL)
+        on_ort[name] = ort(bundle.file(form_or_plain(bundle, CPU_MODEL)), ours=True)
+        form = bundle.file(form_or_plain(bundle, OPENVINO_MODEL))
         if bundle.precision.quantizes_activations:
             on_openvino[name] = openvino(form)
         else:
@@ -187,22 +182,10 @@ def engines(
 
 
 def run(arguments: argparse.Namespace, scratch: Path) -> dict[str, Any]:
-    """Make the peers, run all in turns, and read the profiles."""
-    model = load_model(
-        arguments.model, weights=arguments.weights, untrained=arguments.weights is None
-    )
-    fp32 = export_onnx(model.module, model.preprocessing.image_size, scratch / "fp32.onnx")
-    pixels = CalibrationSet.open(arguments.calibration).images()[:32]
-    images = model.preprocessing.normalize(pixels)
-    files = {"fp32": fp32, **static_quantization(fp32, images, scratch)}
-    if arguments.openvino:
-        files["nncf"] = nncf_graph(arguments.openvino, fp32, images, scratch)
+    """Make the rivals, run all in turns, and read the profiles."""
+    rivals = make_rivals(arguments, scratch)
     result: dict[str, Any] = {
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "model": model.describe(),
-        "hardware": describe_hardware(),
-        "integer_kernels": integer_kernels().name,
-        "software": describe_software("mimiq", "onnxruntime", "onnxruntime-gpu", "openvino"),
+        **measured_on(rivals.model.describe(), "openvino"),
         "rounds": arguments.rounds,
         "load": [os.getloadavg()[0]],
         "rows": [],
@@ -210,7 +193,7 @@ def run(arguments: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     for batch in arguments.batches:
         for threads in arguments.threads:
             print(f"batch {batch}, {threads} threads", file=sys.stderr)
-            opened = engines(arguments, batch, threads, files, scratch)
+            opened = engines(arguments, batch, threads, rivals, scratch)
             for _ in range(WARM_UP + arguments.rounds):
                 for runtime in opened.values():
                     for engine in runtime.values():
@@ -226,25 +209,15 @@ def run(arguments: argparse.Namespace, scratch: Path) -> dict[str, Any]:
 
 def table(result: Mapping[str, Any]) -> str:
     """Markdown: operators by engines, milliseconds and nodes."""
-    hardware = result["hardware"]
-    versions = ", ".join(f"{name} {version}" for name, version in result["software"].items())
-    loads = " to ".join(f"{load:.1f}" for load in result["load"])
     lines = [
         f"# {result['model']['name']} on a CPU, operation by operation",
         "",
-        f"{hardware['cpu']}, {hardware['cores']} cores, {result['integer_kernels']}; {versions}; "
-        f"{result['created'][:10]}. Load average {loads}: each time is the least of "
-        f"{result['rounds']} rounds, of each node by itself. Milliseconds in so many nodes.",
+        f"{profile_line(result)} Milliseconds in so many nodes.",
     ]
     for row in result["rows"]:
-        plural = "s" * (row["threads"] != 1)
+        where = f"batch {row['batch']}, {counted(row['threads'], 'thread')}"
         for runtime, found in row["operators"].items():
-            lines += [
-                "",
-                f"## {runtime}, batch {row['batch']}, {row['threads']} thread{plural}",
-                "",
-                *_operators(found),
-            ]
+            lines += ["", f"## {runtime}, {where}", "", *_operators(found)]
     return "\n".join(lines) + "\n"
 
 
@@ -254,8 +227,9 @@ def _operators(found: Mapping[str, Operators]) -> list[str]:
     for name, each in found.items():
         for kind, (ms, _) in each.items():
             largest[kind] = max(largest[kind], ms / totals[name])
-    shown = [kind for kind, share in sorted(largest.items(), key=lambda one: -one[1])]
-    shown = [kind for kind in shown if largest[kind] >= _SMALL]
+    shown = [
+        kind for kind, share in sorted(largest.items(), key=lambda one: -one[1]) if share >= _SMALL
+    ]
     lines = ["| |" + "".join(f" {name} |" for name in found), "|---|" + "---|" * len(found)]
     for kind in shown:
         cells = [each.get(kind) for each in found.values()]
@@ -282,20 +256,12 @@ def main() -> None:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default="deit_t")
-    parser.add_argument("--weights", type=Path, help="without them only speed means anything")
-    parser.add_argument("--calibration", type=Path, required=True, help="a set of images")
-    parser.add_argument("--bundle", type=Path, action="append", default=[])
-    parser.add_argument("--openvino", metavar="PYTHON", help="of an environment with nncf")
-    parser.add_argument("--batches", type=_numbers, default=(1, 8), help="e.g. 1,8")
-    parser.add_argument("--threads", type=_numbers, default=(1, 2), help="e.g. 1,2")
+    add_arguments(parser)
+    parser.add_argument("--batches", type=numbers, default=(1, 8), help="e.g. 1,8")
+    parser.add_argument("--threads", type=numbers, default=(1, 2), help="e.g. 1,2")
     parser.add_argument("--rounds", type=int, default=14)
     parser.add_argument("--out", type=Path, default=RESULTS / "cpu_operations")
     return parser.parse_args()
-
-
-def _numbers(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in text.split(","))
 
 
 if __name__ == "__main__":

@@ -17,7 +17,6 @@ import os
 import sys
 import tempfile
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -33,13 +32,13 @@ from cpu_profile_products import (
     products,
     with_weights,
 )
+from cpu_tables import counted, form_or_plain, measured_on, numbers, profile_line
 from profiled_session import WARM_UP, Profiled
 from record import write
 
 from mimiq.errors import MimiqError
-from mimiq.runtime.bundle import CPU_MODEL, MODEL, Bundle
-from mimiq.runtime.host import describe_hardware, describe_software
-from mimiq.runtime.onnxruntime.graph import integer_kernels, open_graph
+from mimiq.runtime.bundle import CPU_MODEL, Bundle
+from mimiq.runtime.onnxruntime.graph import open_graph
 
 RESULTS = Path(__file__).with_name("results")
 KINDS = {
@@ -106,15 +105,10 @@ def _group(kind: str, weighted: bool) -> str:
 
 def table(result: Mapping[str, Any]) -> str:
     """Markdown: where the time goes, and what products take alone and bare."""
-    hardware = result["hardware"]
-    versions = ", ".join(f"{name} {version}" for name, version in result["software"].items())
-    loads = " to ".join(f"{load:.1f}" for load in result["load"])
     lines = [
         f"# Where the time of {result['model']} goes under ONNX Runtime on a CPU",
         "",
-        f"{hardware['cpu']}, {hardware['cores']} cores, {result['integer_kernels']}; {versions}; "
-        f"{result['created'][:10]}. Load average {loads}: each time is the least of "
-        f"{result['rounds']} rounds, of each node by itself.",
+        profile_line(result),
     ]
     for form, rows in result["forms"].items():
         for batch in dict.fromkeys(row["batch"] for row in rows):
@@ -125,7 +119,7 @@ def table(result: Mapping[str, Any]) -> str:
 
 def _times(rows: list[dict[str, Any]]) -> list[str]:
     first = rows[0]
-    heads = "".join(f" ms, {_threads(row)} | share |" for row in rows)
+    heads = "".join(f" ms, {counted(row['threads'], 'thread')} | share |" for row in rows)
     several = len(rows) > 1
     lines = [
         f"| |{heads}" + " speed-up |" * several,
@@ -156,34 +150,27 @@ def _products(rows: list[dict[str, Any]]) -> list[str]:
             if not ms:
                 continue
             lines.append(
-                f"| {group}, {_threads(row)} | {ms:.2f} | {row['alone'][group]:.2f} | "
-                f"{bare_ms:.2f} | {1e3 * macs / ms:.0f} / {1e3 * macs / bare_ms:.0f} / "
+                f"| {group}, {counted(row['threads'], 'thread')} | {ms:.2f} | "
+                f"{row['alone'][group]:.2f} | {bare_ms:.2f} | "
+                f"{1e3 * macs / ms:.0f} / {1e3 * macs / bare_ms:.0f} / "
                 f"{row['square_gmacs']:.0f} | {100 * bare_ms / ms:.0f} % | "
                 f"{100 * bare_ms / total:.0f} % |"
             )
     return lines
 
 
-def _threads(row: Mapping[str, Any]) -> str:
-    return f"{row['threads']} thread{'s' if row['threads'] != 1 else ''}"
-
-
 def main() -> None:
     arguments = _arguments()
     bundles = [Bundle(path) for path in arguments.bundle]
     result: dict[str, Any] = {
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "model": bundles[0].model_name,
-        "hardware": describe_hardware(),
-        "integer_kernels": integer_kernels().name,
-        "software": describe_software("mimiq", "onnxruntime", "onnxruntime-gpu"),
+        **measured_on(bundles[0].model_name),
         "rounds": arguments.rounds,
         "load": [os.getloadavg()[0]],
         "forms": {},
     }
     with tempfile.TemporaryDirectory() as scratch:
         for bundle in bundles:
-            form = CPU_MODEL if bundle.has(CPU_MODEL) else MODEL
+            form = form_or_plain(bundle, CPU_MODEL)
             rows = result["forms"].setdefault(f"{bundle.precision_label}, `{form}`", [])
             for batch in arguments.batches:
                 for threads in arguments.threads:
@@ -200,15 +187,11 @@ def main() -> None:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--bundle", type=Path, action="append", required=True)
-    parser.add_argument("--batches", type=_numbers, default=(1, 8, 32), help="e.g. 1,8")
-    parser.add_argument("--threads", type=_numbers, default=(1, 2), help="e.g. 1,2")
+    parser.add_argument("--batches", type=numbers, default=(1, 8, 32), help="e.g. 1,8")
+    parser.add_argument("--threads", type=numbers, default=(1, 2), help="e.g. 1,2")
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--out", type=Path, default=RESULTS / "cpu_profile")
     return parser.parse_args()
-
-
-def _numbers(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in text.split(","))
 
 
 if __name__ == "__main__":

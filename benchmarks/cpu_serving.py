@@ -23,31 +23,26 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from cpu_serving_peers import OPENVINO, OPENVINO_FP32, Plain, static_quantization
+from cpu_rivals import PEERS, add_arguments, make_rivals
+from cpu_serving_peers import OPENVINO, OPENVINO_FP32, Plain
+from cpu_tables import counted, form_or_plain, host_line, measured_on, numbers
 
-from mimiq.calibrate import CalibrationSet
 from mimiq.cli.terminal_progress import shown_progress
 from mimiq.errors import MimiqError
-from mimiq.export import export_onnx
-from mimiq.models import load_model
-from mimiq.runtime.bundle import CPU_MODEL, MODEL, OPENVINO_MODEL, Bundle
+from mimiq.runtime.bundle import CPU_MODEL, OPENVINO_MODEL, Bundle
 from mimiq.runtime.evaluation.accuracy import compare
 from mimiq.runtime.evaluation.comparison import Comparison
 from mimiq.runtime.evaluation.datasets import LabelledImages
 from mimiq.runtime.evaluation.labelled_folders import open_dataset
-from mimiq.runtime.host import describe_hardware, describe_software
 from mimiq.runtime.latency.measure import Engine, LatencyRow, measure
-from mimiq.runtime.onnxruntime.graph import integer_kernels
 from mimiq.runtime.opening import open_bundle
 from mimiq.runtime.openvino.backend import OPENVINO as OPENVINO_BACKEND
 from mimiq.runtime.preprocessing import FloatArray, Preprocessing
 
-PEERS = str(Path(__file__).with_name("cpu_serving_peers.py"))
 RESULTS = Path(__file__).with_name("results")
 FP32 = "ONNX Runtime fp32"
 _PLAIN = (FP32, "OpenVINO fp32", "OpenVINO, its own choice")  # not quantised
@@ -69,53 +64,36 @@ def main() -> None:
 
 def run(arguments: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     """Make what is missing, measure, and judge."""
-    model = load_model(
-        arguments.model,
-        weights=arguments.weights,
-        untrained=arguments.weights is None,
-        image_size=arguments.image_size,
-    )
-    fp32 = export_onnx(model.module, model.preprocessing.image_size, scratch / "fp32.onnx")
-    pixels = CalibrationSet.open(arguments.calibration).images()[: arguments.calibration_images]
-    images = model.preprocessing.normalize(pixels)
-    static = static_quantization(fp32, images, scratch)
+    rivals = make_rivals(arguments, scratch)
+    model, fp32 = rivals.model, rivals.fp32
 
     def peer(path: Path, python: str = sys.executable, runtime: str = "onnxruntime") -> Any:
         return lambda threads: Engine(path, runtime, threads, (python, PEERS))
 
     engines: dict[str, Callable[[int], Engine]] = {FP32: peer(fp32)}
     sizes = {FP32: fp32.stat().st_size}
-    for name, path in static.items():
+    for name, path in rivals.static.items():
         engines[f"ONNX Runtime static {name}"] = peer(path)
         sizes[f"ONNX Runtime static {name}"] = path.stat().st_size
     bundles = {f"mimiq {Bundle(path).precision_label}": Bundle(path) for path in arguments.bundle}
     for name, bundle in bundles.items():
         engines[name] = lambda threads, path=bundle.path: Engine(path, "ort", threads)
-        form = CPU_MODEL if bundle.has(CPU_MODEL) else MODEL
-        sizes[name] = bundle.file(form).stat().st_size
+        sizes[name] = bundle.file(form_or_plain(bundle, CPU_MODEL)).stat().st_size
     if OPENVINO_BACKEND.why_not() is None:
         for name, bundle in list(bundles.items()):
             ours = f"{name}, OpenVINO"
             bundles[ours] = bundle
             engines[ours] = lambda threads, path=bundle.path: Engine(path, "openvino", threads)
-            form = OPENVINO_MODEL if bundle.has(OPENVINO_MODEL) else MODEL
-            sizes[ours] = bundle.file(form).stat().st_size
-    if arguments.openvino:
+            sizes[ours] = bundle.file(form_or_plain(bundle, OPENVINO_MODEL)).stat().st_size
+    if rivals.nncf is not None:
         python = arguments.openvino
-        nncf = nncf_graph(python, fp32, images, scratch)
         engines["OpenVINO fp32"] = peer(fp32, python, OPENVINO_FP32)
         engines["OpenVINO, its own choice"] = peer(fp32, python, OPENVINO)
-        engines["OpenVINO NNCF int8"] = peer(nncf, python, OPENVINO)
+        engines["OpenVINO NNCF int8"] = peer(rivals.nncf, python, OPENVINO)
         sizes |= dict.fromkeys(("OpenVINO fp32", "OpenVINO, its own choice"), sizes[FP32])
-        sizes["OpenVINO NNCF int8"] = nncf.with_suffix(".bin").stat().st_size
+        sizes["OpenVINO NNCF int8"] = rivals.nncf.with_suffix(".bin").stat().st_size
     result: dict[str, Any] = {
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "model": model.describe(),
-        "hardware": describe_hardware(),
-        "integer_kernels": integer_kernels().name,
-        "software": describe_software(
-            "mimiq", "onnxruntime", "onnxruntime-gpu", "openvino", "numpy"
-        ),
+        **measured_on(model.describe(), "openvino", "numpy"),
         "bytes": sizes,
         "load_before": os.getloadavg(),
         "latency": {},
@@ -136,14 +114,6 @@ def run(arguments: argparse.Namespace, scratch: Path) -> dict[str, Any]:
         result["accuracy"] = {name: comparison.to_json() for name, comparison in found.items()}
     result["judgement"] = judge(result, list(bundles))
     return result
-
-
-def nncf_graph(python: str, fp32: Path, images: FloatArray, scratch: Path) -> Path:
-    """NNCF's INT8, made under the other Python."""
-    given, quantized = scratch / "images.npy", scratch / "nncf.xml"
-    np.save(given, images)
-    subprocess.run([python, PEERS, "--nncf", str(fp32), str(given), str(quantized)], check=True)
-    return quantized
 
 
 def accuracies(
@@ -192,26 +162,20 @@ def judge(result: dict[str, Any], ours: list[str]) -> list[str]:
                 ratio = mine.speedup / best.speedup
                 verb = "beats" if ratio > 1.02 else "loses to" if ratio < 0.98 else "ties with"
                 found.append(
-                    f"{_threads(threads)}, batch {batch}: {mine.engine} {verb} {best.engine}, "
-                    f"{ratio:.2f}×."
+                    f"{counted(int(threads), 'thread')}, batch {batch}: {mine.engine} {verb} "
+                    f"{best.engine}, {ratio:.2f}×."
                 )
     return found
 
 
-def _threads(count: str) -> str:
-    return f"{count} thread{'s' if count != '1' else ''}"
-
-
 def table(result: dict[str, Any]) -> str:
     """Markdown."""
-    hardware, accuracy = result["hardware"], result.get("accuracy", {})
+    accuracy = result.get("accuracy", {})
     before, after = (result[key][0] for key in ("load_before", "load_after"))
     lines = [
         f"# {result['model']['name']} on a CPU",
         "",
-        f"{hardware['cpu']}, {hardware['cores']} cores, {result['integer_kernels']}; "
-        + ", ".join(f"{name} {version}" for name, version in result["software"].items())
-        + f"; {result['created'][:10]}.",
+        f"{host_line(result)}.",
         "",
         f"Load average before {before:.1f}, after {after:.1f}"
         + (
@@ -228,7 +192,7 @@ def table(result: dict[str, Any]) -> str:
         heads = "".join(f" ms at {b} | speed at {b} |" for b in batches)
         lines += [
             "",
-            f"## {_threads(threads)}",
+            f"## {counted(int(threads), 'thread')}",
             "",
             f"| engine | MB |{heads} top-1 lost [95 %] | as fp32 % | logit error % |",
             "|---|---|" + "---|---|" * len(batches) + "---|---|---|",
@@ -277,27 +241,13 @@ def _elsewhere(
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default="deit_t")
-    parser.add_argument("--weights", type=Path, help="without them only speed means anything")
-    parser.add_argument("--image-size", type=int)
-    parser.add_argument(
-        "--calibration", type=Path, required=True, help="folder of synthetic images"
-    )
-    parser.add_argument("--calibration-images", type=int, default=32)
-    parser.add_argument("--bundle", type=Path, action="append", default=[])
+    add_arguments(parser)
     parser.add_argument("--eval", type=Path, help="labelled images")
-    parser.add_argument("--batches", type=_numbers, default=(1, 8, 32))
-    parser.add_argument("--threads", type=_numbers, default=(2,), help="e.g. 1,2")
+    parser.add_argument("--batches", type=numbers, default=(1, 8, 32))
+    parser.add_argument("--threads", type=numbers, default=(2,), help="e.g. 1,2")
     parser.add_argument("--budget", type=float, default=40, help="seconds for each batch size")
-    parser.add_argument(
-        "--openvino", metavar="PYTHON", help="of an environment with openvino, nncf"
-    )
     parser.add_argument("--out", type=Path, default=RESULTS / "cpu_serving")
     return parser.parse_args()
-
-
-def _numbers(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in text.split(","))
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from cpu_tables import numbers
 from gpu_engines import attempts, open_engine, prove_engine
 from gpu_graphs import VARIANTS, Prepared, prepare, read_prepared
 from gpu_peers import ceilings, ort_runner, torch_runner
@@ -255,7 +256,7 @@ def _write(out: Path, result: dict[str, Any]) -> Path:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--models", type=lambda text: text.split(","))
-    parser.add_argument("--batches", type=lambda text: [int(part) for part in text.split(",")])
+    parser.add_argument("--batches", type=numbers)
     parser.add_argument("--budget", type=float, help="seconds a batch size, warm-up apart")
     parser.add_argument("--weights", type=Path, help="trained weights of deit_t, for accuracy")
     parser.add_argument("--images", type=Path, help="labelled images, for accuracy")
@@ -268,7 +269,7 @@ def _arguments() -> argparse.Namespace:
     arguments = parser.parse_args()
     dry = arguments.dry_run
     arguments.models = arguments.models or (["digits"] if dry else ["deit_t", "deit_s", "deit_b"])
-    arguments.batches = arguments.batches or ([1, 2] if dry else [1, 8, 32, 128])
+    arguments.batches = arguments.batches or ((1, 2) if dry else (1, 8, 32, 128))
     arguments.budget = arguments.budget or (0.5 if dry else 8.0)
     arguments.graphs = arguments.graphs or Path(tempfile.gettempdir()) / "mimiq-gpu-graphs"
     return arguments

@@ -26,6 +26,7 @@ from typing import Any
 
 import numpy as np
 import record
+from cpu_tables import counted, numbers
 from mlserver_process import MODEL_NAME, served
 
 from mimiq.errors import MimiqError
@@ -235,7 +236,7 @@ def table(result: Mapping[str, Any]) -> str:
         rows = network["rows"]
         levels = list(dict.fromkeys(row["clients"] for row in rows))
         before, after = network["load_before"][0], network["load_after"][0]
-        heads = "".join(f" {n} client{'s' * (n > 1)}: a second | × | p99 ms |" for n in levels)
+        heads = "".join(f" {counted(n, 'client')}: a second | × | p99 ms |" for n in levels)
         lines += [
             "",
             f"## {name}",
@@ -271,7 +272,7 @@ def _cell(spread: Sequence[float], digits: int) -> str:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--bundle", type=Path, action="append", required=True)
-    parser.add_argument("--clients", type=_numbers, default=(1, 4, 16), help="e.g. 1,4,16")
+    parser.add_argument("--clients", type=numbers, default=(1, 4, 16), help="e.g. 1,4,16")
     parser.add_argument("--threads", type=int, default=2, help="of the runtime")
     parser.add_argument("--protocol", choices=("grpc", "http"), default="grpc")
     parser.add_argument("--max-batch-size", type=int, default=16)
@@ -283,10 +284,6 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--name", default="serving_load", help="of the files of results")
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results"))
     return parser.parse_args()
-
-
-def _numbers(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in text.split(","))
 
 
 def _ways(text: str) -> tuple[tuple[str, int], ...]:
