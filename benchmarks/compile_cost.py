@@ -53,6 +53,23 @@ HOSTS: dict[str, dict[str, str]] = {
 _YARDSTICK_IMAGES = 16
 _YARDSTICK_ROUNDS = 3
 _IMAGE_STAGE = "synthesize"
+_FIT_STAGE, _FIT = "quantize", "fitting weights"  # a part of the stage, and what it calls itself
+
+
+class TimedParts(Stage):
+    """Seconds of the parts of a stage, by what it says that it does."""
+
+    def __init__(self) -> None:
+        self.parts: dict[str, float] = {}
+        self._begun = time.monotonic()
+        self._text = ""
+
+    def update(
+        self, done: int | None = None, text: str | None = None, *, total: int | None = None
+    ) -> None:
+        now = time.monotonic()
+        self.parts[self._text] = self.parts.get(self._text, 0.0) + now - self._begun
+        self._begun, self._text = now, self._text if text is None else text
 
 
 class TimedProgress(Progress):
@@ -67,12 +84,15 @@ class TimedProgress(Progress):
     @contextmanager
     def stage(self, name: str, total: int | None = None) -> Iterator[Stage]:
         _forget_peak()
-        started = time.monotonic()
+        started, timed = time.monotonic(), TimedParts()
         try:
-            yield Stage()
+            yield timed
         finally:
+            timed.update()
             seconds = time.monotonic() - started
             row = {"stage": name, "seconds": seconds, "peak_bytes": _peak_resident()}
+            if name == _FIT_STAGE:
+                row["parts"] = timed.parts
             self.stages.append(row)
             print(f"  {name}: {seconds:.1f} s", file=sys.stderr, flush=True)
 
@@ -174,14 +194,15 @@ def least(model: LoadedModel, recipe: Any, an_image: Mapping[str, float]) -> dic
     """Seconds that a stage takes at least, were its forwards and backwards all that it did.
 
     Synthesis sees its share of every image once an iteration, forward and backward. The fit sees
-    what it is fitted to once in full precision and once quantised.
+    what it is fitted to once in full precision and once quantised; the stage that it is a part of
+    looks for ranges before it.
     """
     synthesis = recipe.synthesis
     count = synthesis.images + recipe.procedural
     looks = share_seen(model, synthesis) * synthesis.images * synthesis.iterations
     return {
         _IMAGE_STAGE: looks * an_image["gradient"],
-        "quantize": 2 * count * an_image["forward"],
+        _FIT_STAGE: 2 * count * an_image["forward"],
     }
 
 
@@ -196,6 +217,9 @@ def table(rows: list[dict[str, Any]]) -> str:
             spent = sum(each["seconds"] for each in row["stages"] if each["stage"] == name)
             bound = row["least"].get(name)
             times = f" ({spent / bound:.1f}×)" if bound and spent else ""
+            fit = sum(each.get("parts", {}).get(_FIT, 0.0) for each in row["stages"])
+            if bound and name == _FIT_STAGE:
+                times = f" ({spent / bound:.1f}×), of it the fit {fit:.0f} ({fit / bound:.1f}×)"
             cells.append(f"{spent:.0f}{times}" if spent else "–")
         peak = max(each["peak_bytes"] or 0 for each in row["stages"])
         lines.append("| " + " | ".join([*cells, f"{peak / 2**30:.1f}"]) + " |")

@@ -128,14 +128,9 @@ def _moments(
     Args:
         own: which of the images the visit shows; of several ranks each sees its share.
     """
-    width, out = visit.layer.in_features + 1, visit.layer.out_features
-    device = visit.layer.weight.device
+    errors, width = visit.errors().double(), visit.layer.in_features + 1
     folds = {
-        fold: Moments(
-            torch.zeros(width, width, dtype=torch.float64, device=device),
-            torch.zeros(out, width, dtype=torch.float64, device=device),
-            0.0,
-        )
+        fold: errors.new_zeros(errors.shape[1], errors.shape[1])
         for fold in sorted({_FOLDS * index // count for index in range(count)})
     }
     seen = 0
@@ -144,18 +139,13 @@ def _moments(
         if visit.layer.outliers:  # exact as they are, and no business of the integers
             x = without_columns(x, visit.layer.outliers)
         weight = _token_weights(rows, prefix, share).sqrt().expand(*x.shape[:2], 1)
-        x, d = torch.cat([x * weight, weight], -1), rows.errors.float() * weight
+        z = torch.cat([x * weight, weight, rows.lacking.float() * weight], -1)
         of = [_FOLDS * index // count for index in own[seen : seen + len(x)]]
         seen += len(x)
         for fold in sorted(set(of)):
             part = slice(of.index(fold), of.index(fold) + of.count(fold))
-            inputs, errors = x[part].flatten(0, 1), d[part].flatten(0, 1)
-            folds[fold] += Moments(
-                gram(inputs).double(),
-                (errors.T @ inputs).double(),
-                float(errors.square().sum()),
-            )
-    return list(folds.values())
+            folds[fold] += gram(z[part].flatten(0, 1))
+    return [Moments.of(rows, errors, width) for rows in folds.values()]
 
 
 def _token_weights(rows: Rows, prefix: int, share: float) -> torch.Tensor:
@@ -181,14 +171,21 @@ def _fit(
     fits: dict[float | None, list[torch.Tensor | None]] = {None: [None] * len(moments)}
     if refit and halves:
         fits |= _fits(whole, moments, others)
-    errors: dict[tuple[float | None, bool], float] = {}
-    for index, (fold, other) in enumerate(zip(moments, others, strict=True)):
-        changes = {damp: each[index] for damp, each in fits.items()}
-        for candidate, added in _rounded(layer, other, changes, rounds).items():
-            errors[candidate] = errors.get(candidate, 0.0) + fold.error(added)
+    # By damping, for each of the others and, last, for the whole.
+    changes = {
+        damp: [*each, None if damp is None else whole.solve(damp)] for damp, each in fits.items()
+    }
+    rounded = _rounded(layer, [*others, whole], changes, rounds)
+    errors = {
+        (damp, compensate): sum(
+            fold.error(_added(layer, weight, change))
+            for fold, weight, change in zip(moments, weights, changes[damp], strict=False)
+        )
+        for (damp, compensate), weights in rounded.items()
+    }
     best = min(errors, key=lambda candidate: errors[candidate])
     damp, compensate = best
-    _change(layer, whole, None if damp is None else whole.solve(damp), compensate)
+    _change(layer, changes[damp][-1], rounded[best][-1] if compensate else None)
     nearest = errors[None, False]
     return Fit(name, *best, error=errors[best] / nearest if nearest > 0 else 1.0)
 
@@ -214,61 +211,67 @@ def _fits(
 
 def _rounded(
     layer: QuantLinear,
-    moments: Moments,
-    changes: dict[float | None, torch.Tensor | None],
+    moments: list[Moments],
+    changes: dict[float | None, list[torch.Tensor | None]],
     rounds: bool,
-) -> dict[tuple[float | None, bool], torch.Tensor]:
-    """What each candidate adds to weights and bias once it is rounded, fp32 (N, K + 1).
+) -> dict[tuple[float | None, bool], list[torch.Tensor]]:
+    """The rounded weights (N, K) of each candidate, one for each of the moments.
 
     Args:
         moments: of the inputs that errors of rounding compensate on.
-        changes: of weights and bias by damping, (N, K + 1); None to leave them as trained.
+        changes: of weights and bias by damping, (N, K + 1), one for each of the moments; None to
+            leave them as trained.
         rounds: whether there is a candidate that compensates.
     """
-    trained, quantizer = layer.weight, layer.weight_quantizer
-    fitted = {damp: _fitted(trained, change) for damp, change in changes.items()}
-    rounded = {(damp, False): weight for damp, weight in fitted.items()}
-    if isinstance(quantizer, Quantizer):
-        scales = []
-        for damp, weight in fitted.items():
+    quantizer = layer.weight_quantizer
+    fitted = {
+        damp: [_fitted(layer.weight, change) for change in each] for damp, each in changes.items()
+    }
+    if not isinstance(quantizer, Quantizer):
+        return {(damp, False): weights for damp, weights in fitted.items()}
+    rounded: dict[tuple[float | None, bool], list[torch.Tensor]] = {}
+    scales: list[torch.Tensor] = []
+    for damp, weights in fitted.items():
+        rounded[damp, False] = []
+        for weight in weights:
             _set_scale(quantizer, weight)
-            rounded[damp, False] = quantizer(weight)
+            rounded[damp, False].append(quantizer(weight))
             scales.append(element_scales(quantizer, weight))
-        if rounds:
-            stacked = torch.cat(list(fitted.values()))
-            together = gptq(stacked, _hessian(moments), torch.cat(scales), quantizer.grid)
-            parts = together.split(len(trained))
-            rounded |= {(damp, True): part for damp, part in zip(fitted, parts, strict=True)}
-    still = trained.new_zeros(len(trained), 1)
-    biases = {
-        damp: still if change is None or layer.bias is None else change[:, -1:]
-        for damp, change in changes.items()
-    }
-    return {
-        (damp, compensate): torch.cat([weight - trained, biases[damp]], 1)
-        for (damp, compensate), weight in rounded.items()
-    }
+    if rounds:
+        count = len(moments)
+        together = gptq(
+            torch.stack([torch.cat(each) for each in zip(*fitted.values(), strict=True)]),
+            torch.stack([_hessian(each) for each in moments]),
+            torch.stack([torch.cat(scales[index::count]) for index in range(count)]),
+            quantizer.grid,
+        )
+        parts = together.split(len(layer.weight), 1)
+        rounded |= {(damp, True): list(part) for damp, part in zip(fitted, parts, strict=True)}
+    return rounded
 
 
-def _change(
-    layer: QuantLinear, moments: Moments, change: torch.Tensor | None, compensate: bool
-) -> None:
+def _added(layer: QuantLinear, weight: torch.Tensor, change: torch.Tensor | None) -> torch.Tensor:
+    """What a candidate of rounded ``weight`` adds to weights and bias, fp32 (N, K + 1)."""
+    bias = weight.new_zeros(len(weight), 1)
+    if change is not None and layer.bias is not None:
+        bias = change[:, -1:]
+    return torch.cat([weight - layer.weight, bias], 1)
+
+
+def _change(layer: QuantLinear, change: torch.Tensor | None, rounded: torch.Tensor | None) -> None:
     """Fit, and round where errors compensate: rounding to nearest is left to the quantiser.
 
     Args:
-        moments: of the inputs that errors of rounding compensate on.
         change: of weights and bias, fp32 (N, K + 1); None to leave them as trained.
+        rounded: the weights whose errors compensate, (N, K).
     """
     layer.weight.copy_(_fitted(layer.weight, change))
     if change is not None and layer.bias is not None:
         layer.bias.add_(change[:, -1])
-    quantizer = layer.weight_quantizer
-    if not isinstance(quantizer, Quantizer):
-        return
-    _set_scale(quantizer, layer.weight)
-    if compensate:
-        scales = element_scales(quantizer, layer.weight)
-        layer.weight.copy_(gptq(layer.weight, _hessian(moments), scales, quantizer.grid))
+    if isinstance(layer.weight_quantizer, Quantizer):
+        _set_scale(layer.weight_quantizer, layer.weight)
+    if rounded is not None:
+        layer.weight.copy_(rounded)
 
 
 def _fitted(weight: torch.Tensor, change: torch.Tensor | None) -> torch.Tensor:

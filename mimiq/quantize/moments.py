@@ -25,6 +25,19 @@ class Moments:
     errors: torch.Tensor
     power: float
 
+    @classmethod
+    def of(cls, rows: torch.Tensor, errors: torch.Tensor, width: int) -> Moments:
+        """Those of rows z, which begin with x, where the errors are d = Ez.
+
+        Args:
+            rows: zzᵀ, fp64 (Z, Z).
+            errors: E, fp64 (N, Z).
+            width: of x, K + 1.
+        """
+        found = errors @ rows
+        power = float((found * errors).sum())
+        return cls(rows[:width, :width].clone(), found[:, :width].clone(), max(power, 0.0))
+
     def __add__(self, other: Moments) -> Moments:
         return Moments(
             self.inputs + other.inputs, self.errors + other.errors, self.power + other.power

@@ -30,14 +30,15 @@ class Rows:
     Attributes:
         inputs: (B, T, in), quantised as the Linear quantises them; the tokens of an image in the
             order in which they reach it, window by window where it works on windows.
-        errors: (B, T, out), what the output lacks of the original's; for a Linear that writes to
-            the residual stream, what the stream lacks. The Linear's weight is not rounded here.
+        lacking: (B, T, in), what these lack of the original's inputs; for a Linear that writes to
+            the residual stream (B, T, C), what the stream behind it lacks. The Linear's weight is
+            not rounded here.
         stream: (B, T, C), the original's stream behind such a Linear, in the same order; None for
             any other.
     """
 
     inputs: torch.Tensor
-    errors: torch.Tensor
+    lacking: torch.Tensor
     stream: torch.Tensor | None
 
 
@@ -59,6 +60,22 @@ class Visit:
     def rows(self) -> Iterator[Rows]:
         """Batch by batch; to be run through to its end once, and no more."""
         return self._block.rows(self.layer, self._inside, self._write)
+
+    def errors(self) -> torch.Tensor:
+        """What takes a row of inputs, a one and what it lacks to the error of the output.
+
+        Returns:
+            fp32 (out, in + 1 + L), L the width of :attr:`Rows.lacking`.
+        """
+        layer = self.layer
+        weight, bias = layer.weight, layer.bias
+        if self._write is not None:
+            own = weight.new_zeros(layer.out_features, layer.in_features + 1)
+            return torch.cat([own, torch.eye(layer.out_features).to(own)], 1)
+        original = self._block.reference.block.get_submodule(self._inside)
+        assert isinstance(original, nn.Linear)
+        less = weight.new_zeros(len(weight)) if bias is None else original.bias - bias
+        return torch.cat([original.weight - weight, less[:, None], original.weight], 1)
 
 
 @torch.no_grad()
@@ -123,14 +140,20 @@ class _Block:
 
     def rows(self, layer: QuantLinear, name: str, write: Write | None) -> Iterator[Rows]:
         twin = self.reference.block.get_submodule(name)
-        place, writes = (name, False) if write is None else (write.reader, True)
+        place = name if write is None else write.reader
         for index, tokens in enumerate(self.entering):
-            wanted = self.reference.run(index, self.entering_reference[index], twin, place, writes)
+            wanted = self.reference.run(index, self.entering_reference[index], twin, place)
             quantizer, layer.weight_quantizer = layer.weight_quantizer, nn.Identity()
             try:
-                found = self.quantized.run(index, tokens, layer, place, writes)
+                found = self.quantized.run(index, tokens, layer, place)
             finally:
                 layer.weight_quantizer = quantizer
+            inputs = layer.input_quantizer(found.inputs)
+            if write is None:
+                taken = inputs if not layer.outliers else _exact(inputs, found.inputs, layer)
+                lacking, stream = wanted.inputs - taken, None
+            else:
+                lacking, stream = wanted.tensor - found.tensor, wanted.tensor
 
             def rows(x: torch.Tensor, count: int = len(tokens)) -> torch.Tensor:
                 """(B, T, …), in the order of the Linear's own."""
@@ -138,9 +161,9 @@ class _Block:
                 return x.reshape(count, -1, x.shape[-1])
 
             yield Rows(
-                layer.input_quantizer(found.inputs).reshape(len(tokens), -1, layer.in_features),
-                rows(wanted.tensor) - rows(found.tensor),
-                rows(wanted.tensor) if writes else None,
+                inputs.reshape(len(tokens), -1, layer.in_features),
+                rows(lacking),
+                None if stream is None else rows(stream),
             )
 
     def outputs(self) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
@@ -160,7 +183,7 @@ class _Reached(Exception):
 
 @dataclass
 class _Found:
-    """The input of a Linear, and the tensor at its place."""
+    """The input of a Linear, and the tensor that reaches a place."""
 
     inputs: torch.Tensor
     tensor: torch.Tensor
@@ -219,10 +242,8 @@ class _Memory:
         known = self._outputs.pop((self._batch, part), None)
         self._bytes -= 0 if known is None else known.nbytes
 
-    def run(
-        self, batch: int, tokens: torch.Tensor, layer: nn.Module, place: str, writes: bool
-    ) -> _Found:
-        """The block up to ``place``: a part's output or, behind what ``writes``, a part's input."""
+    def run(self, batch: int, tokens: torch.Tensor, layer: nn.Module, place: str) -> _Found:
+        """The block up to the part ``place``, whose input is found; to its end where that is ''."""
         self._batch, self._settled = batch, True
         for part in self.block.modules():  # branches side by side: one ran on while another was met
             if part is not layer and layer in part.modules():
@@ -233,14 +254,12 @@ class _Memory:
             inputs.append(args[0])
             self._settled = not self.changes
 
-        def stop(_module: nn.Module, args: tuple[Any, ...], *output: torch.Tensor) -> None:
-            raise _Reached(output[0] if output else args[0])
+        def stop(_module: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
+            raise _Reached(args[0])
 
         handles = [layer.register_forward_pre_hook(arrived)]
         if place:
-            part = self.block.get_submodule(place)
-            register = part.register_forward_pre_hook if writes else part.register_forward_hook
-            handles.append(register(stop))
+            handles.append(self.block.get_submodule(place).register_forward_pre_hook(stop))
         try:
             out = self.block(tokens)
         except _Reached as reached:
@@ -259,6 +278,12 @@ class _Memory:
             for part in self.block.modules():
                 self._forget(part)
         return found
+
+
+def _exact(quantized: torch.Tensor, inputs: torch.Tensor, layer: QuantLinear) -> torch.Tensor:
+    """What the Linear computes with: its outlier columns are not rounded."""
+    columns = torch.tensor(layer.outliers, device=inputs.device)
+    return quantized.index_copy(-1, columns, inputs[..., layer.outliers])
 
 
 def _remembers(part: nn.Module) -> bool:

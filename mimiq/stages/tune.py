@@ -42,7 +42,7 @@ class FitNetwork(OnImages):
     """Quantises a network: ranges, and weights fitted layer by layer."""
 
     name: ClassVar[str] = "fitted"
-    revision: ClassVar[int] = 2
+    revision: ClassVar[int] = 3
     together: ClassVar[bool] = True
 
     def make(self, folder: Path, progress: Progress) -> None:

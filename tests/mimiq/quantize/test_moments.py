@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mimiq.quantize.moments import Moments
+from mimiq.quantize.moments import Moments, gram
 
 
 def moments(seed: int) -> Moments:
@@ -33,3 +33,19 @@ def test_the_error_is_that_of_the_rows() -> None:
     d = x @ d.T + torch.randn(64, 8, generator=drawn, dtype=torch.float64)
     found = Moments(x.T @ x, d.T @ x, float(d.square().sum())).error(change)
     assert found == pytest.approx(float((d - x @ change.T).square().sum()))
+
+
+def test_errors_may_be_given_by_what_makes_them_of_longer_rows() -> None:
+    drawn = torch.Generator().manual_seed(0)
+    z, makes = (torch.randn(n, 23, generator=drawn, dtype=torch.float64) for n in (64, 8))
+    x, d = z[:, :17], z @ makes.T
+    found = Moments.of(z.T @ z, makes, 17)
+    torch.testing.assert_close(found.inputs, x.T @ x)
+    torch.testing.assert_close(found.errors, d.T @ x)
+    assert found.power == pytest.approx(float(d.square().sum()))
+
+
+@pytest.mark.parametrize("width", [1, 255, 256, 257, 600])
+def test_a_gram_is_the_product_with_itself(width: int) -> None:
+    x = torch.randn(32, width, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(gram(x), x.T @ x)

@@ -102,6 +102,18 @@ def test_rows_of_two_weights_are_rounded_as_each_alone() -> None:
     torch.testing.assert_close(together, torch.cat(alone))
 
 
+def test_gptq_rounds_weights_of_several_inputs_side_by_side() -> None:
+    torch.manual_seed(0)
+    inputs = torch.randn(3, 512, 80) @ torch.randn(3, 80, 80)
+    weights, grid = torch.randn(3, 16, 80), Grid.signed(4)
+    scales = (weights.abs().amax(2, keepdim=True) / 7).expand_as(weights)
+    hessians = inputs.transpose(1, 2) @ inputs
+    together = gptq(weights, hessians, scales, grid)
+    for found, *given in zip(together, weights, hessians, scales, strict=True):
+        # A product of another size is summed in another order: a tie may fall on the other side.
+        assert float((found != gptq(*given, grid)).float().mean()) < 0.01
+
+
 def test_gptq_takes_inputs_that_are_never_used() -> None:
     torch.manual_seed(0)
     inputs = torch.randn(64, 8)

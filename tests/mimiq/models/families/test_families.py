@@ -128,9 +128,10 @@ def test_the_walk_meets_every_linear_of_the_blocks(example: Example) -> None:
         rows = list(visit.rows())
         assert [len(each.inputs) for each in rows] == [3, 1]
         for each in rows:
-            assert each.errors.shape == (*each.inputs.shape[:2], visit.layer.out_features)
+            lacking = visit.layer.in_features if each.stream is None else visit.layer.out_features
+            assert each.lacking.shape == (*each.inputs.shape[:2], lacking)
             if each.stream is not None:
-                assert each.stream.shape == each.errors.shape
+                assert each.stream.shape == each.lacking.shape
         visited.append(visit.name)
     linears = [name for name, part in module.named_modules() if isinstance(part, QuantLinear)]
     assert visited == [name for name in linears if not name.startswith("head")]
@@ -156,7 +157,9 @@ def test_what_writes_to_the_stream_is_fitted_to_its_own_rows(example: Example) -
             expected = -rows.inputs @ (changed.weight * 0.2).T
             if rows.stream is not None:  # padding has no place in it
                 expected[rows.stream.abs().sum(-1) == 0] = 0
-            _close(rows.errors, expected, 1e-3)
+            ones = torch.ones(*rows.inputs.shape[:2], 1)
+            errors = torch.cat([rows.inputs, ones, rows.lacking], -1) @ visit.errors().T
+            _close(errors, expected, 1e-3)
         changed.weight.div_(1.25)
     assert changed is not None
 
