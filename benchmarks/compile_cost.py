@@ -217,9 +217,13 @@ def table(rows: list[dict[str, Any]]) -> str:
             spent = sum(each["seconds"] for each in row["stages"] if each["stage"] == name)
             bound = row["least"].get(name)
             times = f" ({spent / bound:.1f}×)" if bound and spent else ""
-            fit = sum(each.get("parts", {}).get(_FIT, 0.0) for each in row["stages"])
-            if bound and name == _FIT_STAGE:
-                times = f" ({spent / bound:.1f}×), of it the fit {fit:.0f} ({fit / bound:.1f}×)"
+            fit = sum(
+                each.get("parts", {}).get(_FIT, 0.0)
+                for each in row["stages"]
+                if each["stage"] == name
+            )
+            if bound and fit:
+                times += f", of it the fit {fit:.0f} ({fit / bound:.1f}×)"
             cells.append(f"{spent:.0f}{times}" if spent else "–")
         peak = max(each["peak_bytes"] or 0 for each in row["stages"])
         lines.append("| " + " | ".join([*cells, f"{peak / 2**30:.1f}"]) + " |")

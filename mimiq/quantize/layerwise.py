@@ -128,16 +128,18 @@ def _moments(
     Args:
         own: which of the images the visit shows; of several ranks each sees its share.
     """
-    errors, width = visit.errors().double(), visit.layer.in_features + 1
+    layer, errors = visit.layer, visit.errors()
+    width = layer.in_features + 1
+    whole = width + layer.out_features if errors is None else errors.shape[1]
     folds = {
-        fold: errors.new_zeros(errors.shape[1], errors.shape[1])
+        fold: torch.zeros(whole, whole, dtype=torch.float64, device=layer.weight.device)
         for fold in sorted({_FOLDS * index // count for index in range(count)})
     }
     seen = 0
     for rows in visit.rows():
         x = rows.inputs.float()
-        if visit.layer.outliers:  # exact as they are, and no business of the integers
-            x = without_columns(x, visit.layer.outliers)
+        if layer.outliers:  # exact as they are, and no business of the integers
+            x = without_columns(x, layer.outliers)
         weight = _token_weights(rows, prefix, share).sqrt().expand(*x.shape[:2], 1)
         z = torch.cat([x * weight, weight, rows.lacking.float() * weight], -1)
         of = [_FOLDS * index // count for index in own[seen : seen + len(x)]]

@@ -26,16 +26,19 @@ class Moments:
     power: float
 
     @classmethod
-    def of(cls, rows: torch.Tensor, errors: torch.Tensor, width: int) -> Moments:
+    def of(cls, rows: torch.Tensor, errors: torch.Tensor | None, width: int) -> Moments:
         """Those of rows z, which begin with x, where the errors are d = Ez.
 
         Args:
             rows: zzᵀ, fp64 (Z, Z).
-            errors: E, fp64 (N, Z).
+            errors: E, (N, Z); None where what follows x in z are the errors.
             width: of x, K + 1.
         """
-        found = errors @ rows
-        power = float((found * errors).sum())
+        if errors is None:
+            found, power = rows[width:], float(rows[width:, width:].trace())
+        else:
+            found = errors.to(rows) @ rows
+            power = float((found * errors).sum())
         return cls(rows[:width, :width].clone(), found[:, :width].clone(), max(power, 0.0))
 
     def __add__(self, other: Moments) -> Moments:

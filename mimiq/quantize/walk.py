@@ -61,17 +61,16 @@ class Visit:
         """Batch by batch; to be run through to its end once, and no more."""
         return self._block.rows(self.layer, self._inside, self._write)
 
-    def errors(self) -> torch.Tensor:
+    def errors(self) -> torch.Tensor | None:
         """What takes a row of inputs, a one and what it lacks to the error of the output.
 
         Returns:
-            fp32 (out, in + 1 + L), L the width of :attr:`Rows.lacking`.
+            fp32 (out, in + 1 + in); None for a Linear that writes to the residual stream, whose
+            errors are :attr:`Rows.lacking`.
         """
-        layer = self.layer
-        weight, bias = layer.weight, layer.bias
         if self._write is not None:
-            own = weight.new_zeros(layer.out_features, layer.in_features + 1)
-            return torch.cat([own, torch.eye(layer.out_features).to(own)], 1)
+            return None
+        weight, bias = self.layer.weight, self.layer.bias
         original = self._block.reference.block.get_submodule(self._inside)
         assert isinstance(original, nn.Linear)
         less = weight.new_zeros(len(weight)) if bias is None else original.bias - bias

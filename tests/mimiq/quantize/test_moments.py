@@ -43,6 +43,11 @@ def test_errors_may_be_given_by_what_makes_them_of_longer_rows() -> None:
     torch.testing.assert_close(found.inputs, x.T @ x)
     torch.testing.assert_close(found.errors, d.T @ x)
     assert found.power == pytest.approx(float(d.square().sum()))
+    rows = torch.cat([x, d], 1)
+    behind = Moments.of(rows.T @ rows, None, 17)
+    torch.testing.assert_close(behind.inputs, found.inputs)
+    torch.testing.assert_close(behind.errors, found.errors)
+    assert behind.power == pytest.approx(found.power)
 
 
 @pytest.mark.parametrize("width", [1, 255, 256, 257, 600])
